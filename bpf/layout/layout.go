@@ -1,0 +1,102 @@
+// Package layout is the Go side of the eBPF maps' memory layout: the structs
+// of bpf/clustermesh.h, field by field, in the byte order of this machine
+// unless a field says otherwise. A test in package bpf holds every size and
+// offset against the compiled object's BTF.
+//
+// The layout has one switch. A frontend's key leads to a number, the number to
+// a header word, and the header word to a run of backend records in the slab.
+// A new set of backends is written beside the old one and becomes visible by
+// one atomic store of the header word, so no reader sees half of two sets.
+//
+// The package is pure; values are plain data.
+package layout
+
+// FrontendKey is the key of map cm_frontends. Addr is v4-mapped for IPv4.
+// Port is in network byte order (the bytes as on the wire).
+type FrontendKey struct {
+	Addr  [16]byte
+	Port  [2]byte
+	Proto uint8
+	Scope uint8 // always 0 today
+}
+
+// Header is the value of map cm_headers: which run of the slab holds a
+// frontend's backends. Layout: offset<<32 | selected<<16 | generation.
+type Header uint64
+
+// MakeHeader packs a header word. offset is the slab index of the first
+// backend record; selected is how many records new connections may use.
+func MakeHeader(offset uint32, selected, generation uint16) Header {
+	return Header(uint64(offset)<<32 | uint64(selected)<<16 | uint64(generation))
+}
+
+// Offset is the slab index of the first backend record; 0 means no region.
+func (h Header) Offset() uint32 { return uint32(h >> 32) }
+
+// Selected is how many records from Offset on take new connections.
+func (h Header) Selected() uint16 { return uint16(h >> 16) }
+
+// Generation grows by one with every store of the header, and wraps.
+func (h Header) Generation() uint16 { return uint16(h) }
+
+// Backend is one record of map cm_slab, 32 bytes so that none straddles a
+// cache line. The records of a region are: the selected ones, then the ones
+// that are known but not selected now.
+type Backend struct {
+	Addr     [16]byte // v4-mapped for IPv4
+	Port     [2]byte  // network byte order
+	Cluster  uint16
+	Frontend uint32 // number of the frontend that owns the region: a safety check for readers
+	State    uint8  // a State constant
+	Flags    uint8  // Flag constants
+	_        [6]byte
+}
+
+// States of a backend record, equal to those of package lb.
+const (
+	StateActive      uint8 = 0
+	StateTerminating uint8 = 1
+	StateNotReady    uint8 = 2
+)
+
+// FlagLocal marks a backend of the agent's own cluster.
+const FlagLocal uint8 = 1 << 0
+
+// Region is the record just before a region's first backend (slab index
+// Header.Offset()-1). It is written with the backends, before the switch, so a
+// restarted agent reads a complete picture whatever moment it died at. No eBPF
+// program reads it. Total counts the backend records that follow, selected or
+// not.
+type Region struct {
+	Total    uint32
+	Frontend uint32
+	Affinity uint8
+	_        [23]byte
+}
+
+// Meta is one record of map cm_meta, indexed like the headers: what is needed
+// to know a frontend again after a restart. It is complete before the
+// frontend's key is inserted and does not change while the key exists. No eBPF
+// program reads it. Names are NUL-padded.
+type Meta struct {
+	Namespace [64]byte
+	Name      [64]byte
+	PortName  [64]byte
+	Key       FrontendKey
+	_         [4]byte
+}
+
+// Cluster is one record of map cm_clusters, indexed by cluster id.
+type Cluster struct {
+	State uint32 // a ClusterState constant
+	_     uint32
+	Name  [40]byte // NUL-padded
+}
+
+// States of a cluster record. Programs skip backends of a cluster that is
+// Withdrawn.
+const (
+	ClusterUnknown   uint32 = 0
+	ClusterUp        uint32 = 1
+	ClusterWithdrawn uint32 = 2
+)
