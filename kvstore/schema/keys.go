@@ -1,0 +1,191 @@
+package schema
+
+import (
+	"strconv"
+	"strings"
+)
+
+// HeartbeatKey is rewritten by an exporter every minute; its readers treat two
+// minutes without a put as a lost connection. Its value is an RFC 3339 time
+// that nobody reads.
+const HeartbeatKey = "cilium/.heartbeat"
+
+// LocalPrefix lies above everything that only a cluster's own agents may read.
+const LocalPrefix = "clustermesh/"
+
+const (
+	statePrefix  = "cilium/state/"
+	cachePrefix  = "cilium/cache/"
+	syncedPrefix = "cilium/synced/"
+	configPrefix = "cilium/cluster-config/"
+
+	localServices = LocalPrefix + "local/services/v1/"
+	localSynced   = LocalPrefix + "synced/"
+	localType     = "local/services/v1"
+)
+
+// Kind is a kind of entry that a cluster publishes.
+type Kind uint8
+
+// The kinds of entries. KindLocalService is ours, the others are Cilium's.
+const (
+	KindService Kind = iota
+	KindNode
+	KindIdentity
+	KindIP
+	KindLocalService
+)
+
+// String returns the kind's name in keys, or "local-services"; it is meant for
+// logs, metrics and status output too.
+func (k Kind) String() string {
+	switch k {
+	case KindService:
+		return "services"
+	case KindNode:
+		return "nodes"
+	case KindIdentity:
+		return "identities"
+	case KindIP:
+		return "ip"
+	case KindLocalService:
+		return "local-services"
+	}
+	return "kind-" + strconv.Itoa(int(k))
+}
+
+// WatchPrefix returns the prefix, with its final slash, of all entries of a
+// kind that the named cluster published. The cached form is the one below
+// which a relay (Cilium's KVStoreMesh) mirrors another cluster; it differs in
+// more than its root, because the live keys of identities and addresses do not
+// name their cluster. Entries of KindLocalService are never cached: cached is
+// ignored for them. cluster is a valid cluster name.
+func WatchPrefix(k Kind, cluster string, cached bool) string {
+	if k == KindLocalService {
+		return localServices + cluster + "/"
+	}
+	if cached {
+		return cachedPrefix(k, cluster)
+	}
+	switch k {
+	case KindIdentity:
+		return statePrefix + "identities/v1/id/"
+	case KindIP:
+		return statePrefix + "ip/v1/default/"
+	}
+	return statePrefix + k.String() + "/v1/" + cluster + "/"
+}
+
+func cachedPrefix(k Kind, cluster string) string {
+	prefix := cachePrefix + k.String() + "/v1/" + cluster + "/"
+	if k == KindIdentity {
+		prefix += "id/"
+	}
+	return prefix
+}
+
+// CanaryKey returns the key whose existence says that the list of a kind is
+// complete. It names the kind's root, not its watch prefix: neither "/id" nor
+// "/default" nor the cluster is part of its end.
+func CanaryKey(k Kind, cluster string, cached bool) string {
+	if k == KindLocalService {
+		return LocalCanaryPrefix(cluster) + localType
+	}
+	root := statePrefix
+	if cached {
+		root = cachePrefix
+	}
+	return CanaryPrefix(cluster) + root + k.String() + "/v1"
+}
+
+// CanaryPrefix returns the prefix of all canaries of Cilium's kinds for a
+// cluster, live and cached.
+func CanaryPrefix(cluster string) string { return syncedPrefix + cluster + "/" }
+
+// LocalCanaryPrefix returns the prefix of the canaries of our own kinds.
+func LocalCanaryPrefix(cluster string) string { return localSynced + cluster + "/" }
+
+// ClusterConfigKey returns the key of a cluster's [ClusterConfig], which is the
+// same in the cluster's own store and in a relay's.
+func ClusterConfigKey(cluster string) string { return configPrefix + cluster }
+
+// ServiceKey returns the live key of a [Service].
+func ServiceKey(cluster, namespace, name string) string {
+	return statePrefix + "services/v1/" + cluster + "/" + namespace + "/" + name
+}
+
+// LocalServiceKey returns the key of a [LocalService].
+func LocalServiceKey(cluster, namespace, name string) string {
+	return localServices + cluster + "/" + namespace + "/" + name
+}
+
+// NodeKey returns the live key of a [Node].
+func NodeKey(cluster, node string) string {
+	return statePrefix + "nodes/v1/" + cluster + "/" + node
+}
+
+// IdentityKey returns the live key of an [Identity].
+func IdentityKey(id uint32) string {
+	return statePrefix + "identities/v1/id/" + strconv.FormatUint(uint64(id), 10)
+}
+
+// IPKey returns the live key of an [IPEntry]. ip is its canonical text
+// (netip.Addr.String) or, for an entry with a mask, that of the prefix.
+func IPKey(ip string) string { return statePrefix + "ip/v1/default/" + ip }
+
+// PrefixEnd returns the end of the range that holds exactly the keys with the
+// prefix: the smallest string greater than all of them. Where none exists (the
+// empty prefix, or 0xff bytes only) it returns "\x00", etcd's spelling of "to
+// the end of the keyspace".
+func PrefixEnd(prefix string) string {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] < 0xff {
+			return prefix[:i] + string([]byte{prefix[i] + 1})
+		}
+	}
+	return "\x00"
+}
+
+// ParseServiceKey splits the key of a service (KindService or
+// KindLocalService) of the named cluster into namespace and name. The error is
+// an *[Error] if the key is not below the kind's prefix or does not end in two
+// Kubernetes names.
+func ParseServiceKey(k Kind, cluster string, cached bool, key string) (namespace, name string, err error) {
+	prefix := WatchPrefix(k, cluster, cached)
+	rest, below := strings.CutPrefix(key, prefix)
+	namespace, name, two := strings.Cut(rest, "/")
+	if !below || !two || !validName(namespace) || !validName(name) {
+		return "", "", keyError(key, "must be "+prefix+"<namespace>/<name> with Kubernetes names")
+	}
+	return namespace, name, nil
+}
+
+// nameIn returns the part of a key below a kind's prefix.
+func nameIn(k Kind, src Source, key string) (string, error) {
+	prefix := WatchPrefix(k, src.Cluster, src.Cached)
+	rest, below := strings.CutPrefix(key, prefix)
+	if !below || rest == "" {
+		return "", keyError(key, "must be below "+prefix)
+	}
+	return rest, nil
+}
+
+// maxNameBytes is the longest name Kubernetes accepts (RFC 1123 subdomain).
+const maxNameBytes = 253
+
+// validName reports whether s may name a Kubernetes object: lower case
+// letters, digits, '-' and '.', starting and ending with a letter or digit.
+func validName(s string) bool {
+	if s == "" || len(s) > maxNameBytes {
+		return false
+	}
+	for i := range len(s) {
+		edge := i == 0 || i == len(s)-1
+		if !isLowerAlnum(s[i]) && (edge || s[i] != '-' && s[i] != '.') {
+			return false
+		}
+	}
+	return true
+}
+
+func isLowerAlnum(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
