@@ -1,0 +1,113 @@
+package lb
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// String is namespace/name.
+func (n ServiceName) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders names by namespace, then name.
+func (n ServiceName) Compare(o ServiceName) int {
+	return cmp.Or(strings.Compare(n.Namespace, o.Namespace), strings.Compare(n.Name, o.Name))
+}
+
+// String is the name Kubernetes uses, or the number of an unknown protocol.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// String is the annotation's value.
+func (a Affinity) String() string {
+	switch a {
+	case AffinityNone:
+		return "none"
+	case AffinityLocal:
+		return "local"
+	case AffinityRemote:
+		return "remote"
+	}
+	return "affinity-" + strconv.Itoa(int(a))
+}
+
+// String is the state in lower case.
+func (s State) String() string {
+	switch s {
+	case Active:
+		return "active"
+	case Terminating:
+		return "terminating"
+	case NotReady:
+		return "not-ready"
+	}
+	return "state-" + strconv.Itoa(int(s))
+}
+
+// Format renders tables as text, sorted by service and frontend, so that equal
+// sets of tables give equal texts. A frontend is one line, each of its backends
+// an indented one: "+" takes new connections, "-" does not.
+func Format(tables []FrontendTable) string {
+	sorted := slices.Clone(tables)
+	slices.SortStableFunc(sorted, compareTables)
+	var b strings.Builder
+	for i := range sorted {
+		formatTable(&b, &sorted[i])
+	}
+	return b.String()
+}
+
+// String renders one table as [Format] does.
+func (t FrontendTable) String() string { return Format([]FrontendTable{t}) }
+
+func compareTables(a, b FrontendTable) int {
+	return cmp.Or(a.Service.Compare(b.Service), a.Frontend.Addr.Compare(b.Frontend.Addr),
+		cmp.Compare(a.Frontend.Protocol, b.Frontend.Protocol))
+}
+
+func formatTable(b *strings.Builder, t *FrontendTable) {
+	write(b, t.Service.String(), " ", t.Frontend.Addr.String(), "/", t.Frontend.Protocol.String())
+	writeField(b, " port=", t.Frontend.PortName)
+	write(b, " affinity=", t.Affinity.String(), "\n")
+	for i := range t.Backends {
+		formatChoice(b, &t.Backends[i])
+	}
+}
+
+func formatChoice(b *strings.Builder, c *Choice) {
+	mark := "  - "
+	if c.Selected {
+		mark = "  + "
+	}
+	write(b, mark, c.Addr.String(), "/", c.Protocol.String(), " ", c.Cluster, "(", strconv.Itoa(int(c.ClusterID)), ")")
+	if c.Local {
+		write(b, " local")
+	}
+	write(b, " ", c.State.String())
+	writeField(b, " names=", strings.Join(c.Names, ","))
+	writeField(b, " zone=", c.Zone)
+	write(b, ": ", c.Reason, "\n")
+}
+
+func write(b *strings.Builder, parts ...string) {
+	for _, p := range parts {
+		b.WriteString(p)
+	}
+}
+
+// writeField writes label and value unless value is empty.
+func writeField(b *strings.Builder, label, value string) {
+	if value != "" {
+		write(b, label, value)
+	}
+}
