@@ -1,0 +1,221 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+)
+
+// ServerFiles are the PEM files of a TLS server.
+type ServerFiles struct {
+	Cert     string // the server's certificate, intermediates after it
+	Key      string // its private key
+	ClientCA string // the CAs that client certificates must come from
+}
+
+// ClientFiles are the PEM files of a TLS client and the name it insists on.
+type ClientFiles struct {
+	Cert string // the client's certificate, intermediates after it
+	Key  string // its private key
+	CA   string // the CAs that the server's certificate must come from
+	// ServerName is the DNS name or IP address that the server's certificate
+	// must contain. When empty it is the DNS name dialled; a server dialled by
+	// address needs it, because a TLS client does not learn what was dialled
+	// in that case and refuses the server.
+	ServerName string
+}
+
+// ServerTLS returns the configuration of a server that talks TLS 1.3 to clients
+// whose certificate is signed by ClientCA, is meant for clients, and whose common
+// name is a Role; all others fail the handshake.
+//
+// All three files are looked at in every handshake and take effect in it when
+// they changed, so a renewed certificate or a CA bundle with a CA more or less
+// needs no restart. Files that are unreadable, half written or do not belong
+// together leave the previous ones in force. Connections that exist are not
+// touched. Session resumption is off: it would skip the current CA bundle.
+//
+// An error means the files are not usable now; it names all that is wrong.
+// Calling again later is the way to wait for files that do not exist yet.
+func ServerTLS(f ServerFiles, log *slog.Logger) (*tls.Config, error) {
+	log = orDiscard(log)
+	leaf, errLeaf := loadLeaf(f.Cert, f.Key, Server, log)
+	pool, errPool := loadPool(f.ClientCA, log)
+	if err := errors.Join(errLeaf, errPool); err != nil {
+		return nil, fmt.Errorf("set up TLS server: %w", err)
+	}
+	current := func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return serverConfig(leaf.get(), pool.get()), nil
+	}
+	cfg := serverConfig(leaf.get(), pool.get())
+	cfg.GetConfigForClient = current
+	return cfg, nil
+}
+
+func serverConfig(leaf *tls.Certificate, pool *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{*leaf},
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              pool,
+		VerifyConnection:       checkClient,
+		SessionTicketsDisabled: true,
+	}
+}
+
+// checkClient adds to crypto/tls's own verification what that leaves open: a
+// certificate without any list of usages, and names that mean nothing here.
+func checkClient(cs tls.ConnectionState) error {
+	if _, err := PeerRole(cs); err != nil {
+		return err
+	}
+	return checkUsage(cs.PeerCertificates[0], Remote)
+}
+
+// ClientTLS returns the configuration of a client that talks TLS 1.3, presents
+// the certificate of f and accepts only servers whose certificate is signed by
+// f.CA, is meant for servers and contains the expected name. The system's CAs
+// are never asked. Changed files take effect as they do with ServerTLS.
+func ClientTLS(f ClientFiles, log *slog.Logger) (*tls.Config, error) {
+	log = orDiscard(log)
+	leaf, errLeaf := loadLeaf(f.Cert, f.Key, Remote, log)
+	pool, errPool := loadPool(f.CA, log)
+	if err := errors.Join(errLeaf, errPool); err != nil {
+		return nil, fmt.Errorf("set up TLS client: %w", err)
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		ServerName: f.ServerName,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return leaf.get(), nil
+		},
+		// crypto/tls reads RootCAs from the configuration before the handshake
+		// and offers a client no hook to replace it (a server has
+		// GetConfigForClient), so a live CA needs the built-in verification
+		// off and all of it done in VerifyConnection, which runs in every
+		// handshake and cannot be skipped by the server.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return checkServer(cs, pool.get(), f.ServerName)
+		},
+	}, nil
+}
+
+func checkServer(cs tls.ConnectionState, roots *x509.CertPool, name string) error {
+	if name == "" {
+		name = cs.ServerName
+	}
+	if name == "" {
+		return errors.New("verify server: no name to verify; set the server name when the server is dialled by address")
+	}
+	if len(cs.PeerCertificates) == 0 {
+		return errors.New("verify server: it presented no certificate")
+	}
+	leaf := cs.PeerCertificates[0]
+	opts := x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: poolOf(cs.PeerCertificates[1:]),
+		DNSName:       name,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if _, err := leaf.Verify(opts); err != nil {
+		return fmt.Errorf("verify server %s with certificate %q of issuer %q: %w", name, leaf.Subject.CommonName, leaf.Issuer.CommonName, err)
+	}
+	return checkUsage(leaf, Server)
+}
+
+func loadLeaf(cert, key string, kind Kind, log *slog.Logger) (*live[*tls.Certificate], error) {
+	if err := errors.Join(needPath("certificate", cert), needPath("private key", key)); err != nil {
+		return nil, err
+	}
+	l, err := newLive([]string{cert, key}, log, func(c [][]byte) (*tls.Certificate, error) {
+		return parseLeaf(c[0], c[1], cert, key, kind)
+	})
+	return l, hint(err, fmt.Sprintf("issue one with: clustermesh certs issue --kind %s --cluster NAME --dir DIR", kind))
+}
+
+func loadPool(path string, log *slog.Logger) (*live[*x509.CertPool], error) {
+	if err := needPath("CA", path); err != nil {
+		return nil, err
+	}
+	l, err := newLive([]string{path}, log, func(c [][]byte) (*x509.CertPool, error) {
+		return parsePool(c[0], path)
+	})
+	return l, hint(err, "it must hold the ca.crt of the peers; create a CA with: clustermesh certs init --dir DIR")
+}
+
+func needPath(what, path string) error {
+	if path == "" {
+		return fmt.Errorf("the %s file is not set", what)
+	}
+	return nil
+}
+
+// hint adds the remedy to an error.
+func hint(err error, remedy string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		remedy = "run as a user who may read it"
+	}
+	return fmt.Errorf("%w; %s", err, remedy)
+}
+
+func parseLeaf(cert, key []byte, certPath, keyPath string, kind Kind) (*tls.Certificate, error) {
+	chain, err := parseCerts(cert)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate %s: %w", certPath, err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("read private key %s for certificate %s: %w", keyPath, certPath, err)
+	}
+	if err := errors.Join(checkValidNow(chain[0], time.Now()), checkUsage(chain[0], kind)); err != nil {
+		return nil, fmt.Errorf("use certificate %s: %w", certPath, err)
+	}
+	return &pair, nil
+}
+
+func parsePool(data []byte, path string) (*x509.CertPool, error) {
+	cas, err := parseCerts(data)
+	if err != nil {
+		return nil, fmt.Errorf("read CA bundle %s: %w", path, err)
+	}
+	for _, c := range cas {
+		if !c.IsCA {
+			return nil, fmt.Errorf("read CA bundle %s: %q is not a CA certificate", path, c.Subject.CommonName)
+		}
+	}
+	return poolOf(cas), nil
+}
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+func checkUsage(c *x509.Certificate, kind Kind) error {
+	usage, name := x509.ExtKeyUsageClientAuth, "clients"
+	if kind == Server {
+		usage, name = x509.ExtKeyUsageServerAuth, "servers"
+	}
+	if !allows(c, usage) {
+		return fmt.Errorf("certificate %q is not meant for TLS %s (extended key usage)", c.Subject.CommonName, name)
+	}
+	return nil
+}
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
+}
