@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// app is what every command works with: the streams and the output format.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	format         string
+	started        bool // a command's own code has begun: flags and arguments were fine
+}
+
+// errUsage marks an error of the command line. Commands wrap it with usage.
+var errUsage = errors.New("wrong usage")
+
+// usage makes an error of the command line out of all its problems; nil when
+// there are none.
+func usage(problems ...error) error {
+	err := errors.Join(problems...)
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+type usageError struct{ error }
+
+func (usageError) Is(target error) bool { return target == errUsage }
+func (e usageError) Unwrap() error      { return e.error }
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(a)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errUsage) || !a.started:
+		fmt.Fprintf(stderr, "error: %s\nSee '%s --help'.\n", indent(err), cmd.CommandPath())
+		return exitUsage
+	default:
+		fmt.Fprintf(stderr, "error: %s\n", indent(err))
+		return exitFailed
+	}
+}
+
+// indent puts the lines of a joined error below each other.
+func indent(err error) string {
+	return strings.ReplaceAll(err.Error(), "\n", "\n       ")
+}
+
+// newRoot assembles the commands. A new command is one file with one
+// constructor and one line here.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "clustermesh",
+		Short: "Look after a mesh of clusters",
+		Long: `clustermesh looks after a mesh of clusters: it issues certificates, asks the
+agent of a node what it sees and does, and demonstrates a mesh on one machine.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly.`,
+		Example:       "  clustermesh certs init --dir pki\n  clustermesh certs issue --dir pki --kind server --cluster east --host mesh.east.example.com",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := a.checkFormat(); err != nil {
+				return err
+			}
+			a.started = true
+			return nil
+		},
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.PersistentFlags().StringVarP(&a.format, "output", "o", formatTable, "output format: table or json")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newCerts(a))
+	return asGroup(root)
+}
+
+// asGroup makes a command that only has sub-commands show its help when called
+// alone and refuse what it does not know; cobra accepts any word there.
+func asGroup(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			msg += "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return usage(errors.New(msg))
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+)
+
+// The types below are the stable JSON of the command; every member is always
+// there.
+
+type statusView struct {
+	Cluster   string        `json:"cluster"`
+	ClusterID uint32        `json:"clusterID"`
+	Node      string        `json:"node"`
+	Version   string        `json:"version"`
+	Ready     bool          `json:"ready"`
+	Clusters  []clusterView `json:"clusters"`
+	Datapath  datapathView  `json:"datapath"`
+	Problems  []string      `json:"problems"`
+}
+
+type clusterView struct {
+	Name         string          `json:"name"`
+	ID           uint32          `json:"id"`
+	Local        bool            `json:"local"`
+	State        string          `json:"state"`
+	StateSeconds float64         `json:"stateSeconds"`
+	Endpoint     string          `json:"endpoint"`
+	Services     uint32          `json:"services"`
+	Backends     uint32          `json:"backends"`
+	Failures     uint64          `json:"failures"`
+	LastError    string          `json:"lastError"`
+	Rejections   []rejectionView `json:"rejections"`
+}
+
+type rejectionView struct {
+	Reason  string `json:"reason"`
+	Count   uint64 `json:"count"`
+	Example string `json:"example"`
+}
+
+type datapathView struct {
+	Frontends         uint32 `json:"frontends"`
+	FrontendsCapacity uint32 `json:"frontendsCapacity"`
+	Records           uint32 `json:"records"`
+	RecordsCapacity   uint32 `json:"recordsCapacity"`
+	Translated        uint64 `json:"translated"`
+	Refused           uint64 `json:"refused"`
+	LastError         string `json:"lastError"`
+}
+
+type frontendView struct {
+	Address  string `json:"address"`
+	Port     uint32 `json:"port"`
+	Protocol string `json:"protocol"`
+}
+
+type backendView struct {
+	Address  string `json:"address"`
+	Port     uint32 `json:"port"`
+	Protocol string `json:"protocol"`
+	Cluster  string `json:"cluster"`
+	State    string `json:"state"`
+	Selected bool   `json:"selected"`
+	Reason   string `json:"reason"`
+}
+
+type serviceView struct {
+	Namespace string         `json:"namespace"`
+	Name      string         `json:"name"`
+	Frontends []frontendView `json:"frontends"`
+	Affinity  string         `json:"affinity"`
+	Backends  []backendView  `json:"backends"`
+}
+
+type mapView struct {
+	ID         uint32        `json:"id"`
+	Namespace  string        `json:"namespace"`
+	Name       string        `json:"name"`
+	Frontend   frontendView  `json:"frontend"`
+	PortName   string        `json:"portName"`
+	Affinity   string        `json:"affinity"`
+	Offset     uint32        `json:"offset"`
+	Generation uint32        `json:"generation"`
+	Backends   []backendView `json:"backends"`
+}
+
+func newStatus(r *api.StatusResponse) statusView {
+	d := r.GetDatapath()
+	v := statusView{
+		Cluster: r.GetCluster(), ClusterID: r.GetClusterId(), Node: r.GetNode(), Version: r.GetVersion(), Ready: r.GetReady(),
+		Clusters: []clusterView{}, Problems: append([]string{}, r.GetProblems()...),
+		Datapath: datapathView{
+			Frontends: d.GetFrontends(), FrontendsCapacity: d.GetFrontendsCapacity(), Records: d.GetRecords(), RecordsCapacity: d.GetRecordsCapacity(),
+			Translated: d.GetTranslated(), Refused: d.GetRefused(), LastError: d.GetLastError(),
+		},
+	}
+	for _, c := range r.GetClusters() {
+		cv := clusterView{
+			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Endpoint: c.GetEndpoint(),
+			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
+		}
+		for _, x := range c.GetRejections() {
+			cv.Rejections = append(cv.Rejections, rejectionView{x.GetReason(), x.GetCount(), x.GetExample()})
+		}
+		v.Clusters = append(v.Clusters, cv)
+	}
+	return v
+}
+
+func (v statusView) table(w io.Writer) {
+	ready := "ready"
+	if !v.Ready {
+		ready = "not ready"
+	}
+	fmt.Fprintf(w, "node %s of cluster %s (id %d): %s\n\n", v.Node, v.Cluster, v.ClusterID, ready)
+	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSERVICES\tBACKENDS\tFAILURES\tENDPOINT")
+	for _, c := range v.Clusters {
+		name := c.Name
+		if c.Local {
+			name += " (own)"
+		}
+		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, c.Services, c.Backends, c.Failures, c.Endpoint)
+	}
+	d := v.Datapath
+	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",
+		d.Frontends, d.FrontendsCapacity, d.Records, d.RecordsCapacity, d.Translated, d.Refused)
+	for _, line := range v.faults() {
+		fmt.Fprintf(w, "! %s\n", line)
+	}
+}
+
+// faults lists everything that an operator should look at.
+func (v statusView) faults() []string {
+	lines := append([]string{}, v.Problems...)
+	if v.Datapath.LastError != "" {
+		lines = append(lines, "data path: "+v.Datapath.LastError)
+	}
+	for _, c := range v.Clusters {
+		if c.LastError != "" && c.State != "synced" {
+			lines = append(lines, c.Name+": "+c.LastError)
+		}
+		for _, r := range c.Rejections {
+			lines = append(lines, fmt.Sprintf("%s: refused %d: %s: %s", c.Name, r.Count, r.Reason, r.Example))
+		}
+	}
+	return lines
+}
+
+func newFrontend(f *api.Frontend) frontendView {
+	return frontendView{f.GetAddress(), f.GetPort(), f.GetProtocol()}
+}
+
+func newBackends(list []*api.Backend) []backendView {
+	out := []backendView{}
+	for _, b := range list {
+		out = append(out, backendView{b.GetAddress(), b.GetPort(), b.GetProtocol(), b.GetCluster(), b.GetState(), b.GetSelected(), b.GetReason()})
+	}
+	return out
+}
+
+type servicesView []serviceView
+
+func newServices(r *api.ServicesResponse) servicesView {
+	out := servicesView{}
+	for _, s := range r.GetServices() {
+		v := serviceView{Namespace: s.GetNamespace(), Name: s.GetName(), Frontends: []frontendView{}, Affinity: s.GetAffinity(), Backends: newBackends(s.GetBackends())}
+		for _, f := range s.GetFrontends() {
+			v.Frontends = append(v.Frontends, newFrontend(f))
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (v servicesView) table(w io.Writer) {
+	for i, s := range v {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%s/%s  affinity %s\n", s.Namespace, s.Name, s.Affinity)
+		for _, f := range s.Frontends {
+			fmt.Fprintf(w, "  frontend %s\n", f)
+		}
+		fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
+		printBackends(w, s.Backends)
+	}
+}
+
+func (f frontendView) String() string { return endpoint(f.Address, f.Port, f.Protocol) }
+
+func endpoint(address string, port uint32, protocol string) string {
+	return net.JoinHostPort(address, strconv.FormatUint(uint64(port), 10)) + "/" + protocol
+}
+
+func printBackends(w io.Writer, list []backendView) {
+	for _, b := range list {
+		used := "no"
+		if b.Selected {
+			used = "yes"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", endpoint(b.Address, b.Port, b.Protocol), b.Cluster, b.State, used, b.Reason)
+	}
+}
+
+type mapsView []mapView
+
+func newMaps(r *api.MapsResponse) mapsView {
+	out := mapsView{}
+	for _, e := range r.GetEntries() {
+		out = append(out, mapView{
+			ID: e.GetId(), Namespace: e.GetNamespace(), Name: e.GetName(), Frontend: newFrontend(e.GetFrontend()), PortName: e.GetFrontend().GetPortName(),
+			Affinity: e.GetAffinity(), Offset: e.GetOffset(), Generation: e.GetGeneration(), Backends: newBackends(e.GetBackends()),
+		})
+	}
+	return out
+}
+
+func (v mapsView) table(w io.Writer) {
+	for i, e := range v {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%d  %s  %s/%s %s  affinity %s  records at %d, generation %d\n", e.ID, e.Frontend, e.Namespace, e.Name, e.PortName, e.Affinity, e.Offset, e.Generation)
+		fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
+		printBackends(w, e.Backends)
+	}
+}
