@@ -1,0 +1,165 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const bridgeName = "cm0"
+
+// Node is a machine of the lab: a network namespace whose eth0 hangs on the
+// lab's bridge, and a cgroup for everything that runs on the machine.
+type Node struct {
+	Name   string
+	Addrs  []netip.Prefix // of eth0, all nodes in one subnet per family
+	Pods   []netip.Prefix // addresses of the node's pods, routed to it
+	Cgroup string
+	ns     netns.NsHandle
+	nl     *netlink.Handle
+}
+
+func addBridge() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("add bridge: %w", err)
+	}
+	return netlink.LinkSetUp(bridge)
+}
+
+func removeBridge() error {
+	link, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}
+
+// AddNode makes a node and the routes between it and all nodes added before.
+// It is not safe for concurrent use.
+func (l *Lab) AddNode(name string, addrs, pods []netip.Prefix) (*Node, error) {
+	cgroup, err := l.Cgroup("node/" + name)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{Name: name, Addrs: addrs, Pods: pods, Cgroup: cgroup}
+	if err := n.open(); err != nil {
+		return nil, fmt.Errorf("make node %s: %w", name, err)
+	}
+	for _, other := range l.nodes {
+		if err := errors.Join(n.routeTo(other), other.routeTo(n)); err != nil {
+			return nil, fmt.Errorf("route between %s and %s: %w", name, other.Name, err)
+		}
+	}
+	l.nodes = append(l.nodes, n)
+	return n, nil
+}
+
+func (n *Node) open() (err error) {
+	if n.ns, err = newNetns(); err != nil {
+		return err
+	}
+	if n.nl, err = netlink.NewHandleAt(n.ns); err != nil {
+		return err
+	}
+	if err := n.plug(); err != nil {
+		return err
+	}
+	lo, err := n.nl.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return n.nl.LinkSetUp(lo)
+}
+
+func (n *Node) close() error {
+	n.nl.Close()
+	return n.ns.Close()
+}
+
+// newNetns makes a network namespace without a name: it lives as long as its
+// handle and the processes in it.
+func newNetns() (netns.NsHandle, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		return netns.None(), err
+	}
+	defer home.Close()
+	made, err := netns.New()
+	if err != nil {
+		return netns.None(), err
+	}
+	return made, netns.Set(home)
+}
+
+// plug joins the node to the bridge and gives eth0 its addresses.
+func (n *Node) plug() error {
+	bridge, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex = "v-"+n.Name, bridge.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.ns)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth: %w", err)
+	}
+	if err := netlink.LinkSetUp(veth); err != nil {
+		return err
+	}
+	eth0, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, a := range n.Addrs {
+		if err := n.nl.AddrAdd(eth0, hostAddr(a)); err != nil {
+			return fmt.Errorf("add address %s: %w", a, err)
+		}
+	}
+	return n.nl.LinkSetUp(eth0)
+}
+
+// hostAddr is an address that needs no duplicate detection, which would keep
+// IPv6 addresses unusable for a second.
+func hostAddr(p netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}
+}
+
+func (n *Node) routeTo(other *Node) error {
+	eth0, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, pods := range other.Pods {
+		via := other.Addr(pods.Addr().Is4())
+		route := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(pods), Gw: net.IP(via.AsSlice())}
+		if err := n.nl.RouteAdd(route); err != nil {
+			return fmt.Errorf("add route to %s via %s: %w", pods, via, err)
+		}
+	}
+	return nil
+}
+
+// Addr is the node's address of one family, the zero Addr if it has none.
+func (n *Node) Addr(v4 bool) netip.Addr {
+	for _, a := range n.Addrs {
+		if a.Addr().Is4() == v4 {
+			return a.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

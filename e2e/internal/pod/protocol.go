@@ -1,0 +1,84 @@
+package pod
+
+import (
+	"maps"
+	"net/netip"
+)
+
+// childEnv makes the test binary act as the pods of a node.
+const childEnv = "CLUSTERMESH_E2E_PODS"
+
+// Networks that clients and servers speak. UDP clients come in two kinds: with
+// a connected socket, and with an unconnected one that sends to an address.
+const (
+	TCP           = "tcp"
+	UDP           = "udp"
+	UDPConnected  = "udp-connected"
+	answerMaxSize = 512
+)
+
+// Server is one pod's servers: every port answers HTTP on TCP and echoes on
+// UDP, both with the pod's name.
+type Server struct {
+	Name  string
+	Addrs []netip.Addr
+	Ports []uint16
+}
+
+// Load describes one kind of request. Every request opens a socket of its own.
+type Load struct {
+	Network string
+	Target  netip.AddrPort
+}
+
+// Counts is what became of a number of requests.
+type Counts struct {
+	Requests  int
+	By        map[string]int // answers by answering pod
+	Failures  map[string]int // failed requests by error
+	WrongPeer map[string]int // answers whose visible peer was not the target
+}
+
+// Failed is the number of failed requests.
+func (c Counts) Failed() int {
+	n := 0
+	for _, k := range c.Failures {
+		n += k
+	}
+	return n
+}
+
+func newCounts() Counts {
+	return Counts{By: map[string]int{}, Failures: map[string]int{}, WrongPeer: map[string]int{}}
+}
+
+func (c *Counts) add(peer string, target, answer string, err error) {
+	c.Requests++
+	switch {
+	case err != nil:
+		c.Failures[err.Error()]++
+	case peer != target:
+		c.WrongPeer[peer]++
+		fallthrough
+	default:
+		c.By[answer]++
+	}
+}
+
+func (c Counts) clone() Counts {
+	c.By, c.Failures, c.WrongPeer = maps.Clone(c.By), maps.Clone(c.Failures), maps.Clone(c.WrongPeer)
+	return c
+}
+
+type request struct {
+	Op     string // add, remove, burst, begin, take, end
+	Server Server
+	Load   Load
+	Count  int
+	ID     int
+}
+
+type reply struct {
+	Error  string
+	Counts Counts
+}

@@ -1,0 +1,4 @@
+package e2e
+
+type apiserver struct{}
+type agent struct{}
