@@ -42,6 +42,10 @@ func newError(key, field, value, reason string) *Error {
 
 func keyError(key, reason string) *Error { return newError(key, "key", key, reason) }
 
+func tooMany(key, field string, n, limit int) *Error {
+	return newError(key, field, strconv.Itoa(n), "at most "+strconv.Itoa(limit)+" are accepted; split the object or raise the limit")
+}
+
 // printable keeps at most limit bytes of s and replaces what is not printable
 // ASCII by '?'. Other scripts are dropped on purpose: some reorder a terminal's
 // line.

@@ -44,8 +44,8 @@ func DecodeIdentity(src Source, maxClusters uint32, key string, value []byte, l 
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(key, value, l); err != nil {
-		return nil, err
+	if len(value) > l.MaxValueBytes {
+		return nil, tooMany(key, "value bytes", len(value), l.MaxValueBytes)
 	}
 	labels, err := parseLabels(key, string(value), l.MaxNames)
 	if err != nil {

@@ -61,27 +61,49 @@ func (k Kind) String() string {
 // name their cluster. Entries of KindLocalService are never cached: cached is
 // ignored for them. cluster is a valid cluster name.
 func WatchPrefix(k Kind, cluster string, cached bool) string {
-	if k == KindLocalService {
-		return localServices + cluster + "/"
-	}
-	if cached {
-		return cachedPrefix(k, cluster)
-	}
-	switch k {
-	case KindIdentity:
-		return statePrefix + "identities/v1/id/"
-	case KindIP:
-		return statePrefix + "ip/v1/default/"
-	}
-	return statePrefix + k.String() + "/v1/" + cluster + "/"
+	parts := prefixParts(k, cluster, cached)
+	return strings.Join(parts[:], "")
 }
 
-func cachedPrefix(k Kind, cluster string) string {
-	prefix := cachePrefix + k.String() + "/v1/" + cluster + "/"
-	if k == KindIdentity {
-		prefix += "id/"
+// prefixParts returns the pieces of a watch prefix, so that decoders can match
+// a key against it without building it.
+func prefixParts(k Kind, cluster string, cached bool) [4]string {
+	switch {
+	case k == KindLocalService:
+		return [4]string{localServices, "", cluster, "/"}
+	case cached && k == KindIdentity:
+		return [4]string{cachePrefix, "identities/v1/", cluster, "/id/"}
+	case cached:
+		return [4]string{cachePrefix, k.root(), cluster, "/"}
+	case k == KindIdentity:
+		return [4]string{statePrefix, "identities/v1/", "id", "/"}
+	case k == KindIP:
+		return [4]string{statePrefix, "ip/v1/", "default", "/"}
 	}
-	return prefix
+	return [4]string{statePrefix, k.root(), cluster, "/"}
+}
+
+// root returns what follows cilium/state/ in the keys of one of Cilium's kinds.
+func (k Kind) root() string {
+	switch k {
+	case KindService:
+		return "services/v1/"
+	case KindNode:
+		return "nodes/v1/"
+	case KindIP:
+		return "ip/v1/"
+	}
+	return k.String() + "/v1/"
+}
+
+// below returns the part of a key below the kind's watch prefix, or false.
+func below(k Kind, cluster string, cached bool, key string) (rest string, ok bool) {
+	for _, part := range prefixParts(k, cluster, cached) {
+		if key, ok = strings.CutPrefix(key, part); !ok {
+			return "", false
+		}
+	}
+	return key, key != ""
 }
 
 // CanaryKey returns the key whose existence says that the list of a kind is
@@ -151,21 +173,19 @@ func PrefixEnd(prefix string) string {
 // an *[Error] if the key is not below the kind's prefix or does not end in two
 // Kubernetes names.
 func ParseServiceKey(k Kind, cluster string, cached bool, key string) (namespace, name string, err error) {
-	prefix := WatchPrefix(k, cluster, cached)
-	rest, below := strings.CutPrefix(key, prefix)
-	namespace, name, two := strings.Cut(rest, "/")
-	if !below || !two || !validName(namespace) || !validName(name) {
-		return "", "", keyError(key, "must be "+prefix+"<namespace>/<name> with Kubernetes names")
+	rest, ok := below(k, cluster, cached, key)
+	namespace, name, _ = strings.Cut(rest, "/")
+	if !ok || !validName(namespace) || !validName(name) {
+		return "", "", keyError(key, "must be "+WatchPrefix(k, cluster, cached)+"<namespace>/<name> with Kubernetes names")
 	}
 	return namespace, name, nil
 }
 
-// nameIn returns the part of a key below a kind's prefix.
+// nameIn returns the part of a key below the prefix of a kind in src.
 func nameIn(k Kind, src Source, key string) (string, error) {
-	prefix := WatchPrefix(k, src.Cluster, src.Cached)
-	rest, below := strings.CutPrefix(key, prefix)
-	if !below || rest == "" {
-		return "", keyError(key, "must be below "+prefix)
+	rest, ok := below(k, src.Cluster, src.Cached, key)
+	if !ok {
+		return "", keyError(key, "must be below "+WatchPrefix(k, src.Cluster, src.Cached))
 	}
 	return rest, nil
 }
