@@ -1,0 +1,213 @@
+package bpf
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// request asks a client process to make a socket ("4 tcp", "6 udp", ...), do the
+// steps on it and close it, N times.
+type request struct {
+	Socket string
+	Steps  []string
+	N      int
+	// Targets, if given, replace the steps by a connect to each of them in turn,
+	// on one socket, and nothing is recorded but the time.
+	Targets []string
+}
+
+// response counts how often the steps had which outcomes, joined by "; ".
+type response struct {
+	Outcomes map[string]int
+	Elapsed  time.Duration
+	Error    string
+}
+
+// serveClient answers requests until the input ends. It is the main program of
+// a process that a test started inside its cgroup, because a socket belongs to
+// the cgroup that its process was in when it was made.
+func serveClient(in io.Reader, out io.Writer) error {
+	decoder, encoder := json.NewDecoder(in), json.NewEncoder(out)
+	for {
+		var q request
+		err := decoder.Decode(&q)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := encoder.Encode(answer(q)); err != nil {
+			return err
+		}
+	}
+}
+
+func answer(q request) response {
+	if len(q.Targets) > 0 {
+		return timeConnects(q)
+	}
+	r := response{Outcomes: map[string]int{}}
+	begin := time.Now()
+	for range q.N {
+		r.Outcomes[strings.Join(runScript(q.Socket, q.Steps), "; ")]++
+	}
+	r.Elapsed = time.Since(begin)
+	return r
+}
+
+// clientSocket is a socket made for a script.
+type clientSocket struct {
+	fd     int
+	family int
+}
+
+func openSocket(kind string) (clientSocket, error) {
+	family, typ := unix.AF_INET, unix.SOCK_STREAM
+	if kind[0] == '6' {
+		family = unix.AF_INET6
+	}
+	if strings.HasSuffix(kind, "udp") {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return clientSocket{}, err
+	}
+	s := clientSocket{fd, family}
+	return s, errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
+	)
+}
+
+func runScript(kind string, steps []string) []string {
+	s, err := openSocket(kind)
+	if err != nil {
+		return []string{outcome(err)}
+	}
+	defer unix.Close(s.fd)
+	var results []string
+	for _, step := range steps {
+		verb, arg, _ := strings.Cut(step, " ")
+		results = append(results, s.do(verb, arg))
+	}
+	return results
+}
+
+func (s clientSocket) do(verb, arg string) string {
+	switch verb {
+	case "connect":
+		return outcome(unix.Connect(s.fd, s.sockaddr(arg)))
+	case "disconnect":
+		return outcome(disconnect(s.fd))
+	case "send":
+		_, err := unix.Write(s.fd, []byte("?"))
+		return outcome(err)
+	case "sendto":
+		return outcome(unix.Sendto(s.fd, []byte("?"), 0, s.sockaddr(arg)))
+	case "recv":
+		return s.receive()
+	case "peer":
+		name, err := unix.Getpeername(s.fd)
+		if err != nil {
+			return outcome(err)
+		}
+		return show(name)
+	}
+	return "unknown step " + verb
+}
+
+// receive returns what came and, for datagrams, from where.
+func (s clientSocket) receive() string {
+	buf := make([]byte, 64)
+	n, from, err := unix.Recvfrom(s.fd, buf, 0)
+	if err != nil {
+		return outcome(err)
+	}
+	if from == nil {
+		return string(buf[:n])
+	}
+	return string(buf[:n]) + " from " + show(from)
+}
+
+func disconnect(fd int) error {
+	var unspecified unix.RawSockaddrInet6 // family 0
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspecified)), unsafe.Sizeof(unspecified))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// sockaddr makes an address for this socket; on an IPv6 socket, IPv4 addresses
+// become v4-mapped.
+func (s clientSocket) sockaddr(text string) unix.Sockaddr {
+	a := netip.MustParseAddrPort(text)
+	if s.family == unix.AF_INET {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+func show(sa unix.Sockaddr) string {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)).String()
+	}
+	return fmt.Sprintf("%T", sa)
+}
+
+func outcome(err error) string {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &errno):
+		return unix.ErrnoName(errno)
+	}
+	return err.Error()
+}
+
+// timeConnects measures connect() alone for UDP, and socket, connect and close
+// for TCP.
+func timeConnects(q request) response {
+	s, err := openSocket(q.Socket)
+	if err != nil {
+		return response{Error: err.Error()}
+	}
+	defer unix.Close(s.fd)
+	targets := make([]unix.Sockaddr, len(q.Targets))
+	for i, t := range q.Targets {
+		targets[i] = s.sockaddr(t)
+	}
+	connect := func(sa unix.Sockaddr) error { return unix.Connect(s.fd, sa) }
+	if strings.HasSuffix(q.Socket, "tcp") {
+		connect = func(sa unix.Sockaddr) error { return connectOnce(q.Socket, sa) }
+	}
+	begin := time.Now()
+	for i := range q.N {
+		if err := connect(targets[i%len(targets)]); err != nil {
+			return response{Error: fmt.Sprintf("connect %s: %v", q.Targets[i%len(targets)], err)}
+		}
+	}
+	return response{Elapsed: time.Since(begin)}
+}
+
+func connectOnce(kind string, sa unix.Sockaddr) error {
+	s, err := openSocket(kind)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Connect(s.fd, sa), unix.Close(s.fd))
+}

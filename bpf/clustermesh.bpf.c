@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+
+//go:build ignore
+
+/* Load balancing at the socket: a connect() or sendmsg() to a frontend goes to
+ * one of its backends, and the socket keeps believing that it talks to the
+ * frontend. No packet is touched, so an established connection costs nothing
+ * and does not depend on these maps any more.
+ *
+ * Both families take one path, because every address here has 16 bytes. That
+ * also serves dual-stack sockets, which the kernel shows to the IPv4 hooks when
+ * they send and to the IPv6 hooks when they receive. */
+
+#include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "clustermesh.h"
+
+#define CM_IPPROTO_TCP 6
+#define CM_IPPROTO_UDP 17
+#define CM_ECONNREFUSED 111
+
+/* What a hook returns. recvmsg and getpeername may only allow. */
+#define CM_DENY 0
+#define CM_ALLOW 1
+
+/* Draws of a backend: a few random ones, then an even sweep over the whole set.
+ * The sweep advances by 1/CM_SWEEP of it, so in a set of up to CM_SWEEP
+ * backends it meets every one, and in a larger set every cluster that holds
+ * more than 1/CM_SWEEP of it (a cluster's records lie side by side). */
+#define CM_RANDOM_DRAWS 5
+#define CM_SWEEP 128
+
+/* Set by the loader: bpf_set_retval exists since Linux 5.18. Without it a
+ * refusal is EPERM, the only error a hook could give before. */
+const volatile __u8 cm_can_set_retval = 1;
+
+/* The sizes of maps are placeholders; the loader sets them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct cm_frontend_key);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} cm_frontends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} cm_headers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_backend);
+	__uint(max_entries, 1);
+} cm_slab SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_meta);
+	__uint(max_entries, 1);
+} cm_meta SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_cluster);
+	__uint(max_entries, 1);
+} cm_clusters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_info);
+	__uint(max_entries, 1);
+} cm_info SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct cm_peer);
+} cm_peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct cm_reverse_key);
+	__type(value, struct cm_endpoint);
+	__uint(max_entries, 1);
+} cm_reverse SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_counters);
+	__uint(max_entries, 1);
+} cm_counters SEC(".maps");
+
+/* No program reads a region, but its BTF has to be in the object. */
+const struct cm_region *const cm_region_type __attribute__((unused));
+
+#define cm_count(field)                                                   \
+	do {                                                              \
+		__u32 zero = 0;                                           \
+		struct cm_counters *c =                                   \
+			bpf_map_lookup_elem(&cm_counters, &zero);         \
+		if (c)                                                    \
+			c->field++;                                       \
+	} while (0)
+
+/* The address and port that the system call names (or, in recvmsg and
+ * getpeername, that it is about to report). */
+static __always_inline void cm_read(struct bpf_sock_addr *ctx, int v6,
+				    struct cm_endpoint *e)
+{
+	if (v6) {
+		e->addr[0] = ctx->user_ip6[0];
+		e->addr[1] = ctx->user_ip6[1];
+		e->addr[2] = ctx->user_ip6[2];
+		e->addr[3] = ctx->user_ip6[3];
+	} else {
+		e->addr[0] = 0;
+		e->addr[1] = 0;
+		e->addr[2] = bpf_htonl(0xffff);
+		e->addr[3] = ctx->user_ip4;
+	}
+	e->port = ctx->user_port;
+	e->pad = 0;
+}
+
+/* The caller has checked that an IPv4 hook gets a v4-mapped address. */
+static __always_inline void cm_write(struct bpf_sock_addr *ctx, int v6,
+				     const __u32 *addr, __u16 port)
+{
+	if (v6) {
+		ctx->user_ip6[0] = addr[0];
+		ctx->user_ip6[1] = addr[1];
+		ctx->user_ip6[2] = addr[2];
+		ctx->user_ip6[3] = addr[3];
+	} else {
+		ctx->user_ip4 = addr[3];
+	}
+	ctx->user_port = port;
+}
+
+static __always_inline int cm_equal(const struct cm_endpoint *a,
+				    const struct cm_endpoint *b)
+{
+	return a->addr[3] == b->addr[3] && a->addr[2] == b->addr[2] &&
+	       a->addr[1] == b->addr[1] && a->addr[0] == b->addr[0] &&
+	       a->port == b->port;
+}
+
+static __always_inline int cm_v4(const __u32 *addr)
+{
+	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+}
+
+/* The number of the frontend at e, 0 if there is none. The second look-up is
+ * insurance: a hash look-up can miss while another CPU relinks the chain, and a
+ * miss would send the client to an address that nobody answers. */
+static __always_inline __u32 cm_find(const struct cm_endpoint *e, __u8 proto)
+{
+	struct cm_frontend_key key = {
+		.addr = { e->addr[0], e->addr[1], e->addr[2], e->addr[3] },
+		.port = e->port,
+		.proto = proto,
+	};
+	__u32 *id = bpf_map_lookup_elem(&cm_frontends, &key);
+
+	if (!id)
+		id = bpf_map_lookup_elem(&cm_frontends, &key);
+	return id ? *id : 0;
+}
+
+static __always_inline int cm_withdrawn(__u16 cluster)
+{
+	__u32 index = cluster;
+	struct cm_cluster *c = bpf_map_lookup_elem(&cm_clusters, &index);
+
+	return c && *(volatile __u32 *)&c->state == CM_CLUSTER_WITHDRAWN;
+}
+
+/* A linear congruential step; the caller uses the upper, better half. */
+static __always_inline __u64 cm_step(__u64 seed)
+{
+	return seed * 6364136223846793005ULL + 1442695040888963407ULL;
+}
+
+/* One draw: the record at the point draw/2^32 of the current set. Multiply and
+ * shift maps the 32-bit draw onto the set without a division. The header is
+ * one word that is read once, so offset and count belong together. The owner
+ * check catches a region that was given to another frontend meanwhile. */
+static __always_inline struct cm_backend *
+cm_draw(const volatile __u64 *header, __u32 id, __u32 draw, int v4)
+{
+	__u64 h = *header;
+	__u32 n = (__u16)(h >> 16);
+	__u32 index = (__u32)(h >> 32) + (__u32)(((__u64)draw * n) >> 32);
+	struct cm_backend *b = bpf_map_lookup_elem(&cm_slab, &index);
+
+	if (!n || !b || b->frontend != id || cm_v4(b->addr) != v4)
+		return 0;
+	return cm_withdrawn(b->cluster) ? 0 : b;
+}
+
+/* A usable backend of frontend id, or null when the draws found none. */
+static __always_inline struct cm_backend *
+cm_pick(__u32 id, __u64 seed, const struct cm_endpoint *frontend)
+{
+	const volatile __u64 *header = bpf_map_lookup_elem(&cm_headers, &id);
+	int v4 = cm_v4(frontend->addr);
+	struct cm_backend *b;
+	__u32 draw = 0;
+
+	if (!header || !(__u16)(*header >> 16))
+		return 0;
+	for (int i = 0; i < CM_RANDOM_DRAWS + CM_SWEEP; i++) {
+		if (i < CM_RANDOM_DRAWS) {
+			seed = cm_step(seed);
+			draw = seed >> 32;
+		} else {
+			draw += (__u32)((1ULL << 32) / CM_SWEEP);
+		}
+		b = cm_draw(header, id, draw, v4);
+		if (b)
+			return b;
+		cm_count(retries);
+	}
+	return 0;
+}
+
+static __always_inline int cm_refuse(void)
+{
+	cm_count(refused);
+	if (cm_can_set_retval)
+		bpf_set_retval(-CM_ECONNREFUSED);
+	return CM_DENY;
+}
+
+static __always_inline void cm_chosen(const struct cm_backend *b,
+				      struct cm_endpoint *e)
+{
+	e->addr[0] = b->addr[0];
+	e->addr[1] = b->addr[1];
+	e->addr[2] = b->addr[2];
+	e->addr[3] = b->addr[3];
+	e->port = b->port;
+	e->pad = 0;
+}
+
+static __always_inline void cm_keep_peer(struct bpf_sock_addr *ctx,
+					 const struct cm_endpoint *frontend,
+					 const struct cm_endpoint *backend)
+{
+	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
+					       BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!p) {
+		cm_count(forgotten);
+		return;
+	}
+	p->frontend = *frontend;
+	p->backend = *backend;
+}
+
+/* connect() of TCP and UDP. A socket that now goes elsewhere forgets what it
+ * was connected to before. */
+static __always_inline int cm_connect(struct bpf_sock_addr *ctx, int v6)
+{
+	struct cm_endpoint frontend, backend;
+	struct cm_backend *b;
+	__u8 proto = ctx->protocol;
+	__u32 id;
+
+	if (ctx->protocol != CM_IPPROTO_TCP && ctx->protocol != CM_IPPROTO_UDP)
+		return CM_ALLOW;
+	cm_read(ctx, v6, &frontend);
+	id = cm_find(&frontend, proto);
+	if (!id) {
+		bpf_sk_storage_delete(&cm_peers, ctx->sk);
+		cm_count(misses);
+		return CM_ALLOW;
+	}
+	b = cm_pick(id, bpf_get_prandom_u32(), &frontend);
+	if (!b)
+		return cm_refuse();
+	cm_count(hits);
+	cm_chosen(b, &backend);
+	cm_keep_peer(ctx, &frontend, &backend);
+	cm_write(ctx, v6, backend.addr, backend.port);
+	return CM_ALLOW;
+}
+
+/* Remembers for recvmsg which frontend an unconnected socket meant by a
+ * backend. An entry that says so already is left alone: rewriting it could make
+ * a look-up on another CPU miss. The empty peer tells recvmsg to look. */
+static __always_inline void cm_keep_reverse(struct bpf_sock_addr *ctx,
+					    __u64 cookie,
+					    const struct cm_endpoint *frontend,
+					    const struct cm_endpoint *backend)
+{
+	struct cm_reverse_key key = { .cookie = cookie, .backend = *backend };
+	struct cm_endpoint *known = bpf_map_lookup_elem(&cm_reverse, &key);
+
+	if (!bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
+				BPF_SK_STORAGE_GET_F_CREATE))
+		cm_count(forgotten);
+	if (known && cm_equal(known, frontend))
+		return;
+	if (bpf_map_update_elem(&cm_reverse, &key, frontend, BPF_ANY))
+		cm_count(forgotten);
+}
+
+/* What this socket is connected to, if connect() translated it. */
+static __always_inline struct cm_peer *cm_connected(struct bpf_sock_addr *ctx)
+{
+	if (ctx->sk->state != BPF_TCP_ESTABLISHED)
+		return 0;
+	return bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
+}
+
+/* Sending a UDP datagram with a destination. A connected dual-stack socket
+ * comes here too, with the backend that connect() chose as the destination:
+ * that one must stay as it is, even if it is itself somebody's frontend. */
+static __always_inline int cm_sendmsg(struct bpf_sock_addr *ctx, int v6)
+{
+	struct cm_endpoint frontend, backend;
+	struct cm_backend *b;
+	struct cm_peer *p;
+	__u64 cookie;
+	__u32 id;
+
+	if (ctx->protocol != CM_IPPROTO_UDP)
+		return CM_ALLOW;
+	cm_read(ctx, v6, &frontend);
+	p = cm_connected(ctx);
+	if (p && cm_equal(&p->backend, &frontend))
+		return CM_ALLOW;
+	if (p && cm_equal(&p->frontend, &frontend)) {
+		cm_write(ctx, v6, p->backend.addr, p->backend.port);
+		return CM_ALLOW;
+	}
+	id = cm_find(&frontend, CM_IPPROTO_UDP);
+	if (!id) {
+		cm_count(misses);
+		return CM_ALLOW;
+	}
+	cookie = bpf_get_socket_cookie(ctx);
+	b = cm_pick(id, cookie ^ ((__u64)id << 32), &frontend);
+	if (!b)
+		return cm_refuse();
+	cm_count(hits);
+	cm_chosen(b, &backend);
+	cm_keep_reverse(ctx, cookie, &frontend, &backend);
+	cm_write(ctx, v6, backend.addr, backend.port);
+	return CM_ALLOW;
+}
+
+/* Receiving a UDP datagram and asking for its source. Sockets that never had
+ * to do with a frontend leave at once. */
+static __always_inline int cm_recvmsg(struct bpf_sock_addr *ctx, int v6)
+{
+	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
+	struct cm_reverse_key key = {};
+	struct cm_endpoint *frontend;
+
+	if (!p)
+		return CM_ALLOW;
+	cm_read(ctx, v6, &key.backend);
+	if (ctx->sk->state == BPF_TCP_ESTABLISHED &&
+	    cm_equal(&p->backend, &key.backend)) {
+		cm_write(ctx, v6, p->frontend.addr, p->frontend.port);
+		return CM_ALLOW;
+	}
+	key.cookie = bpf_get_socket_cookie(ctx);
+	frontend = bpf_map_lookup_elem(&cm_reverse, &key);
+	if (!frontend)
+		frontend = bpf_map_lookup_elem(&cm_reverse, &key);
+	if (frontend)
+		cm_write(ctx, v6, frontend->addr, frontend->port);
+	return CM_ALLOW;
+}
+
+/* getpeername(): the frontend, if the peer still is what connect() chose. */
+static __always_inline int cm_getpeername(struct bpf_sock_addr *ctx, int v6)
+{
+	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
+	struct cm_endpoint peer;
+
+	if (!p)
+		return CM_ALLOW;
+	cm_read(ctx, v6, &peer);
+	if (cm_equal(&p->backend, &peer))
+		cm_write(ctx, v6, p->frontend.addr, p->frontend.port);
+	return CM_ALLOW;
+}
+
+#define CM_HOOK(section, name, path, v6)                                  \
+	SEC(section) int name(struct bpf_sock_addr *ctx)                  \
+	{                                                                 \
+		return path(ctx, v6);                                     \
+	}
+
+CM_HOOK("cgroup/connect4", cm_connect4, cm_connect, 0)
+CM_HOOK("cgroup/connect6", cm_connect6, cm_connect, 1)
+CM_HOOK("cgroup/sendmsg4", cm_sendmsg4, cm_sendmsg, 0)
+CM_HOOK("cgroup/sendmsg6", cm_sendmsg6, cm_sendmsg, 1)
+CM_HOOK("cgroup/recvmsg4", cm_recvmsg4, cm_recvmsg, 0)
+CM_HOOK("cgroup/recvmsg6", cm_recvmsg6, cm_recvmsg, 1)
+CM_HOOK("cgroup/getpeername4", cm_getpeername4, cm_getpeername, 0)
+CM_HOOK("cgroup/getpeername6", cm_getpeername6, cm_getpeername, 1)
+
+char _license[] SEC("license") = "Dual BSD/GPL";
