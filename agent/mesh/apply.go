@@ -1,0 +1,290 @@
+package mesh
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// Change is one key of a cluster's watch: its new value, or its deletion. The
+// value is not kept.
+type Change struct {
+	Key     string
+	Value   []byte
+	Deleted bool
+}
+
+// Apply takes changes of the named cluster in order. Keys of the local cluster
+// hold [schema.LocalService] records, those of the others [schema.Service]. A
+// value that cannot be decoded or is not admitted makes its key count as
+// deleted and is remembered in the cluster's status. Changes of a cluster that
+// is unknown, was never accepted by [Mesh.Connected] or is refused now are
+// ignored.
+func (m *Mesh) Apply(name string, changes []Change) {
+	c := m.clusters[name]
+	if c == nil || !c.accepted || c.state == Refused {
+		return
+	}
+	for i := range changes {
+		m.apply(c, &changes[i])
+	}
+}
+
+func (m *Mesh) apply(c *cluster, ch *Change) {
+	kind := schema.KindService
+	if c.local {
+		kind = schema.KindLocalService
+	}
+	c.readmit(ch.Key)
+	ns, short, err := schema.ParseServiceKey(kind, c.name, c.cached, ch.Key)
+	if err != nil {
+		if !ch.Deleted {
+			c.reject(ch.Key, ReasonKey, err)
+		}
+		return
+	}
+	name := lb.ServiceName{Namespace: ns, Name: short}
+	switch {
+	case ch.Deleted:
+		m.withdraw(c, name)
+	case c.local:
+		m.putLocal(c, name, ch)
+	default:
+		m.putRemote(c, name, ch)
+	}
+}
+
+func (c *cluster) source() schema.Source {
+	return schema.Source{Cluster: c.name, ClusterID: c.id, Cached: c.cached}
+}
+
+// refuse counts the value as a rejection and its key as deleted.
+func (m *Mesh) refuse(c *cluster, name lb.ServiceName, ch *Change, reason Reason, err error) {
+	c.reject(ch.Key, reason, err)
+	m.withdraw(c, name)
+}
+
+// reasonOf tells a value too large from one that speaks for somebody else and
+// from one that is malformed.
+func reasonOf(err error) Reason {
+	var e *schema.Error
+	if !errors.As(err, &e) {
+		return ReasonValue
+	}
+	switch e.Field {
+	case "cluster", "clusterID", "namespace", "name":
+		return ReasonOwner
+	case "value bytes":
+		return ReasonLimit
+	}
+	return ReasonValue
+}
+
+// withdraw makes the cluster's record of a service not exist. What was
+// restored stays until the cluster is synced.
+func (m *Mesh) withdraw(c *cluster, name lb.ServiceName) {
+	s := m.services[name]
+	if s == nil {
+		return
+	}
+	if p := s.part(c); p != nil && m.setSaid(p, false, nil) {
+		m.touch(s)
+	}
+	if c.local && s.said != nil {
+		m.reface(s, func() { s.said = nil })
+	}
+	m.tidy(s)
+}
+
+func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
+	v, err := schema.DecodeLocalService(c.source(), ch.Key, ch.Value, m.cfg.Limits)
+	if err != nil {
+		m.refuse(c, name, ch, reasonOf(err), err)
+		return
+	}
+	records := m.records(m.localBackends(v))
+	s := m.ensure(name)
+	if m.setSaid(s.ensurePart(c), true, records) {
+		m.touch(s)
+	}
+	if f := faceOf(v); !f.equal(s.said) {
+		m.reface(s, func() { s.said = f })
+	}
+}
+
+func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
+	v, err := schema.DecodeService(c.source(), ch.Key, ch.Value, m.cfg.Limits)
+	switch {
+	case err != nil:
+		m.refuse(c, name, ch, reasonOf(err), err)
+		return
+	case !v.Shared: // Cilium reads this as a deletion
+		m.withdraw(c, name)
+		return
+	case !m.admitsService(c, name):
+		m.refuse(c, name, ch, ReasonPolicy, fmt.Errorf("service %s takes no backends of cluster %s: it is protected or its namespace is not allowed", name, c.name))
+		return
+	}
+	raw := m.remoteBackends(c, ch.Key, v)
+	if err := m.fits(c, name, len(raw)); err != nil {
+		m.refuse(c, name, ch, ReasonLimit, err)
+		return
+	}
+	records := m.records(raw)
+	s := m.ensure(name)
+	if m.setSaid(s.ensurePart(c), true, records) {
+		m.touch(s)
+	}
+}
+
+// fits checks the bounds on what is kept of one cluster, as if name's record
+// were replaced by one of n ports.
+func (m *Mesh) fits(c *cluster, name lb.ServiceName, n int) error {
+	services, backends := c.services+1, c.backends+n
+	if s := m.services[name]; s != nil {
+		if p := s.part(c); p != nil && p.present {
+			services, backends = services-1, backends-len(p.said)
+		}
+	}
+	if services > m.cfg.MaxServices || backends > m.cfg.MaxBackends {
+		return fmt.Errorf("cluster %s would have %d services and %d backends: at most %d and %d are kept; raise the limits or share fewer services",
+			c.name, services, backends, m.cfg.MaxServices, m.cfg.MaxBackends)
+	}
+	return nil
+}
+
+// rawBackend is one port name of one backend, before names are gathered.
+type rawBackend struct {
+	record
+	name, zoneName string
+}
+
+func compareRaw(a, b rawBackend) int {
+	return cmp.Or(compareRecords(a.record, b.record), cmp.Compare(a.state, b.state),
+		strings.Compare(a.name, b.name), strings.Compare(a.zoneName, b.zoneName))
+}
+
+func (m *Mesh) remoteBackends(c *cluster, key string, v *schema.Service) []rawBackend {
+	raw := m.raw[:0]
+	for addr, ports := range v.Backends {
+		if !m.admitsAddress(c, addr) {
+			c.reject(key, ReasonAddress, fmt.Errorf("backend %s of %s/%s is in a range that cluster %s may not name: ignored", addr, v.Namespace, v.Name, c.name))
+			continue
+		}
+		for name, l4 := range ports {
+			r := record{addr: addr.As16(), port: l4.Port, proto: protocol(l4.Protocol)}
+			raw = append(raw, rawBackend{record: r, name: name, zoneName: v.Zones[addr].Zone})
+		}
+	}
+	m.raw = raw
+	return raw
+}
+
+func (m *Mesh) localBackends(v *schema.LocalService) []rawBackend {
+	raw := m.raw[:0]
+	for _, b := range v.Backends {
+		r := record{addr: b.Address.As16(), port: b.Port, proto: protocol(b.Protocol), state: stateOf(b)}
+		names := b.PortNames
+		if len(names) == 0 {
+			names = []string{""}
+		}
+		for _, name := range names {
+			raw = append(raw, rawBackend{record: r, name: name, zoneName: b.Zone})
+		}
+	}
+	m.raw = raw
+	return raw
+}
+
+// stateOf follows kube-proxy: ready endpoints first, else those that serve
+// while they terminate, never the others.
+func stateOf(b schema.LocalBackend) lb.State {
+	switch {
+	case b.Ready:
+		return lb.Active
+	case b.Serving && b.Terminating:
+		return lb.Terminating
+	}
+	return lb.NotReady
+}
+
+func protocol(p schema.Protocol) lb.Protocol {
+	switch p {
+	case schema.UDP:
+		return lb.UDP
+	case schema.SCTP:
+		return lb.SCTP
+	}
+	return lb.TCP
+}
+
+// records sorts raw and gathers the names of each address, port and protocol;
+// of differing states the better one counts, and the first zone in order. It
+// takes references in the pool.
+func (m *Mesh) records(raw []rawBackend) []record {
+	slices.SortFunc(raw, compareRaw)
+	n := 0
+	for i := range raw {
+		if i == 0 || compareRecords(raw[i-1].record, raw[i].record) != 0 {
+			n++
+		}
+	}
+	out := make([]record, 0, n)
+	var names []string
+	for first := 0; first < len(raw); {
+		next := first + 1
+		for next < len(raw) && compareRecords(raw[first].record, raw[next].record) == 0 {
+			next++
+		}
+		out = append(out, m.gather(raw[first:next], &names))
+		first = next
+	}
+	clear(raw) // its strings belong to a decoded value
+	return out
+}
+
+func (m *Mesh) gather(group []rawBackend, scratch *[]string) record {
+	names := (*scratch)[:0]
+	for i := range group {
+		if group[i].name != "" {
+			names = append(names, group[i].name)
+		}
+	}
+	slices.Sort(names)
+	*scratch = names
+	r := group[0].record
+	r.names = m.words.take(slices.Compact(names))
+	if zone := group[0].zoneName; zone != "" {
+		r.zone = m.words.take([]string{zone})
+	}
+	return r
+}
+
+func faceOf(v *schema.LocalService) *face {
+	f := &face{affinity: affinityOf(v.Affinity), frontends: make([]lb.Frontend, len(v.Frontends))}
+	for i, fe := range v.Frontends {
+		f.frontends[i] = lb.Frontend{
+			Addr:     netip.AddrPortFrom(fe.Address.Unmap(), fe.Port),
+			Protocol: protocol(fe.Protocol),
+			PortName: strings.Clone(fe.PortName),
+		}
+	}
+	f.frontends = canonicalFrontends(f.frontends)
+	return f
+}
+
+func affinityOf(s string) lb.Affinity {
+	switch s {
+	case "local":
+		return lb.AffinityLocal
+	case "remote":
+		return lb.AffinityRemote
+	}
+	return lb.AffinityNone
+}

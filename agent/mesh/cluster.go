@@ -1,0 +1,206 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// State is where a cluster stands in its life.
+type State uint8
+
+// The life of a cluster. Content is kept in every state but Removed, where
+// only restored content is left that the operator no longer configures.
+const (
+	NeverConnected State = iota // configured, no connection was ever accepted
+	Connecting                  // an attempt is under way and nothing is known yet
+	Syncing                     // accepted, the list is not complete
+	Synced                      // the content is complete and followed
+	Stale                       // out of contact; the last known content stays
+	Refused                     // its id is not acceptable; what is known stays
+	Removed                     // restored from the kernel, but not configured
+)
+
+// String is the state as status output spells it.
+func (s State) String() string {
+	return [...]string{"never-connected", "connecting", "syncing", "synced", "stale", "refused", "removed"}[s]
+}
+
+type cluster struct {
+	name       string
+	id         uint32 // 0 until known
+	local      bool
+	configured bool
+	accepted   bool // Connected succeeded at least once since the id was taken
+	cached     bool // its keys lie below a relay's cache prefixes
+	state      State
+	policy     Policy
+	lastError  string
+
+	services, backends int // said
+	kept               int // parts with restored records
+
+	refused    map[uint64]Reason
+	rejections [reasons]Rejection
+}
+
+func (c *cluster) hasContent() bool { return c.services > 0 || c.kept > 0 }
+
+// AddCluster configures a cluster; content restored for it stays. For the own
+// cluster, and for one that is configured already, it does nothing: to change
+// a policy, remove the cluster and add it again.
+func (m *Mesh) AddCluster(name string, policy Policy) {
+	c := m.clusters[name]
+	if c == nil {
+		c = &cluster{name: name}
+		m.clusters[name] = c
+	}
+	if c.configured {
+		return
+	}
+	c.configured = true
+	c.policy = Policy{Allow: unmapPrefixes(policy.Allow), Namespaces: slices.Clone(policy.Namespaces)}
+	c.state = c.resting()
+}
+
+// RemoveCluster drops everything of a cluster, configured or only restored,
+// and releases its id. The own cluster cannot be removed.
+func (m *Mesh) RemoveCluster(name string) {
+	c := m.clusters[name]
+	if c == nil || c.local {
+		return
+	}
+	m.drain(c)
+	m.releaseID(c)
+	delete(m.clusters, name)
+}
+
+// Connecting notes that an attempt to reach the cluster has begun. Only a
+// cluster of which nothing is known shows it.
+func (m *Mesh) Connecting(name string) {
+	if c := m.clusters[name]; c != nil && c.state == NeverConnected {
+		c.state = Connecting
+	}
+}
+
+// Connected offers what the cluster announced of itself over a connection
+// whose peer is known to be the named one. It must be accepted before changes
+// are.
+//
+// The error says why the cluster is refused and what to do: its id is 0, too
+// large, ours, or held by another cluster that was first; or its configuration
+// cannot be meshed with ours. Nothing changes then but the state; the
+// connection should be closed and tried again later.
+//
+// If the cluster held another id before, everything known of it is dropped
+// (addresses and identities belong to an id), and fresh is true: its watch must
+// start again from an empty memory.
+func (m *Mesh) Connected(name string, announced schema.ClusterConfig) (fresh bool, err error) {
+	c := m.clusters[name]
+	if c == nil || !c.configured {
+		return false, fmt.Errorf("accept cluster %s: it is not configured; add it first", name)
+	}
+	if err := m.checkID(c, announced); err != nil {
+		c.state, c.lastError = Refused, err.Error()
+		return false, err
+	}
+	cached := announced.Capabilities.Cached && !c.local
+	if fresh = c.id != 0 && (c.id != announced.ID || c.accepted && c.cached != cached); fresh {
+		m.drain(c)
+		m.releaseID(c)
+	}
+	c.id, c.accepted, c.cached = announced.ID, true, cached
+	m.ids[c.id] = c
+	c.state, c.lastError = Syncing, ""
+	return fresh, nil
+}
+
+func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
+	if c.local {
+		if announced.ID != c.id {
+			return fmt.Errorf("accept own cluster %s: its store announces id %d but this agent is configured with %d; set both to the same", c.name, announced.ID, c.id)
+		}
+		return nil
+	}
+	own := schema.ClusterConfig{ID: m.cfg.LocalID}
+	if err := schema.CheckCompatible(own, announced, m.cfg.MaxClusters); err != nil {
+		return fmt.Errorf("accept cluster %s: %w", c.name, err)
+	}
+	if holder := m.ids[announced.ID]; holder != nil && holder != c {
+		return fmt.Errorf("accept cluster %s: its id %d is held by cluster %s, which was first; give one of the two another id", c.name, announced.ID, holder.name)
+	}
+	return nil
+}
+
+// Disconnected notes that contact was lost, and why. The content stays.
+func (m *Mesh) Disconnected(name, reason string) {
+	c := m.clusters[name]
+	if c == nil || !c.configured {
+		return
+	}
+	if c.state == Refused { // that reason says more than the end of the attempt
+		return
+	}
+	c.state, c.lastError = c.resting(), reason
+}
+
+// resting is the state of a cluster without a connection.
+func (c *cluster) resting() State {
+	switch {
+	case !c.configured:
+		return Removed
+	case c.accepted || c.hasContent():
+		return Stale
+	}
+	return NeverConnected
+}
+
+// Synced says that all keys the cluster has now were applied. What was restored
+// and not said again is dropped. It is ignored without an accepted connection.
+func (m *Mesh) Synced(name string) {
+	c := m.clusters[name]
+	if c == nil || c.state != Syncing {
+		return
+	}
+	c.state = Synced
+	for _, s := range m.services {
+		m.confirm(c, s)
+	}
+}
+
+// confirm drops what s holds restored from c.
+func (m *Mesh) confirm(c *cluster, s *service) {
+	touched := false
+	if p := s.part(c); p != nil && p.kept != nil {
+		m.touch(s)
+		m.forget(p)
+		touched = true
+	}
+	if c.local && s.kept != nil {
+		m.reface(s, func() { s.kept = nil })
+		touched = true
+	}
+	if touched {
+		m.tidy(s)
+	}
+}
+
+// drain drops all content of c, said and restored.
+func (m *Mesh) drain(c *cluster) {
+	for _, s := range m.services {
+		m.confirm(c, s)
+		m.withdraw(c, s.name)
+	}
+	c.refused = nil
+	for i := range c.rejections {
+		c.rejections[i].Keys = 0
+	}
+}
+
+func (m *Mesh) releaseID(c *cluster) {
+	if c.id != 0 && m.ids[c.id] == c {
+		delete(m.ids, c.id)
+	}
+	c.id, c.accepted = 0, false
+}

@@ -1,0 +1,244 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+)
+
+// record is one backend, 28 bytes without a pointer; names and zone are pool
+// numbers. Records of a set are sorted by address, port, protocol, each triple
+// once.
+type record struct {
+	addr  [16]byte // v4-mapped for IPv4
+	names uint32
+	zone  uint32
+	port  uint16
+	proto lb.Protocol
+	state lb.State
+}
+
+func compareRecords(a, b record) int {
+	return cmp.Or(bytes.Compare(a.addr[:], b.addr[:]), cmp.Compare(a.port, b.port), cmp.Compare(a.proto, b.proto))
+}
+
+// part is one cluster's share in a service. said is what its current record
+// says, if present; kept is what the kernel had when the agent started, until
+// the cluster is synced.
+type part struct {
+	cluster *cluster
+	present bool
+	said    []record
+	kept    []record
+}
+
+// each calls f for the records in force: those said, and those kept that no
+// said one replaces.
+func (p *part) each(f func(*record)) {
+	for i := range p.said {
+		f(&p.said[i])
+	}
+	for i := range p.kept {
+		if _, replaced := slices.BinarySearchFunc(p.said, p.kept[i], compareRecords); !replaced {
+			f(&p.kept[i])
+		}
+	}
+}
+
+// face is the local side of a service: the addresses clients connect to and
+// the policy.
+type face struct {
+	affinity  lb.Affinity
+	frontends []lb.Frontend // unmapped, sorted by compareFrontends, each key once
+}
+
+func (f *face) equal(o *face) bool {
+	return f != nil && o != nil && f.affinity == o.affinity && slices.Equal(f.frontends, o.frontends)
+}
+
+func compareFrontends(a, b lb.Frontend) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+// canonicalFrontends sorts in place and drops repeated keys (the first port
+// name in order stays).
+func canonicalFrontends(in []lb.Frontend) []lb.Frontend {
+	slices.SortFunc(in, func(a, b lb.Frontend) int {
+		return cmp.Or(compareFrontends(a, b), strings.Compare(a.PortName, b.PortName))
+	})
+	return slices.CompactFunc(in, func(a, b lb.Frontend) bool { return compareFrontends(a, b) == 0 })
+}
+
+// service gathers one service of all clusters. It exists while anything of it
+// does.
+type service struct {
+	name  lb.ServiceName
+	said  *face // the local cluster's record, nil without one
+	kept  *face // restored from the kernel, until the local cluster is synced
+	parts []part
+}
+
+func (s *service) global() bool { return s.said != nil || s.kept != nil }
+
+// frontends returns the ones in force: those said, and those kept that no said
+// one replaces.
+func (s *service) frontends() []lb.Frontend {
+	if s.said == nil && s.kept == nil {
+		return nil
+	}
+	if s.said == nil {
+		return s.kept.frontends
+	}
+	if s.kept == nil {
+		return s.said.frontends
+	}
+	out := slices.Clone(s.said.frontends)
+	for _, f := range s.kept.frontends {
+		if _, replaced := slices.BinarySearchFunc(s.said.frontends, f, compareFrontends); !replaced {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (s *service) affinity() lb.Affinity {
+	if s.said != nil {
+		return s.said.affinity
+	}
+	return s.kept.affinity
+}
+
+func (s *service) part(c *cluster) *part {
+	for i := range s.parts {
+		if s.parts[i].cluster == c {
+			return &s.parts[i]
+		}
+	}
+	return nil
+}
+
+func (s *service) ensurePart(c *cluster) *part {
+	if p := s.part(c); p != nil {
+		return p
+	}
+	s.parts = append(s.parts, part{cluster: c})
+	return &s.parts[len(s.parts)-1]
+}
+
+// ensure returns the service, creating it with a name of its own memory: the
+// caller's may be part of a larger string.
+func (m *Mesh) ensure(name lb.ServiceName) *service {
+	s := m.services[name]
+	if s == nil {
+		name = lb.ServiceName{Namespace: strings.Clone(name.Namespace), Name: strings.Clone(name.Name)}
+		s = &service{name: name}
+		m.services[name] = s
+	}
+	return s
+}
+
+// tidy drops parts without content, and the service with its last one.
+func (m *Mesh) tidy(s *service) {
+	s.parts = slices.DeleteFunc(s.parts, func(p part) bool { return !p.present && p.kept == nil })
+	if len(s.parts) == 0 && !s.global() {
+		delete(m.services, s.name)
+	}
+}
+
+// touch marks a service for recomputation if it concerns the kernel at all.
+func (m *Mesh) touch(s *service) {
+	if s.global() {
+		m.dirty[s.name] = struct{}{}
+	}
+}
+
+// setSaid replaces what p's cluster says and reports whether that changed.
+func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
+	changed := p.present != present || !slices.Equal(p.said, records)
+	count(&p.cluster.services, p.present, present)
+	p.cluster.backends += len(records) - len(p.said)
+	m.release(p.said)
+	p.present, p.said = present, records
+	return changed
+}
+
+func count(n *int, was, is bool) {
+	if was {
+		*n--
+	}
+	if is {
+		*n++
+	}
+}
+
+func (m *Mesh) release(records []record) {
+	for i := range records {
+		m.words.drop(records[i].names)
+		m.words.drop(records[i].zone)
+	}
+}
+
+// forget drops p's kept records.
+func (m *Mesh) forget(p *part) {
+	m.release(p.kept)
+	p.kept = nil
+	p.cluster.kept--
+}
+
+// claim is what makes a frontend one: no two services can have it.
+type claim struct {
+	addr  netip.AddrPort
+	proto lb.Protocol
+}
+
+// reface changes a service's local side through change and keeps the index of
+// claims: of several services that name the same frontend the first in name
+// order has it, the others are without until it lets go.
+func (m *Mesh) reface(s *service, change func()) {
+	m.touch(s)
+	before := s.frontends()
+	change()
+	after := s.frontends()
+	for _, f := range before {
+		if _, stays := findFrontend(after, f); !stays {
+			m.unclaim(s, claim{f.Addr, f.Protocol})
+		}
+	}
+	for _, f := range after {
+		if _, was := findFrontend(before, f); !was {
+			m.addClaim(s, claim{f.Addr, f.Protocol})
+		}
+	}
+	m.touch(s)
+}
+
+func findFrontend(in []lb.Frontend, f lb.Frontend) (int, bool) {
+	i := slices.IndexFunc(in, func(o lb.Frontend) bool { return compareFrontends(o, f) == 0 })
+	return i, i >= 0
+}
+
+func (m *Mesh) addClaim(s *service, k claim) {
+	holders := append(m.claims[k], s)
+	slices.SortFunc(holders, func(a, b *service) int { return a.name.Compare(b.name) })
+	m.claims[k] = holders
+	m.touchAll(holders)
+}
+
+func (m *Mesh) unclaim(s *service, k claim) {
+	holders := slices.DeleteFunc(m.claims[k], func(o *service) bool { return o == s })
+	m.claims[k] = holders
+	if len(holders) == 0 {
+		delete(m.claims, k)
+	}
+	m.touchAll(holders)
+}
+
+func (m *Mesh) touchAll(services []*service) {
+	for _, s := range services {
+		m.touch(s)
+	}
+}

@@ -1,0 +1,20 @@
+// Package mesh is what an agent knows of all clusters: their services, their
+// backends, and how far each cluster can be trusted to be complete.
+//
+// [Mesh] takes the records of the watches and returns, per service, what
+// package lb needs. It keeps these promises:
+//
+//   - Path independence: the content depends on the latest value of every key,
+//     not on order, duplicates, batches or reconnects. A value that is refused
+//     counts as if its key did not exist.
+//   - No early prune: content restored after a restart stays until its cluster
+//     is synced or removed; content of a cluster that is out of contact stays
+//     without any timer.
+//   - Isolation: what one cluster sends changes no other cluster's content. A
+//     remote cluster only adds backends to services that the local cluster
+//     has; it never adds frontends or policy, never touches the protected
+//     services, and never names an address of the deny list.
+//
+// The package is pure: no clock, network, logging or goroutine. A Mesh is not
+// safe for concurrent use; its owner serialises calls.
+package mesh
