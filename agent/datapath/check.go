@@ -1,0 +1,107 @@
+package datapath
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+)
+
+// Check returns everything that contradicts itself in d: each key leads to a
+// number of its own, whose meta record is the key's, whose header names one
+// complete region of its own, in which every record belongs to it and the
+// selected ones fit; and each record's cluster has a name.
+func Check(d layout.Dump, c layout.Capacity) []error {
+	var errs []error
+	keys, ids := map[layout.FrontendKey]bool{}, map[uint32]bool{}
+	free := newSlab(c.Records)
+	for i := range d.Frontends {
+		f := &d.Frontends[i]
+		fail := func(reason string) {
+			errs = append(errs, fmt.Errorf("frontend %s with number %d: %s", addrPort(f.Key.Addr, f.Key.Port), f.ID, reason))
+		}
+		if reason := impossible(f, c); reason != "" {
+			fail(reason)
+			continue
+		}
+		if keys[f.Key] || ids[f.ID] {
+			fail("its key or number occurs twice")
+		}
+		keys[f.Key], ids[f.ID] = true, true
+		if !free.reserve(span{f.Header.Offset() - 1, f.Region.Total + 1}) {
+			fail("its region overlaps another one or the end of the slab")
+		}
+		for _, reason := range checkRecords(f, d.Clusters) {
+			fail(reason)
+		}
+	}
+	return errs
+}
+
+func checkRecords(f *layout.DumpFrontend, clusters map[uint16]layout.Cluster) []string {
+	var out []string
+	for i, b := range f.Backends {
+		if b.Frontend != f.ID {
+			out = append(out, fmt.Sprintf("record %d belongs to frontend %d", i, b.Frontend))
+		}
+		if _, known := clusters[b.Cluster]; !known && b.Cluster != 0 {
+			out = append(out, fmt.Sprintf("record %d is of unknown cluster %d", i, b.Cluster))
+		}
+	}
+	return out
+}
+
+// FormatDump renders what the maps hold as sorted text: a line per frontend, an
+// indented one per backend, "+" for those that take new connections. Numbers
+// and places in the slab do not show, so equal content is equal text, and equal
+// to what [Want] makes of the tables.
+func FormatDump(d layout.Dump) string {
+	lines := make([]string, len(d.Frontends))
+	for i := range d.Frontends {
+		f := &d.Frontends[i]
+		r := restored(f, d.Clusters)
+		lines[i] = formatFrontend(&r, int(f.Header.Selected()))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// Want renders what the maps hold once tables are set, as [FormatDump] does.
+func Want(tables []lb.FrontendTable) string {
+	lines := make([]string, len(tables))
+	for i := range tables {
+		t := &tables[i]
+		r := Restored{Service: t.Service, Frontend: t.Frontend, Affinity: t.Affinity}
+		selected := 0
+		for j := range t.Backends {
+			r.Backends = append(r.Backends, t.Backends[j].Backend)
+			if t.Backends[j].Selected {
+				selected++
+			}
+		}
+		lines[i] = formatFrontend(&r, selected)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+func formatFrontend(r *Restored, selected int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s/%s %s port=%s affinity=%s selected=%d total=%d\n", r.Frontend.Addr, r.Frontend.Protocol,
+		r.Service, r.Frontend.PortName, r.Affinity, selected, len(r.Backends))
+	for i, be := range r.Backends {
+		mark := "-"
+		if i < selected {
+			mark = "+"
+		}
+		fmt.Fprintf(&b, "  %s %s %s(%s) %s", mark, be.Addr, be.Cluster, strconv.Itoa(int(be.ClusterID)), be.State)
+		if be.Local {
+			b.WriteString(" local")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

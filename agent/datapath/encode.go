@@ -1,0 +1,103 @@
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net/netip"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+)
+
+// keyOf is the map key of a frontend.
+func keyOf(f lb.Frontend) layout.FrontendKey {
+	return layout.FrontendKey{Addr: f.Addr.Addr().As16(), Port: portBytes(f.Addr.Port()), Proto: uint8(f.Protocol)}
+}
+
+func portBytes(p uint16) (b [2]byte) {
+	binary.BigEndian.PutUint16(b[:], p)
+	return b
+}
+
+func addrPort(addr [16]byte, port [2]byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(addr).Unmap(), binary.BigEndian.Uint16(port[:]))
+}
+
+// metaOf is the meta record of a frontend. Its error names a field that does
+// not fit; Kubernetes allows no such name.
+func metaOf(t *lb.FrontendTable) (layout.Meta, error) {
+	m := layout.Meta{Key: keyOf(t.Frontend)}
+	for _, f := range []struct {
+		to          []byte
+		value, what string
+	}{
+		{m.Namespace[:], t.Service.Namespace, "namespace"},
+		{m.Name[:], t.Service.Name, "name"},
+		{m.PortName[:], t.Frontend.PortName, "port name"},
+	} {
+		if len(f.value) >= len(f.to) || bytes.IndexByte([]byte(f.value), 0) >= 0 {
+			return m, fmt.Errorf("encode frontend %s of %s: %s %q must have at most %d bytes, none of them 0",
+				t.Frontend.Addr, t.Service, f.what, f.value, len(f.to)-1)
+		}
+		copy(f.to, f.value)
+	}
+	return m, nil
+}
+
+// text is the string in a NUL-padded field.
+func text(field []byte) string {
+	if i := bytes.IndexByte(field, 0); i >= 0 {
+		field = field[:i]
+	}
+	return string(field)
+}
+
+func serviceOf(m *layout.Meta) lb.ServiceName {
+	return lb.ServiceName{Namespace: text(m.Namespace[:]), Name: text(m.Name[:])}
+}
+
+// encodeBackends appends t's backends to out, in the table's order, for the
+// frontend with number id, and counts the selected ones.
+func encodeBackends(out []layout.Backend, t *lb.FrontendTable, id uint32) ([]layout.Backend, uint16, error) {
+	selected := 0
+	for i := range t.Backends {
+		c := &t.Backends[i]
+		if c.Selected {
+			selected++
+		}
+		out = append(out, encodeBackend(c, id))
+	}
+	if selected > math.MaxUint16 {
+		return nil, 0, fmt.Errorf("encode frontend %s of %s: it has %d selected backends, at most %d fit", t.Frontend.Addr, t.Service, selected, math.MaxUint16)
+	}
+	return out, uint16(selected), nil
+}
+
+func encodeBackend(c *lb.Choice, id uint32) layout.Backend {
+	b := layout.Backend{
+		Addr: c.Addr.Addr().As16(), Port: portBytes(c.Addr.Port()),
+		Cluster: c.ClusterID, Frontend: id, State: uint8(c.State),
+	}
+	if c.Local {
+		b.Flags |= layout.FlagLocal
+	}
+	return b
+}
+
+// decodeBackend is the inverse; the kernel knows neither names nor zone.
+func decodeBackend(b *layout.Backend, proto uint8, clusters map[uint16]layout.Cluster) lb.Backend {
+	c := clusters[b.Cluster]
+	return lb.Backend{
+		Addr: addrPort(b.Addr, b.Port), Protocol: lb.Protocol(proto),
+		Cluster: text(c.Name[:]), ClusterID: b.Cluster,
+		Local: b.Flags&layout.FlagLocal != 0, State: lb.State(b.State),
+	}
+}
+
+func clusterRecord(name string, state uint32) layout.Cluster {
+	c := layout.Cluster{State: state}
+	copy(c.Name[:len(c.Name)-1], name)
+	return c
+}

@@ -1,0 +1,222 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+)
+
+// plan is one Set: everything that can fail for want of room is decided before
+// the first write.
+type plan struct {
+	r       *Reconciler
+	service lb.ServiceName
+	added   []step
+	changed []step
+	stays   []*frontend // of the service, wanted still
+	report  Report
+}
+
+// step is one frontend to write. next carries the content to be; for a change,
+// have is what it replaces.
+type step struct {
+	next, have *frontend
+	newRegion  bool
+	meta       layout.Meta
+	table      *lb.FrontendTable
+}
+
+// prepare encodes all tables and reserves numbers and regions.
+func (p *plan) prepare(tables []lb.FrontendTable) error {
+	for i := range tables {
+		if err := p.prepareTable(&tables[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *plan) prepareTable(t *lb.FrontendTable) error {
+	if t.Service != p.service {
+		return fmt.Errorf("set service %s: a table belongs to %s", p.service, t.Service)
+	}
+	meta, err := metaOf(t)
+	if err != nil {
+		return err
+	}
+	have := p.r.frontends[meta.Key]
+	if p.planned(meta.Key, have) {
+		return fmt.Errorf("set service %s: frontend %s: %w", p.service, t.Frontend.Addr, errDuplicate)
+	}
+	if have != nil && have.service == p.service {
+		p.stays = append(p.stays, have)
+		return p.prepareChange(t, meta, have)
+	}
+	return p.prepareNew(t, meta)
+}
+
+func (p *plan) planned(k layout.FrontendKey, have *frontend) bool {
+	return have != nil && slices.Contains(p.stays, have) ||
+		slices.ContainsFunc(p.added, func(s step) bool { return s.next.key == k })
+}
+
+func (p *plan) prepareChange(t *lb.FrontendTable, meta layout.Meta, have *frontend) error {
+	backends, selected, err := encodeBackends(p.r.scratch[:0], t, have.id)
+	if err != nil {
+		return err
+	}
+	p.r.scratch = backends
+	sameSet := have.selected == selected && have.affinity == uint8(t.Affinity) && slices.Equal(have.backends, backends)
+	if sameSet && have.port == t.Frontend.PortName {
+		return nil
+	}
+	next := *have
+	next.port, next.affinity, next.selected = t.Frontend.PortName, uint8(t.Affinity), selected
+	s := step{next: &next, have: have, newRegion: !sameSet, meta: meta, table: t}
+	if s.newRegion {
+		next.backends = slices.Clone(backends)
+		if next.region, err = p.region(len(backends)); err != nil {
+			return err
+		}
+	}
+	p.changed = append(p.changed, s)
+	return nil
+}
+
+func (p *plan) prepareNew(t *lb.FrontendTable, meta layout.Meta) error {
+	if len(p.r.ids) == 0 {
+		return &CapacityError{Resource: "frontends", Need: 1, Limit: p.r.capacity.Frontends, Quarantined: p.r.waiting.numbers}
+	}
+	last := len(p.r.ids) - 1
+	next := &frontend{key: meta.Key, id: p.r.ids[last], service: p.service, port: t.Frontend.PortName, affinity: uint8(t.Affinity)}
+	backends, selected, err := encodeBackends(nil, t, next.id)
+	if err != nil {
+		return err
+	}
+	next.backends, next.selected = backends, selected
+	if next.region, err = p.region(len(backends)); err != nil {
+		return err
+	}
+	p.r.ids = p.r.ids[:last]
+	p.added = append(p.added, step{next: next, newRegion: true, meta: meta, table: t})
+	return nil
+}
+
+// region takes a run for n backends and the region record before them.
+func (p *plan) region(n int) (span, error) {
+	size := roundUp(uint32(n) + 1)
+	s, ok := p.r.slab.take(size)
+	if !ok {
+		size = uint32(n) + 1 // what is left may fit exactly
+		s, ok = p.r.slab.take(size)
+	}
+	if !ok {
+		free := p.r.slab.total
+		return span{}, &CapacityError{Resource: "backend records", Need: size, Free: free, Limit: p.r.capacity.Records,
+			Quarantined: p.r.waiting.records, Fragmented: free >= size}
+	}
+	return s, nil
+}
+
+// cancel gives back what prepare took; no reader has seen it.
+func (p *plan) cancel() {
+	for _, s := range p.changed {
+		if s.newRegion {
+			p.r.slab.give(s.next.region)
+		}
+	}
+	for _, s := range slices.Backward(p.added) {
+		p.r.slab.give(s.next.region)
+		p.r.ids = append(p.r.ids, s.next.id)
+	}
+}
+
+// insert writes the new frontends, keys last. If a key cannot be inserted the
+// service's other new frontends are taken back.
+func (p *plan) insert() error {
+	for i, s := range p.added {
+		if err := p.insertOne(s); err != nil {
+			return errors.Join(err, p.takeBack(i))
+		}
+		p.report.Inserted++
+	}
+	return nil
+}
+
+func (p *plan) insertOne(s step) error {
+	if other := p.r.frontends[s.next.key]; other != nil {
+		p.report.Writes += 2
+		if err := p.r.drop(other); err != nil {
+			return fmt.Errorf("move frontend from %s to %s: %w", other.service, p.service, err)
+		}
+	}
+	p.storeRegion(s)
+	p.r.kernel.StoreMeta(s.next.id, s.meta)
+	p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next.id, s.next.region, s.next.selected))
+	p.report.Writes += 3
+	if err := p.r.kernel.InsertFrontend(s.next.key, s.next.id); err != nil {
+		return fmt.Errorf("insert frontend %s of %s: %w", s.table.Frontend.Addr, p.service, err)
+	}
+	p.r.adopt(s.next)
+	return nil
+}
+
+// takeBack undoes the insertions before failed and returns the reservations of
+// all others. A region whose header was stored goes through the quarantine.
+func (p *plan) takeBack(failed int) error {
+	var errs []error
+	for _, s := range p.added[:failed] {
+		errs = append(errs, p.r.drop(s.next))
+		p.report.Inserted--
+	}
+	p.r.retire(p.added[failed].next)
+	p.added = p.added[failed+1:]
+	p.cancel()
+	return errors.Join(errs...)
+}
+
+func (p *plan) storeRegion(s step) {
+	region := layout.Region{Total: uint32(len(s.next.backends)), Frontend: s.next.id, Affinity: s.next.affinity}
+	p.r.kernel.StoreBackends(s.next.region.start+1, region, s.next.backends)
+	p.report.Writes++
+}
+
+// switchOver publishes the changed sets; nothing here can fail.
+func (p *plan) switchOver() {
+	for _, s := range p.changed {
+		p.report.Updated++
+		if s.newRegion {
+			p.storeRegion(s)
+		}
+		if s.next.port != s.have.port {
+			p.r.kernel.StoreMeta(s.next.id, s.meta)
+			p.report.Writes++
+		}
+		if s.newRegion {
+			p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next.id, s.next.region, s.next.selected))
+			p.report.Writes++
+			p.r.waiting.region(s.have.region)
+		}
+		*s.have = *s.next
+	}
+}
+
+// remove takes out the service's frontends that are not wanted any more.
+func (p *plan) remove() error {
+	var errs []error
+	for _, f := range slices.Clone(p.r.services[p.service]) {
+		if slices.Contains(p.stays, f) || slices.ContainsFunc(p.added, func(s step) bool { return s.next == f }) {
+			continue
+		}
+		if err := p.r.drop(f); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.report.Removed++
+		p.report.Writes += 2
+	}
+	return errors.Join(errs...)
+}
