@@ -25,7 +25,7 @@ func checkGround(t *testing.T, w *world) {
 		}
 		withdraw(t, pods)
 		stop(t, pods)
-		must(t, c.kube.DeleteService(t.Context(), namespace, "ground"))
+		must(t, c.kube.DeleteService(live(t), namespace, "ground"))
 	}
 }
 

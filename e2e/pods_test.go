@@ -62,7 +62,7 @@ func (c *cluster) deploy(t *testing.T, service string, n int) []*workload {
 		if err := w.listen(); err != nil {
 			return err
 		}
-		return c.kube.AddPod(t.Context(), w.Pod)
+		return c.kube.AddPod(live(t), w.Pod)
 	})
 	return all
 }
@@ -70,13 +70,13 @@ func (c *cluster) deploy(t *testing.T, service string, n int) []*workload {
 // ready flips the readiness of pods.
 func ready(t *testing.T, pods []*workload, on bool) {
 	t.Helper()
-	each(t, pods, func(w *workload) error { return w.cluster.kube.SetReady(t.Context(), w.Pod, on) })
+	each(t, pods, func(w *workload) error { return w.cluster.kube.SetReady(live(t), w.Pod, on) })
 }
 
 // withdraw deletes the pods' objects; their servers answer on until stop.
 func withdraw(t *testing.T, pods []*workload) {
 	t.Helper()
-	each(t, pods, func(w *workload) error { return w.cluster.kube.DeletePod(t.Context(), w.Pod) })
+	each(t, pods, func(w *workload) error { return w.cluster.kube.DeletePod(live(t), w.Pod) })
 }
 
 // stop ends the pods' servers.
@@ -115,7 +115,7 @@ func webPorts(tcp, udp int32) []kube.Port {
 // service makes a service in the cluster and returns its cluster IPs.
 func (c *cluster) service(t *testing.T, name string, annotations map[string]string) []netip.Addr {
 	t.Helper()
-	made, err := c.kube.AddService(t.Context(), kube.Service{
+	made, err := c.kube.AddService(live(t), kube.Service{
 		Namespace: namespace, Name: name, Annotations: annotations, Ports: webPorts(80, 53),
 	})
 	must(t, err)

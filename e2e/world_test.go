@@ -62,6 +62,10 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// live is the test's context without its end, which comes before the test's
+// cleanups.
+func live(t *testing.T) context.Context { return context.WithoutCancel(t.Context()) }
+
 // newWorld brings up the control planes and the nodes; no product part runs.
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -155,7 +159,7 @@ func (c *cluster) addNodes(t *testing.T, l *lab.Lab) {
 		must(t, err)
 		n.pods, err = pod.Start(l, n.lab)
 		must(t, err)
-		must(t, c.kube.AddNode(t.Context(), n.name, n.lab.Addr(true), pods))
+		must(t, c.kube.AddNode(live(t), n.name, n.lab.Addr(true), pods))
 		c.nodes = append(c.nodes, n)
 	}
 }

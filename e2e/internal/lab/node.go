@@ -150,6 +150,21 @@ func (n *Node) routeTo(other *Node) error {
 	return nil
 }
 
+// RouteOut sends an address to eth0 without a gateway, so that the node accepts
+// connections to it, which something must then translate. undo takes the route
+// away.
+func (n *Node) RouteOut(a netip.Addr) (undo func() error, err error) {
+	eth0, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return nil, err
+	}
+	route := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Scope: netlink.SCOPE_LINK}
+	if a.Is6() {
+		route.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no scope
+	}
+	return func() error { return n.nl.RouteDel(route) }, n.nl.RouteAdd(route)
+}
+
 // Addr is the node's address of one family, the zero Addr if it has none.
 func (n *Node) Addr(v4 bool) netip.Addr {
 	for _, a := range n.Addrs {
