@@ -1,0 +1,91 @@
+# What a contributor types. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build generate fmt lint check-generated test test-unit test-race e2e kube bench demo clean
+
+GO        ?= go
+CLANG     ?= clang-14
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BINARIES  := clustermesh-apiserver clustermesh-agent clustermesh
+BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+# Everything but the end-to-end checks; what these are made of has unit tests too.
+UNIT      := $(GO) list ./... | grep -v '/e2e$$'
+# The Kubernetes control plane of the end-to-end tests is built once per content of its module.
+KUBE_HASH := $(shell cat e2e/kube/go.mod e2e/kube/go.sum e2e/kube/main.go | sha256sum | cut -c1-16)
+KUBE      := bin/kube-$(KUBE_HASH)
+KUBE_VERSION := $(shell sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\)$$/\1/p' e2e/kube/go.mod)
+KUBE_MAJOR   := $(word 1,$(subst ., ,$(KUBE_VERSION:v%=%)))
+KUBE_MINOR   := $(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
+KUBE_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) -X k8s.io/component-base/version.gitMajor=$(KUBE_MAJOR) -X k8s.io/component-base/version.gitMinor=$(KUBE_MINOR)
+E2E       := $(GO) test -count=1 -timeout 25m -v ./e2e
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+build: ## build the three binaries into bin/
+	@mkdir -p bin
+	$(BUILD) -ldflags="-s -w -X main.version=$(VERSION)" -o bin/ $(BINARIES:%=./cmd/%)
+
+generate: ## regenerate the eBPF objects and the gRPC code (needs clang-14, libbpf-dev, protoc)
+	GOBIN=$(CURDIR)/bin $(GO) install tool
+	PATH=$(CURDIR)/bin:$$PATH $(GO) generate ./...
+
+fmt: ## format the Go code
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+lint: ## check format, vet, the repository's shape, and golangci-lint where it is installed
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
+	  if [[ -n $$unformatted ]]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test .
+	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else echo "golangci-lint is not installed: skipped"; fi
+
+check-generated: ## check that the committed generated code is what the generators make
+	@if [[ $${CI:-} != true ]] && ! { command -v $(CLANG) && command -v protoc; } >/dev/null; then \
+	  echo "$(CLANG) or protoc is not installed: generated code is not checked"; exit 0; fi; \
+	copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	git ls-files -co --exclude-standard | xargs -r ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$$copy"; \
+	$(MAKE) --no-print-directory -C "$$copy" generate >"$$copy/log" 2>&1 || { cat "$$copy/log"; exit 1; }; \
+	for file in $$(git ls-files '*.pb.go' '*_bpfel.go' '*_bpfel.o'); do \
+	  cmp "$$file" "$$copy/$$file" || { echo "$$file is not what make generate makes"; exit 1; }; done; \
+	echo "generated code is current"
+
+test: ## run everything: lint, unit tests with the race detector, end-to-end tests
+	@mkdir -p bin
+	@nice -n 10 $(MAKE) --no-print-directory kube >bin/kube.log 2>&1 & kube=$$!; \
+	trap 'kill $$kube 2>/dev/null || true' EXIT; \
+	$(MAKE) --no-print-directory lint check-generated test-race build; \
+	echo "waiting for the Kubernetes control plane to be built"; \
+	wait $$kube || { cat bin/kube.log; exit 1; }; \
+	$(E2E)
+
+test-unit: ## run the unit tests
+	$(UNIT) | xargs $(GO) test
+
+test-race: ## run the unit tests with the race detector (needs a C compiler)
+	$(UNIT) | CGO_ENABLED=1 xargs $(GO) test -race -timeout 15m
+
+e2e: build kube ## run the end-to-end tests (root, eBPF, namespaces)
+	$(E2E)
+
+kube: $(KUBE) ## build the Kubernetes control plane that the end-to-end tests run
+	@ln -sfn $(notdir $(KUBE)) bin/kube
+
+$(KUBE):
+	@mkdir -p bin
+	@rm -f bin/kube-*
+	cd e2e/kube && $(BUILD) -ldflags="$(KUBE_LDFLAGS)" -o $(CURDIR)/$(KUBE).part .
+	mv $(KUBE).part $(KUBE)
+
+bench: build kube ## print the product's figures
+	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchmem
+	$(E2E) -run 'TestMainJob/figures'
+
+demo: build ## two clusters on this machine, no Kubernetes needed (root)
+	bin/clustermesh demo
+
+clean: ## remove everything that was built
+	rm -rf bin
