@@ -28,16 +28,44 @@ func DecodeService(src Source, key string, value []byte, l Limits) (*Service, er
 	return s, nil
 }
 
-// serviceReader remembers the last port map and zone with the text they were
-// read from: in a large service nearly all are spelled alike, and comparing
-// text is much cheaper than reading it again.
 type serviceReader struct {
 	reader
-	limits    Limits
-	portsText []byte
-	ports     PortMap
-	zoneText  []byte
-	zone      Zone
+	limits Limits
+	ports  recent[PortMap]
+	zones  recent[Zone]
+}
+
+// recent remembers the values last read with the text they were read from: in
+// a large service most port maps and zones are spelled alike, and comparing
+// text is much cheaper than reading it again.
+type recent[V any] struct {
+	texts  [8][]byte // complete objects, so none begins another
+	values [8]V
+	used   int
+}
+
+// repeated consumes and returns a remembered value if its text comes next.
+func (m *recent[V]) repeated(r *reader) (v V, ok bool) {
+	if r.peek() != '{' {
+		return v, false
+	}
+	for i, text := range m.texts {
+		if len(text) > 0 && bytes.HasPrefix(r.data[r.pos:], text) {
+			r.pos += len(text)
+			return m.values[i], true
+		}
+	}
+	return v, false
+}
+
+// remember stores a value that was read without error from start on, in place
+// of the oldest one.
+func (m *recent[V]) remember(r *reader, start int, v V) {
+	if r.err == nil && r.data[start] == '{' {
+		i := m.used % len(m.texts)
+		m.texts[i], m.values[i] = r.data[start:r.pos], v
+		m.used++
+	}
 }
 
 func (d *serviceReader) service(src Source, namespace, name string, s *Service) {
@@ -75,10 +103,10 @@ func (d *serviceReader) rest(have *seen, s *Service) {
 	switch string(d.path[d.depth]) {
 	case "hostnames":
 		d.once(have, 6)
-		s.Hostnames = addrMap(&d.reader, d.limits.MaxBackends, (*reader).str)
+		s.Hostnames = addrMap(&d.reader, d.limits.MaxBackends, d.str)
 	case "zones":
 		d.once(have, 7)
-		s.Zones = d.zones()
+		s.Zones = addrMap(&d.reader, d.limits.MaxBackends, d.zone)
 	case "labels":
 		d.once(have, 8)
 		s.Labels = d.texts(d.limits.MaxNames)
@@ -113,12 +141,12 @@ func (s *Service) fillEmpty() {
 }
 
 func (d *serviceReader) portMaps(limit int) map[netip.Addr]PortMap {
-	return addrMap(&d.reader, limit, func(*reader) PortMap { return d.portMap() })
+	return addrMap(&d.reader, limit, d.portMap)
 }
 
 func (d *serviceReader) portMap() PortMap {
-	if d.repeats(d.portsText) {
-		return d.ports
+	if known, ok := d.ports.repeated(&d.reader); ok {
+		return known
 	}
 	start, ports := d.pos, PortMap{}
 	for more := d.open('{'); more && d.more('}'); {
@@ -127,7 +155,7 @@ func (d *serviceReader) portMap() PortMap {
 		ports[name] = d.l4()
 		d.grown(n, len(ports), d.limits.MaxPorts)
 	}
-	d.ports, d.portsText = ports, d.since(start)
+	d.ports.remember(&d.reader, start, ports)
 	return ports
 }
 
@@ -150,13 +178,9 @@ func (r *reader) l4() L4 {
 	return p
 }
 
-func (d *serviceReader) zones() map[netip.Addr]Zone {
-	return addrMap(&d.reader, d.limits.MaxBackends, func(*reader) Zone { return d.zoneOf() })
-}
-
-func (d *serviceReader) zoneOf() Zone {
-	if d.repeats(d.zoneText) {
-		return d.zone
+func (d *serviceReader) zone() Zone {
+	if known, ok := d.zones.repeated(&d.reader); ok {
+		return known
 	}
 	start := d.pos
 	var have seen
@@ -173,7 +197,7 @@ func (d *serviceReader) zoneOf() Zone {
 			d.skip()
 		}
 	}
-	d.zone, d.zoneText = z, d.since(start)
+	d.zones.remember(&d.reader, start, z)
 	return z
 }
 
@@ -199,23 +223,4 @@ func (r *reader) forZone() ForZone {
 		}
 	}
 	return z
-}
-
-// repeats consumes text if it comes next. text must be a complete object, so
-// that it cannot be the beginning of something else.
-func (r *reader) repeats(text []byte) bool {
-	if r.peek() == 0 || len(text) == 0 || !bytes.HasPrefix(r.data[r.pos:], text) {
-		return false
-	}
-	r.pos += len(text)
-	return true
-}
-
-// since returns the text of the object that was read from start on, nil if it
-// was none. The caller has skipped white space before start.
-func (r *reader) since(start int) []byte {
-	if r.err != nil || r.data[start] != '{' {
-		return nil
-	}
-	return r.data[start:r.pos]
 }

@@ -75,8 +75,9 @@ func sortedByText[V any](m map[netip.Addr]V) []addrText {
 }
 
 func appendPorts(b []byte, ports PortMap) []byte {
+	var few [8]string
 	b = append(b, '{')
-	for i, name := range sortedKeys(ports) {
+	for i, name := range sortedKeys(few[:0], ports) {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -103,8 +104,9 @@ func appendZone(b []byte, z Zone) []byte {
 }
 
 func appendTexts(b []byte, m map[string]string) []byte {
+	var few [8]string
 	b = append(b, '{')
-	for i, k := range sortedKeys(m) {
+	for i, k := range sortedKeys(few[:0], m) {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -113,9 +115,9 @@ func appendTexts(b []byte, m map[string]string) []byte {
 	return append(b, '}')
 }
 
-// sortedKeys returns the keys of a map that is usually tiny.
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
+// sortedKeys appends the keys of a map, which is usually tiny, to keys, which
+// is empty and may lie on the caller's stack.
+func sortedKeys[V any](keys []string, m map[string]V) []string {
 	for k := range m {
 		keys = append(keys, k)
 	}

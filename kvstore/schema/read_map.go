@@ -33,14 +33,14 @@ func (r *reader) grown(before, after, limit int) {
 // addrMap reads an object whose members are named by addresses, each value with
 // the given function. Two spellings of one address are refused, as each
 // reader would pick another of the values. It returns nil for null or {}.
-func addrMap[V any](r *reader, limit int, value func(*reader) V) map[netip.Addr]V {
+func addrMap[V any](r *reader, limit int, value func() V) map[netip.Addr]V {
 	if !r.open('{') {
 		return nil
 	}
 	var m map[netip.Addr]V
 	for start := r.pos; r.more('}'); {
 		addr := r.addr(r.name())
-		v := value(r)
+		v := value()
 		if m == nil {
 			m = make(map[netip.Addr]V, r.expect(start, limit))
 		}
