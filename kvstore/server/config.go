@@ -1,0 +1,191 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says what a [Server] serves, where and to whom. It is not changed
+// after [New].
+type Config struct {
+	// Cluster is the name of this cluster. It decides which certificate is the
+	// cluster's own (local-<Cluster>) and which cluster config and canaries a
+	// remote reader may see.
+	Cluster string
+	// DataDir is a directory that the process may write. Everything below its
+	// sub-directory etcd is deleted whenever a server starts.
+	DataDir string
+	// Listen is the gateway's TCP address, host:port. Port 0 takes a free one.
+	Listen string
+	// TLS is the gateway's identity and the CAs of its readers, directly or by
+	// GetConfigForClient, which is asked for each connection and so allows to
+	// change both while running. The server adds what it relies on: TLS 1.3,
+	// a verified client certificate, HTTP/2, no session tickets. ClientCAs must
+	// be set: system roots are never used. Nil means plain text, which is for
+	// tests and restricted to loopback addresses.
+	TLS *tls.Config
+	// PlainTextName is the certificate name that every reader is taken to have
+	// when TLS is nil, for instance "remote".
+	PlainTextName string
+	// Log receives the server's log; nil discards it.
+	Log *slog.Logger
+	// Registerer receives the server's metrics while it runs; nil is none.
+	Registerer prometheus.Registerer
+	// QuotaBytes is the size that etcd's database may reach on disk before the
+	// server gives up this life; 0 means 512 MiB.
+	QuotaBytes int64
+	// Limits bound what readers may cost. Zero fields take their defaults.
+	Limits Limits
+}
+
+// Limits bound the memory, goroutines and time that readers may take. A zero
+// field means its default.
+type Limits struct {
+	// Connections is the number of open connections; more are closed at once.
+	// Default 4096.
+	Connections int
+	// Handshakes is the number of TLS handshakes in progress; more wait within
+	// their deadline. Default 64.
+	Handshakes int
+	// HandshakeTimeout bounds a connection from accept to the end of its TLS
+	// handshake, and the start of HTTP/2 after it. Default 5 s.
+	HandshakeTimeout time.Duration
+	// StreamsPerConnection is HTTP/2's limit of concurrent calls. Default 32.
+	StreamsPerConnection uint32
+	// WatchesPerStream is the number of watches in one Watch call. Default 64.
+	WatchesPerStream int
+	// WatchesPerConnection is the number of watches of all of a connection's
+	// Watch calls. Default 256.
+	WatchesPerConnection int
+	// CreatesPerSecond is the lasting rate at which a connection may create
+	// watches; twice WatchesPerConnection may come at once. Default 20.
+	CreatesPerSecond float64
+	// Ranges is the number of listings encoded at a time; more wait. Default 16.
+	Ranges int
+	// ReceiveBytes is the largest request. Default 64 KiB.
+	ReceiveBytes int
+	// HeaderBytes is the largest HTTP/2 header list. Default 16 KiB.
+	HeaderBytes uint32
+	// ReplyBytes is the size above which a page of a listing ends early (with
+	// more set) and a reply of a watch is continued in another. A single
+	// revision is never cut unless the reader asked for fragments, a single key
+	// never. Default 1 MiB.
+	ReplyBytes int
+	// UnpagedBytes is the largest reply to a listing without limit. Default
+	// 64 MiB.
+	UnpagedBytes int
+	// UnreadBytes is how much of its listings a connection may leave unread
+	// before its next one has to wait. Default 8 MiB.
+	UnreadBytes int64
+	// SendTimeout is how long a reader may leave a reply unread before its
+	// connection is closed. Default 20 s.
+	SendTimeout time.Duration
+	// RingRevisions and RingBytes are the history that watches can start in or
+	// fall behind by. Defaults 65536 and 64 MiB.
+	RingRevisions int
+	RingBytes     int
+	// ProgressInterval is the time between progress replies to an idle watch
+	// that asked for them. Default 10 min, as in etcd.
+	ProgressInterval time.Duration
+}
+
+const defaultQuotaBytes = 512 << 20
+
+func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+func (l Limits) withDefaults() Limits {
+	orDefault(&l.Connections, 4096)
+	orDefault(&l.Handshakes, 64)
+	orDefault(&l.HandshakeTimeout, 5*time.Second)
+	orDefault(&l.StreamsPerConnection, 32)
+	orDefault(&l.WatchesPerStream, 64)
+	orDefault(&l.WatchesPerConnection, 256)
+	orDefault(&l.CreatesPerSecond, 20)
+	orDefault(&l.Ranges, 16)
+	orDefault(&l.ReceiveBytes, 64<<10)
+	orDefault(&l.HeaderBytes, 16<<10)
+	orDefault(&l.ReplyBytes, 1<<20)
+	orDefault(&l.UnpagedBytes, 64<<20)
+	orDefault(&l.UnreadBytes, 8<<20)
+	orDefault(&l.SendTimeout, 20*time.Second)
+	orDefault(&l.RingRevisions, 64<<10)
+	orDefault(&l.RingBytes, 64<<20)
+	orDefault(&l.ProgressInterval, 10*time.Minute)
+	return l
+}
+
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	orDefault(&c.QuotaBytes, defaultQuotaBytes)
+	c.Limits = c.Limits.withDefaults()
+	return c
+}
+
+// Validate joins all problems of the configuration; it does no I/O.
+func (c Config) Validate() error {
+	var errs []error
+	if err := schema.ValidateClusterName(c.Cluster); err != nil {
+		errs = append(errs, err)
+	}
+	if c.DataDir == "" {
+		errs = append(errs, errors.New(`data directory "" is not usable: name a directory that this process may write`))
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		errs = append(errs, fmt.Errorf("listen address %q is not host:port: use for instance \":2379\"", c.Listen))
+	}
+	if c.QuotaBytes < 0 || c.QuotaBytes > 0 && c.QuotaBytes < 16<<20 {
+		errs = append(errs, fmt.Errorf("quota of %d bytes is too small: use at least 16 MiB, or 0 for the default", c.QuotaBytes))
+	}
+	errs = append(errs, c.validateTransport(), c.Limits.validate())
+	return errors.Join(errs...)
+}
+
+func (c Config) validateTransport() error {
+	switch {
+	case c.TLS == nil:
+		return c.validatePlainText()
+	case c.PlainTextName != "":
+		return fmt.Errorf("plain text name %q is set together with TLS: remove one of them", c.PlainTextName)
+	case c.TLS.GetConfigForClient == nil && c.TLS.ClientCAs == nil:
+		return errors.New("TLS has neither client CAs nor GetConfigForClient: set the CA pool that signs the readers' certificates")
+	}
+	return nil
+}
+
+func (c Config) validatePlainText() error {
+	host, _, _ := net.SplitHostPort(c.Listen)
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("listen address %q without TLS is not a loopback address: set TLS", c.Listen)
+	}
+	if _, err := grantFor(c.Cluster, c.PlainTextName); err != nil {
+		return fmt.Errorf("plain text name: %w", err)
+	}
+	return nil
+}
+
+func (l Limits) validate() error {
+	for _, v := range []int64{
+		int64(l.Connections), int64(l.Handshakes), int64(l.HandshakeTimeout), int64(l.WatchesPerStream),
+		int64(l.WatchesPerConnection), int64(l.CreatesPerSecond), int64(l.Ranges), int64(l.ReceiveBytes), int64(l.ReplyBytes),
+		int64(l.UnpagedBytes), l.UnreadBytes, int64(l.SendTimeout), int64(l.RingRevisions),
+		int64(l.RingBytes), int64(l.ProgressInterval),
+	} {
+		if v < 0 {
+			return fmt.Errorf("limit %d is negative: use 0 for the default", v)
+		}
+	}
+	return nil
+}

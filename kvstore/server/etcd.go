@@ -1,0 +1,215 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/config"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3compactor"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/features"
+	"go.uber.org/zap"
+)
+
+const (
+	memberName = "clustermesh"
+	// peerURL names the only member in etcd's own records. Nothing listens
+	// there and nobody connects to it.
+	peerURL = "http://127.0.0.1:1"
+
+	maxTxnOps       = 16 << 10
+	maxRequestBytes = 8 << 20
+
+	// retention is how long a listing may take to read its pages at the
+	// revision of the first.
+	retention = 5 * time.Minute
+
+	stopTimeout = 3 * time.Second
+)
+
+// life is one etcd from its empty directory to its end.
+type life struct {
+	etcd     *etcdserver.EtcdServer
+	kv       pb.KVServer // checks requests and the quota, then calls etcd
+	ring     *ring
+	cluster  uint64
+	member   uint64
+	died     chan error // the first reason for which this life is over
+	ctx      context.Context
+	cancel   context.CancelFunc // ends ctx when the life is over
+	mu       sync.RWMutex       // held for reading by every call into etcd
+	finished bool               // under mu: etcd was told to stop
+}
+
+// startLife wipes the directory and starts a new etcd in it.
+func startLife(ctx context.Context, cfg Config) (*life, error) {
+	dir, err := emptyDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	l := &life{died: make(chan error, 1)}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	lg := zapLogger(cfg.Log, l.fail)
+	if l.etcd, err = l.bootstrap(etcdConfig(cfg, dir, lg)); err != nil {
+		l.cancel()
+		return nil, fmt.Errorf("start embedded etcd in %q: %w; check that the disk is writable and not full", dir, err)
+	}
+	l.etcd.Start()
+	if err := l.waitReady(ctx); err != nil {
+		return nil, errors.Join(err, l.stop())
+	}
+	l.kv = v3rpc.NewQuotaKVServer(l.etcd)
+	l.cluster, l.member = uint64(l.etcd.Cluster().ID()), uint64(l.etcd.MemberID())
+	// Nobody has written yet: everything from the first revision on is known.
+	l.ring = newRing(cfg.Limits.RingRevisions, cfg.Limits.RingBytes, 1, l.etcd.KV().Rev())
+	return l, nil
+}
+
+// emptyDir makes DataDir/etcd an empty directory that only we can read.
+func emptyDir(dataDir string) (string, error) {
+	dir := filepath.Join(dataDir, "etcd")
+	err := os.MkdirAll(dataDir, 0o700)
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil {
+		return "", fmt.Errorf("prepare data directory %q: %w; make it a directory that user %d may write, with free space, or configure another",
+			dataDir, err, os.Getuid())
+	}
+	return dir, nil
+}
+
+// etcdConfig configures a single member that listens nowhere. Its content is
+// rebuilt after any failure, so it is never synced to disk.
+func etcdConfig(cfg Config, dir string, lg *zap.Logger) config.ServerConfig {
+	urls := types.MustNewURLs([]string{peerURL})
+	return config.ServerConfig{
+		Name:                        memberName,
+		DataDir:                     dir,
+		PeerURLs:                    urls,
+		InitialPeerURLsMap:          types.URLsMap{memberName: urls},
+		InitialClusterToken:         rand.Text(),
+		NewCluster:                  true,
+		UnsafeNoFsync:               true,
+		Logger:                      lg,
+		ServerFeatureGate:           features.NewDefaultServerFeatureGate(memberName, lg),
+		TickMs:                      20,
+		ElectionTicks:               10,
+		SnapshotCount:               2000,
+		SnapshotCatchUpEntries:      64,
+		MaxSnapFiles:                1,
+		MaxWALFiles:                 1,
+		QuotaBackendBytes:           cfg.QuotaBytes,
+		MaxTxnOps:                   maxTxnOps,
+		MaxRequestBytes:             maxRequestBytes,
+		AutoCompactionMode:          v3compactor.ModePeriodic,
+		AutoCompactionRetention:     retention,
+		CompactionBatchLimit:        1000,
+		CompactionSleepInterval:     10 * time.Millisecond,
+		WarningApplyDuration:        time.Second,
+		WarningUnaryRequestDuration: time.Second,
+		MaxLearners:                 1,
+		Metrics:                     "basic",
+	}
+}
+
+// bootstrap creates the etcd server. etcd reports some failures by ending its
+// goroutine (see zapLogger), so it gets one of its own.
+func (l *life) bootstrap(cfg config.ServerConfig) (*etcdserver.EtcdServer, error) {
+	type result struct {
+		srv *etcdserver.EtcdServer
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		srv, err := etcdserver.NewServer(cfg)
+		done <- result{srv, err}
+	}()
+	select {
+	case r := <-done:
+		return r.srv, r.err
+	case err := <-l.died:
+		return nil, err
+	}
+}
+
+func (l *life) waitReady(ctx context.Context) error {
+	select {
+	case <-l.etcd.ReadyNotify():
+		return nil
+	case <-l.etcd.StopNotify():
+		return errors.New("embedded etcd stopped while starting")
+	case err := <-l.died:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fail ends the life with its first error; it never blocks.
+func (l *life) fail(err error) {
+	select {
+	case l.died <- err:
+	default:
+	}
+	l.cancel()
+}
+
+// watch blocks until the life is over or ctx ends.
+func (l *life) watch(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-l.died:
+		return fmt.Errorf("embedded etcd failed: %w", err)
+	case <-l.etcd.StopNotify():
+		return errors.New("embedded etcd stopped by itself")
+	}
+}
+
+// enter allows a call into etcd, to be ended by leave. Without it a call after
+// the stop would touch closed files.
+func (l *life) enter() error {
+	l.mu.RLock()
+	if l.finished {
+		l.mu.RUnlock()
+		return errStopped
+	}
+	return nil
+}
+
+func (l *life) leave() { l.mu.RUnlock() }
+
+// stop ends etcd and waits for it, but not for ever: after a failure parts of
+// it may never return. They hold deleted files only; the next life has its own.
+func (l *life) stop() error {
+	l.cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.mu.Lock()
+		l.finished = true
+		l.mu.Unlock()
+		l.etcd.Stop()
+	}()
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timeout.C:
+		return fmt.Errorf("stop embedded etcd: still running after %v", stopTimeout)
+	}
+}

@@ -1,0 +1,208 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/api/v3/version"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	kindRange  = "range"
+	kindStatus = "status"
+	kindWatch  = "watch"
+
+	// Readers may ping this often, also without open calls; Cilium's clients
+	// do every 15 s.
+	minPing = 5 * time.Second
+	// We ask silent readers this often whether they live, and wait this long.
+	pingAfter   = 20 * time.Second
+	pingTimeout = 20 * time.Second
+	maxIdle     = 10 * time.Minute
+
+	drainTimeout = time.Second
+)
+
+// gateway answers readers from a life's store and ring.
+type gateway struct {
+	cfg     Config
+	metrics *metrics
+	conns   *connSet
+	health  *health.Server
+	ranges  chan struct{} // one per listing being encoded
+	life    *life         // set by run before anything is served
+	closing <-chan struct{}
+}
+
+func newGateway(cfg Config, m *metrics) *gateway {
+	g := &gateway{
+		cfg: cfg, metrics: m,
+		conns:  newConnSet(cfg.Limits, cfg.Log, m),
+		health: health.NewServer(),
+		ranges: make(chan struct{}, cfg.Limits.Ranges),
+	}
+	g.setServing(false)
+	return g
+}
+
+func (g *gateway) setServing(serving bool) {
+	s := healthpb.HealthCheckResponse_NOT_SERVING
+	if serving {
+		s = healthpb.HealthCheckResponse_SERVING
+	}
+	g.health.SetServingStatus("", s)
+}
+
+// run serves readers until ctx ends.
+func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
+	g.life, g.closing = l, ctx.Done()
+	srv := grpc.NewServer(g.options()...)
+	for _, desc := range g.services() {
+		srv.RegisterService(desc, nil)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener{lis, g.conns}) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve readers: %w", err)
+	case <-ctx.Done():
+	}
+	g.health.Shutdown()
+	drain(srv)
+	<-failed
+	return nil
+}
+
+// drain lets calls in progress end, for a moment. Watches end by themselves
+// when closing is closed.
+func drain(srv *grpc.Server) {
+	cut := time.AfterFunc(drainTimeout, srv.Stop)
+	defer cut.Stop()
+	srv.GracefulStop()
+}
+
+func (g *gateway) options() []grpc.ServerOption {
+	l := g.cfg.Limits
+	return []grpc.ServerOption{
+		grpc.Creds(newHandshaker(g.cfg, g.conns, g.metrics)),
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.UnknownServiceHandler(g.unknown),
+		grpc.ConnectionTimeout(2 * l.HandshakeTimeout),
+		grpc.MaxConcurrentStreams(l.StreamsPerConnection),
+		grpc.MaxHeaderListSize(l.HeaderBytes),
+		grpc.MaxRecvMsgSize(l.ReceiveBytes),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: pingAfter, Timeout: pingTimeout}),
+	}
+}
+
+// services lists everything a reader can call.
+func (g *gateway) services() []*grpc.ServiceDesc {
+	return []*grpc.ServiceDesc{
+		{ServiceName: "etcdserverpb.KV", Methods: []grpc.MethodDesc{unary("Range", g.serveRange)}},
+		{ServiceName: "etcdserverpb.Maintenance", Methods: []grpc.MethodDesc{unary("Status", g.serveStatus)}},
+		{ServiceName: "etcdserverpb.Watch", Streams: []grpc.StreamDesc{stream("Watch", g.serveWatch)}},
+		{
+			ServiceName: "grpc.health.v1.Health",
+			Methods:     []grpc.MethodDesc{unary("Check", g.health.Check)},
+			Streams:     []grpc.StreamDesc{stream("Watch", g.serveHealthWatch)},
+		},
+	}
+}
+
+// unary describes a method with one request of type Req.
+func unary[Req, Res any](name string, serve func(context.Context, *Req) (Res, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		req := new(Req)
+		if err := decode(req); err != nil {
+			return nil, err
+		}
+		return serve(ctx, req)
+	}}
+}
+
+func stream(name string, serve func(grpc.ServerStream) error) grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName: name, ServerStreams: true, ClientStreams: true,
+		Handler: func(_ any, s grpc.ServerStream) error { return serve(s) },
+	}
+}
+
+// unknown answers everything that is not registered.
+func (g *gateway) unknown(_ any, s grpc.ServerStream) error {
+	g.metrics.refuse(refusedUnimplemented)
+	method, _ := grpc.MethodFromServerStream(s)
+	return status.Errorf(codes.Unimplemented, "method %s is not offered: this store is read-only", method)
+}
+
+func (g *gateway) serveHealthWatch(s grpc.ServerStream) error {
+	req := new(healthpb.HealthCheckRequest)
+	if err := s.RecvMsg(req); err != nil {
+		return err
+	}
+	return g.health.Watch(req, &grpc.GenericServerStream[healthpb.HealthCheckRequest, healthpb.HealthCheckResponse]{ServerStream: s})
+}
+
+// connOf returns the connection that a request came by.
+func connOf(ctx context.Context) (*conn, error) {
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(authInfo); ok {
+			return info.conn, nil
+		}
+	}
+	return nil, status.Error(codes.Internal, "request has no connection")
+}
+
+// deny refuses a request for keys outside the grant, with etcd's own error.
+func (g *gateway) deny(c *conn, key, end []byte) error {
+	g.metrics.refuse(refusedPermission)
+	g.cfg.Log.Debug("read refused", "peer", c.RemoteAddr().String(), "name", c.grant.name, "key", string(key), "end", string(end))
+	return rpctypes.ErrGRPCPermissionDenied
+}
+
+// unsupported refuses an option that the gateway does not offer.
+func (g *gateway) unsupported(what string) error {
+	g.metrics.refuse(refusedUnsupported)
+	return status.Errorf(codes.InvalidArgument, "%s is not supported by this read-only store", what)
+}
+
+func (g *gateway) header(rev int64) *pb.ResponseHeader {
+	return &pb.ResponseHeader{
+		ClusterId: g.life.cluster, MemberId: g.life.member, Revision: rev, RaftTerm: g.life.etcd.Term(),
+	}
+}
+
+func (g *gateway) serveStatus(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	g.metrics.requests.WithLabelValues(kindStatus).Inc()
+	etcd := g.life.etcd
+	return &pb.StatusResponse{
+		Header:           g.header(etcd.KV().Rev()),
+		Version:          version.Version,
+		DbSize:           etcd.Backend().Size(),
+		DbSizeInUse:      etcd.Backend().SizeInUse(),
+		DbSizeQuota:      g.cfg.QuotaBytes,
+		Leader:           uint64(etcd.Leader()),
+		RaftIndex:        etcd.CommittedIndex(),
+		RaftAppliedIndex: etcd.AppliedIndex(),
+		RaftTerm:         etcd.Term(),
+	}, nil
+}
+
+// errStopping ends calls when the server stops.
+func errStopping() error { return status.Error(codes.Unavailable, "store server is stopping") }
+
+// isEnd reports whether a receive ended because the reader is gone or done.
+func isEnd(err error) bool { return errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled }

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// refusal is why a reader did not get what it asked for.
+type refusal string
+
+const (
+	refusedConnections   refusal = "connections"
+	refusedPermission    refusal = "permission"
+	refusedUnsupported   refusal = "unsupported"
+	refusedUnimplemented refusal = "unimplemented"
+	refusedWatches       refusal = "watches"
+	refusedCreates       refusal = "creates"
+	refusedCompacted     refusal = "compacted"
+	refusedUnread        refusal = "unread"
+	refusedSize          refusal = "size"
+)
+
+func refusals() []refusal {
+	return []refusal{
+		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
+		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
+	}
+}
+
+// metrics are the gateway's counters. Gauges that are read from the running
+// store are made in register.
+type metrics struct {
+	handshakeFailures *prometheus.CounterVec
+	refusals          *prometheus.CounterVec
+	requests          *prometheus.CounterVec
+	connections       prometheus.Gauge
+	watches           prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	counter := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clustermesh_gateway_" + name, Help: help}, []string{label})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "clustermesh_gateway_" + name, Help: help})
+	}
+	m := &metrics{
+		handshakeFailures: counter("handshake_failures_total", "Connections that failed in the TLS handshake, by reason.", "reason"),
+		refusals:          counter("refusals_total", "Requests and connections refused or ended by the gateway, by reason.", "reason"),
+		requests:          counter("requests_total", "Requests answered, by kind.", "kind"),
+		connections:       gauge("connections", "Open connections, those in their handshake included."),
+		watches:           gauge("watches", "Watches of all connections."),
+	}
+	for _, r := range handshakeReasons() {
+		m.handshakeFailures.WithLabelValues(string(r))
+	}
+	for _, r := range refusals() {
+		m.refusals.WithLabelValues(string(r))
+	}
+	for _, kind := range []string{kindRange, kindStatus, kindWatch} {
+		m.requests.WithLabelValues(kind)
+	}
+	return m
+}
+
+func (m *metrics) refuse(why refusal) { m.refusals.WithLabelValues(string(why)).Inc() }
+
+// register adds all metrics to reg, which may be nil, and returns how to remove
+// them again, so that a later life can register its own.
+func (m *metrics) register(reg prometheus.Registerer, s *Server) (unregister func(), err error) {
+	if reg == nil {
+		return func() {}, nil
+	}
+	var done []prometheus.Collector
+	unregister = func() {
+		for _, c := range done {
+			reg.Unregister(c)
+		}
+	}
+	all := append(storeGauges(s), m.handshakeFailures, m.refusals, m.requests, m.connections, m.watches)
+	for _, c := range all {
+		if err := reg.Register(c); err != nil {
+			unregister()
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+		done = append(done, c)
+	}
+	return unregister, nil
+}
+
+// storeGauges read the running life whenever they are collected.
+func storeGauges(s *Server) []prometheus.Collector {
+	gauge := func(name, help string, read func(*life) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "clustermesh_store_" + name, Help: help}, func() float64 {
+			l, err := s.enter()
+			if err != nil {
+				return 0
+			}
+			defer l.leave()
+			return read(l)
+		})
+	}
+	return []prometheus.Collector{
+		gauge("revision", "Revision of the embedded store.", func(l *life) float64 { return float64(l.etcd.KV().Rev()) }),
+		gauge("size_bytes", "Size of the embedded store's database file.", func(l *life) float64 { return float64(l.etcd.Backend().Size()) }),
+		gauge("quota_bytes", "Size at which the embedded store gives up.", func(*life) float64 { return float64(s.cfg.QuotaBytes) }),
+		gauge("ring_bytes", "Memory of the history that watches are served from.", func(l *life) float64 {
+			_, bytes, _ := l.ring.stats()
+			return float64(bytes)
+		}),
+		gauge("ring_revisions", "Revisions in the history that watches are served from.", func(l *life) float64 {
+			revs, _, _ := l.ring.stats()
+			return float64(revs)
+		}),
+	}
+}
+

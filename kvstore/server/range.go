@@ -1,0 +1,259 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// kvsField is the number of RangeResponse.kvs in etcd's rpc.proto.
+const kvsField = 2
+
+// rangeChunk is how many keys are read from the store at a time.
+const rangeChunk = 512
+
+// listing is a request for a range, reduced to what we understand of it.
+type listing struct {
+	span      span
+	limit     int64
+	revision  int64
+	keysOnly  bool
+	countOnly bool
+}
+
+// parseRange makes a listing from a request, or says what it may not ask for.
+func (g *gateway) parseRange(c *conn, r *pb.RangeRequest) (listing, error) {
+	if len(r.Key) == 0 {
+		g.metrics.refuse(refusedPermission)
+		return listing{}, rpctypes.ErrGRPCEmptyKey
+	}
+	s, ok := spanOf(r.Key, r.RangeEnd)
+	if !ok || !c.grant.allows(s) {
+		return listing{}, g.deny(c, r.Key, r.RangeEnd)
+	}
+	switch {
+	case r.SortTarget != pb.RangeRequest_KEY || r.SortOrder == pb.RangeRequest_DESCEND:
+		return listing{}, g.unsupported("a sort order other than ascending by key")
+	case r.MinModRevision|r.MaxModRevision|r.MinCreateRevision|r.MaxCreateRevision != 0:
+		return listing{}, g.unsupported("a filter by revision")
+	}
+	return listing{
+		span: s, limit: max(r.Limit, 0), revision: max(r.Revision, 0), keysOnly: r.KeysOnly, countOnly: r.CountOnly,
+	}, nil
+}
+
+// serveRange answers KV.Range. Differences to etcd: a page may end before its
+// limit (more is set then), and count is the exact number of keys only if the
+// listing is complete or asked for the count alone; otherwise it is the number
+// returned plus one, because counting the rest would make paging quadratic.
+func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, error) {
+	g.metrics.requests.WithLabelValues(kindRange).Inc()
+	c, err := connOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := g.parseRange(c, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.admitRange(ctx, c); err != nil {
+		return nil, err
+	}
+	defer func() { <-g.ranges }()
+	if l.countOnly {
+		return g.count(ctx, l)
+	}
+	return g.list(ctx, c, l)
+}
+
+// admitRange waits until the connection has read most of what it asked for
+// before, and for one of the slots for listings.
+func (g *gateway) admitRange(ctx context.Context, c *conn) error {
+	if err := g.awaitReader(ctx, c); err != nil {
+		return err
+	}
+	select {
+	case g.ranges <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	case <-g.closing:
+		return errStopping()
+	}
+}
+
+func (g *gateway) awaitReader(ctx context.Context, c *conn) error {
+	if c.unread.Load() <= g.cfg.Limits.UnreadBytes {
+		return nil
+	}
+	timeout := time.NewTimer(g.cfg.Limits.SendTimeout)
+	defer timeout.Stop()
+	for c.unread.Load() > g.cfg.Limits.UnreadBytes {
+		select {
+		case <-c.sent:
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-g.closing:
+			return errStopping()
+		case <-timeout.C:
+			c.cut(refusedUnread)
+			return status.Error(codes.ResourceExhausted, "earlier replies were not read")
+		}
+	}
+	// Others may wait for the same token.
+	select {
+	case c.sent <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (g *gateway) count(ctx context.Context, l listing) (*frame, error) {
+	r, err := g.life.etcd.KV().Range(ctx, []byte(l.span.start), []byte(l.span.end), mvcc.RangeOptions{Rev: l.revision, CountOnly: true})
+	if err != nil {
+		return nil, rangeError(err)
+	}
+	return g.rangeFrame(&pb.RangeResponse{Header: g.header(r.Rev), Count: int64(r.Count)}, nil)
+}
+
+// list reads the range in chunks at one revision and encodes each key once.
+func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) {
+	page := &page{listing: l, conn: c, soft: g.cfg.Limits.ReplyBytes, hard: g.cfg.Limits.UnpagedBytes}
+	header := int64(0)
+	for next := l.span.start; next != ""; {
+		r, err := g.life.etcd.KV().Range(ctx, []byte(next), []byte(l.span.end), page.options())
+		if err != nil {
+			page.parts.Free()
+			return nil, rangeError(err)
+		}
+		if header == 0 {
+			header = r.Rev
+			page.pin(r.Rev)
+		}
+		if next, err = page.add(r.KVs); err != nil {
+			page.parts.Free()
+			g.metrics.refuse(refusedSize)
+			return nil, err
+		}
+	}
+	return g.rangeFrame(page.response(g.header(header)), page.parts)
+}
+
+func (g *gateway) rangeFrame(r *pb.RangeResponse, kvs mem.BufferSlice) (*frame, error) {
+	head, err := proto.Marshal(r)
+	if err != nil {
+		kvs.Free()
+		return nil, status.Errorf(codes.Internal, "encode reply: %v", err)
+	}
+	return &frame{parts: append(mem.BufferSlice{mem.SliceBuffer(head)}, kvs...)}, nil
+}
+
+func rangeError(err error) error {
+	switch {
+	case errors.Is(err, mvcc.ErrCompacted):
+		return rpctypes.ErrGRPCCompacted
+	case errors.Is(err, mvcc.ErrFutureRev):
+		return rpctypes.ErrGRPCFutureRev
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	}
+	return status.Errorf(codes.Internal, "list store: %v", err)
+}
+
+// page is the reply to a listing while it is being put together.
+type page struct {
+	listing
+	conn  *conn
+	soft  int // size at which a page with a limit ends early
+	hard  int // size at which a listing without limit fails
+	parts mem.BufferSlice
+	size  int
+	n     int64
+	more  bool
+}
+
+// options reads one chunk, plus one key to know whether there are more.
+func (p *page) options() mvcc.RangeOptions {
+	return mvcc.RangeOptions{Rev: p.revision, Limit: p.want() + 1, FastKeysOnly: p.keysOnly}
+}
+
+func (p *page) want() int64 {
+	if p.limit == 0 {
+		return rangeChunk
+	}
+	return min(rangeChunk, p.limit-p.n)
+}
+
+// pin makes later chunks read at the revision of the first.
+func (p *page) pin(rev int64) {
+	if p.revision == 0 {
+		p.revision = rev
+	}
+}
+
+// add encodes a chunk and returns the key to go on from, "" at the end.
+func (p *page) add(kvs []*mvccpb.KeyValue) (next string, err error) {
+	want := p.want()
+	rest := int64(len(kvs)) > want
+	if rest {
+		kvs = kvs[:want]
+	}
+	b, taken, err := p.encode(kvs)
+	if err != nil {
+		return "", err
+	}
+	if len(b) > 0 {
+		p.parts = append(p.parts, p.conn.buffer(b))
+	}
+	p.n += int64(taken)
+	rest = rest || taken < len(kvs)
+	p.more = rest && p.limit > 0 && (p.n >= p.limit || p.size >= p.soft)
+	if !rest || p.more {
+		return "", nil
+	}
+	return string(kvs[taken-1].Key) + "\x00", nil
+}
+
+// encode appends keys as fields of a RangeResponse until the page is full.
+func (p *page) encode(kvs []*mvccpb.KeyValue) (b []byte, taken int, err error) {
+	size := 0
+	for _, kv := range kvs {
+		if taken > 0 && p.limit > 0 && p.size+size >= p.soft {
+			break
+		}
+		size += 12 + proto.Size(kv)
+		taken++
+	}
+	if p.limit == 0 && p.size+size > p.hard {
+		return nil, 0, status.Errorf(codes.ResourceExhausted, "listing is larger than %d bytes: set a limit and read pages", p.hard)
+	}
+	b = make([]byte, 0, size)
+	for _, kv := range kvs[:taken] {
+		b = protowire.AppendTag(b, kvsField, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(proto.Size(kv)))
+		if b, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(b, kv); err != nil {
+			return nil, 0, status.Errorf(codes.Internal, "encode key: %v", err)
+		}
+	}
+	p.size += len(b)
+	return b, taken, nil
+}
+
+// response is the reply without its keys.
+func (p *page) response(h *pb.ResponseHeader) *pb.RangeResponse {
+	r := &pb.RangeResponse{Header: h, Count: p.n, More: p.more}
+	if p.more {
+		r.Count++
+	}
+	return r
+}
