@@ -130,6 +130,9 @@ func (s clientSocket) do(verb, arg string) string {
 func (s clientSocket) receive() string {
 	buf := make([]byte, 64)
 	n, from, err := unix.Recvfrom(s.fd, buf, 0)
+	for errors.Is(err, unix.EINTR) {
+		n, from, err = unix.Recvfrom(s.fd, buf, 0)
+	}
 	if err != nil {
 		return outcome(err)
 	}

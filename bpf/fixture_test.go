@@ -296,7 +296,8 @@ func (f *fixture) inCgroup(cgroup, role string, args ...string) *exec.Cmd {
 	}
 	f.Cleanup(func() { _ = dir.Close() })
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	// The runtime's preemption signals would interrupt its system calls.
+	cmd.Env = append(os.Environ(), roleVariable+"="+role, "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	return cmd
