@@ -79,9 +79,9 @@ const reservedIdentities = 256
 // meshed with the local one, whose largest cluster id is max: remote needs a
 // legal id that is not local's own, the same identity layout, and a known
 // export mode. As in Cilium, a reader with 255 does not look at the remote's
-// limit, since ids up to 255 lie alike only for readers that were told 511.
-// Two remotes with one id are for the caller to notice. The error is an
-// *[Error].
+// limit; the identities of a remote with 511 then lie outside the range that is
+// expected of it and are refused one by one. Two remotes with one id are for
+// the caller to notice. The error is an *[Error], perhaps wrapped.
 func CheckCompatible(local, remote ClusterConfig, max uint32) error {
 	if err := ValidateClusterID(remote.ID, max); err != nil {
 		return fmt.Errorf("check the remote cluster's configuration: %w", err)

@@ -66,13 +66,13 @@ func (d *ipReader) origin(have *seen, e *IPEntry) {
 		e.Metadata = d.str()
 	case "K8sNamespace":
 		d.once(have, 7)
-		e.K8sNamespace = d.str()
+		e.K8sNamespace = d.intern()
 	case "K8sPodName":
 		d.once(have, 8)
-		e.K8sPodName = d.str()
+		e.K8sPodName = d.intern()
 	case "K8sServiceAccount":
 		d.once(have, 9)
-		e.K8sServiceAccount = d.str()
+		e.K8sServiceAccount = d.intern()
 	default:
 		d.skip()
 	}
@@ -122,7 +122,7 @@ func (d *ipReader) namedPort() NamedPort {
 		switch string(d.name()) {
 		case "Name":
 			d.once(&have, 0)
-			p.Name = d.str()
+			p.Name = d.intern()
 		case "Port":
 			d.once(&have, 1)
 			p.Port = d.port()

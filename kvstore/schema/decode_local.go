@@ -84,7 +84,7 @@ func (d *localReader) policy(have *seen, s *LocalService) {
 		s.InternalTrafficPolicy = d.oneOf("", TrafficPolicyLocal)
 	case "trafficDistribution":
 		d.once(have, 11)
-		s.TrafficDistribution = d.str()
+		s.TrafficDistribution = d.intern()
 	case "headless":
 		d.once(have, 12)
 		s.Headless = d.flag()

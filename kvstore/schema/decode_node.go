@@ -81,7 +81,7 @@ func (d *nodeReader) rest(have *seen, n *Node) {
 		n.IPv6IngressIP = d.optionalIP()
 	case "Source":
 		d.once(have, 12)
-		n.Source = d.str()
+		n.Source = d.intern()
 	case "EncryptionKey":
 		d.once(have, 13)
 		n.EncryptionKey = uint8(d.uint(255))
@@ -93,10 +93,10 @@ func (d *nodeReader) rest(have *seen, n *Node) {
 		n.Annotations = d.texts(d.limits.MaxNames)
 	case "WireguardPubKey":
 		d.once(have, 16)
-		n.WireguardPubKey = d.str()
+		n.WireguardPubKey = d.intern()
 	case "BootID":
 		d.once(have, 17)
-		n.BootID = d.str()
+		n.BootID = d.intern()
 	default:
 		d.skip()
 	}

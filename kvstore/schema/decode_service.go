@@ -103,7 +103,7 @@ func (d *serviceReader) rest(have *seen, s *Service) {
 	switch string(d.path[d.depth]) {
 	case "hostnames":
 		d.once(have, 6)
-		s.Hostnames = addrMap(&d.reader, d.limits.MaxBackends, d.str)
+		s.Hostnames = addrMap(&d.reader, d.limits.MaxBackends, d.intern)
 	case "zones":
 		d.once(have, 7)
 		s.Zones = addrMap(&d.reader, d.limits.MaxBackends, d.zone)
@@ -151,7 +151,7 @@ func (d *serviceReader) portMap() PortMap {
 	start, ports := d.pos, PortMap{}
 	for more := d.open('{'); more && d.more('}'); {
 		n := len(ports)
-		name := string(d.name())
+		name := string(d.token(d.name()))
 		ports[name] = d.l4()
 		d.grown(n, len(ports), d.limits.MaxPorts)
 	}

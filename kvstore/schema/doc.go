@@ -10,6 +10,8 @@
 // Everything here is pure: encoding and decoding of bytes, without clock,
 // network or logging. Decoders treat their input as hostile: they bound it
 // before they parse it, ignore members they do not know, and are strict on
-// those they use. Values are plain data that the caller owns; functions are
+// those they use. Names that come out of them are printable ASCII without
+// spaces; labels, annotations and metadata are any valid UTF-8, so whoever
+// prints those must quote them. Values are plain data that the caller owns; functions are
 // safe for concurrent use.
 package schema

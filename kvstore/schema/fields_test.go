@@ -102,6 +102,14 @@ func TestDecodeServiceNamesTheWrongField(t *testing.T) {
 		{`"shared":true`, `"shared":true,"newer":` + strings.Repeat("[", 12) + strings.Repeat("]", 12), ""},
 		{`"db-0"`, "\"db\n0\"", "hostnames/10.7.0.22"},
 		{`"db-0"`, "\"db\xff\"", "value"},
+		{`"db-0"`, `"db 0"`, "hostnames/10.7.0.22"},
+		{`"db-0"`, `"db\u001b[2J"`, "hostnames/10.7.0.22"},
+		{`"db-0"`, `"dü"`, "hostnames/10.7.0.22"},
+		{`"db-0"`, `"` + strings.Repeat("x", 254) + `"`, "hostnames/10.7.0.22"},
+		{`"db-0"`, `"` + strings.Repeat("x", 253) + `"`, ""},
+		{`"zone":"east-a"`, `"zone":"a\nb"`, "zones/10.7.0.21/zone"},
+		{`{"name":"east-a"}`, `{"name":" "}`, "zones/10.7.0.21/forZones/name"},
+		{`{"http":{"Protocol":"TCP","Port":8080}}`, `{"\u007f":{"Protocol":"TCP","Port":8080}}`, "backends/10.7.0.21/?"},
 	}, func(b []byte) error {
 		_, err := DecodeService(east(false), key, b, DefaultLimits())
 		return err
@@ -195,6 +203,7 @@ func TestDecodeLocalServiceNamesTheWrongField(t *testing.T) {
 		{`{"address":"10.7.0.21",`, `{`, "backends/address"},
 		{`"portNames":["http"],"ready":true`, `"portNames":[""],"ready":true`, "backends/portNames"},
 		{`"portNames":["http"],"ready":true`, `"portNames":["z","a","a"],"ready":true`, ""},
+		{`"node":"n1"`, `"node":"n\r1"`, "backends/node"},
 		{`"forZones":["east-a"]`, `"forZones":"east-a"`, "backends/forZones"},
 		{`"terminating":true`, `"terminating":"yes"`, "backends/terminating"},
 	}, func(b []byte) error {
@@ -219,6 +228,7 @@ func TestDecodeIdentityNamesTheWrongField(t *testing.T) {
 		{`k8s:app=web;`, `k8s:=web;`, "labels"},
 		{`namespace=shop;`, `namespace=shop`, "labels"},
 		{`k8s:app=web;`, `k8s:app=a=b:c;`, ""},
+		{`k8s:app=web;`, "k8s:app=\xff;", "value"},
 		{`k8s:app=web;`, `cidr:10.0.0.0/8=;`, ""},
 	}, func(b []byte) error {
 		_, err := DecodeIdentity(east(false), 255, IdentityKey(458753), b, DefaultLimits())

@@ -46,7 +46,7 @@ func seed(f *testing.F, values ...string) {
 }
 
 func FuzzDecodeService(f *testing.F) {
-	seed(f, eastService, nullZone, serviceWith(`"newer":[{"a":1e3}],"backends":{"::ffff:1.2.3.4":{},"fd00::1":null}`))
+	seed(f, eastService, nullZone, serviceWith(`"frontends":{"1::":{"a":{"Protocol":"TCP","Port":"","Port":1}}}`), serviceWith(`"newer":[{"a":1e3}],"backends":{"::ffff:1.2.3.4":{},"fd00::1":null}`))
 	key := ServiceKey("east", "shop", "web")
 	decode := func(value []byte) (record, error) { return DecodeService(east(false), key, value, roomy()) }
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -56,7 +56,7 @@ func FuzzDecodeService(f *testing.F) {
 		if err == nil && (!ok || !reflect.DeepEqual(got, want)) {
 			t.Fatalf("decoded %+v, encoding/json %+v", got, want)
 		}
-		if err != nil && ok && !beyondOracle(err) {
+		if err != nil && ok && !beyondOracle(err) && !repeatsMember(value) {
 			t.Fatalf("encoding/json accepts it: %v", err)
 		}
 	})
@@ -65,7 +65,7 @@ func FuzzDecodeService(f *testing.F) {
 // beyondOracle reports whether a value was refused for what encoding/json does
 // not look at.
 func beyondOracle(err error) bool {
-	for _, reason := range []string{"once", "twice", "at most", "UTF-8"} {
+	for _, reason := range []string{"at most", "UTF-8"} {
 		if strings.Contains(err.Error(), reason) {
 			return true
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // clusterLabel is the label, of source k8s, that ties an identity to its
@@ -46,6 +47,9 @@ func DecodeIdentity(src Source, maxClusters uint32, key string, value []byte, l 
 	}
 	if len(value) > l.MaxValueBytes {
 		return nil, tooMany(key, "value bytes", len(value), l.MaxValueBytes)
+	}
+	if !utf8.Valid(value) {
+		return nil, newError(key, wholeValue, excerpt(value), "must be valid UTF-8")
 	}
 	labels, err := parseLabels(key, string(value), l.MaxNames)
 	if err != nil {

@@ -1,14 +1,17 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
+	"regexp"
 	"slices"
+	"testing"
 )
 
 // oracleService decodes a service in the plainest way, with encoding/json and
-// exact member names. It cannot see members or keys that occur twice and knows
-// no limits; in all else DecodeService must agree with it.
+// exact member names. It cannot see members that occur twice (repeatsMember can)
+// and knows no limits; in all else DecodeService must agree with it.
 func oracleService(src Source, namespace, name string, value []byte) (*Service, bool) {
 	var m map[string]json.RawMessage
 	if json.Unmarshal(value, &m) != nil {
@@ -19,7 +22,7 @@ func oracleService(src Source, namespace, name string, value []byte) (*Service, 
 		member(m, "clusterID", &s.ClusterID) && member(m, "includeExternal", &s.IncludeExternal) &&
 		member(m, "shared", &s.Shared) && member(m, "labels", &s.Labels) && member(m, "selector", &s.Selector) &&
 		oracleAddrs(m["frontends"], &s.Frontends, oraclePorts) && oracleAddrs(m["backends"], &s.Backends, oraclePorts) &&
-		oracleAddrs(m["hostnames"], &s.Hostnames, oraclePlain[string]) && oracleAddrs(m["zones"], &s.Zones, oracleZone)
+		oracleAddrs(m["hostnames"], &s.Hostnames, oracleName) && oracleAddrs(m["zones"], &s.Zones, oracleZone)
 	if !ok || s.Cluster != src.Cluster || s.ClusterID != src.ClusterID || s.Namespace != namespace || s.Name != name {
 		return nil, false
 	}
@@ -69,9 +72,11 @@ func oracleAddrs[V any](raw json.RawMessage, into *map[netip.Addr]V, value func(
 	return true
 }
 
-func oraclePlain[V any](raw json.RawMessage) (v V, ok bool) {
-	return v, json.Unmarshal(raw, &v) == nil
+func oracleName(raw json.RawMessage) (name string, ok bool) {
+	return name, json.Unmarshal(raw, &name) == nil && oracleToken.MatchString(name)
 }
+
+var oracleToken = regexp.MustCompile(`^[!-~]{0,253}\z`)
 
 func oraclePorts(raw json.RawMessage) (PortMap, bool) {
 	var m map[string]map[string]json.RawMessage
@@ -82,7 +87,7 @@ func oraclePorts(raw json.RawMessage) (PortMap, bool) {
 	for name, l4 := range m {
 		var p L4
 		ok := member(l4, "Protocol", &p.Protocol) && member(l4, "Port", &p.Port)
-		if !ok || p.Port == 0 || !slices.Contains([]Protocol{TCP, UDP, SCTP}, p.Protocol) {
+		if !ok || p.Port == 0 || !oracleToken.MatchString(name) || !slices.Contains([]Protocol{TCP, UDP, SCTP}, p.Protocol) {
 			return nil, false
 		}
 		ports[name] = p
@@ -93,15 +98,64 @@ func oraclePorts(raw json.RawMessage) (PortMap, bool) {
 func oracleZone(raw json.RawMessage) (z Zone, ok bool) {
 	var m map[string]json.RawMessage
 	var hints []map[string]json.RawMessage
-	if json.Unmarshal(raw, &m) != nil || !member(m, "zone", &z.Zone) || !member(m, "forZones", &hints) {
+	if json.Unmarshal(raw, &m) != nil || !member(m, "zone", &z.Zone) || !member(m, "forZones", &hints) ||
+		!oracleToken.MatchString(z.Zone) {
 		return z, false
 	}
 	for _, hint := range hints {
 		var f ForZone
-		if !member(hint, "name", &f.Name) {
+		if !member(hint, "name", &f.Name) || !oracleToken.MatchString(f.Name) {
 			return z, false
 		}
 		z.ForZones = append(z.ForZones, f)
 	}
 	return z, true
+}
+
+// repeatsMember reports whether any object in a valid JSON text has a member
+// twice.
+func repeatsMember(value []byte) bool {
+	type level struct {
+		names map[string]bool // nil in a list
+		value bool            // a member's value comes next
+	}
+	var open []level
+	for d := json.NewDecoder(bytes.NewReader(value)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return false
+		}
+		if token == json.Delim('}') || token == json.Delim(']') {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open); n > 0 && open[n-1].names != nil {
+			open[n-1].value = !open[n-1].value
+			if name, ok := token.(string); ok && open[n-1].value {
+				if open[n-1].names[name] {
+					return true
+				}
+				open[n-1].names[name] = true
+			}
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{names: map[string]bool{}})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+	}
+}
+
+func TestRepeatsMember(t *testing.T) {
+	for value, want := range map[string]bool{
+		`{"a":"a","b":{"a":"b"},"c":["a","a"]}`: false,
+		`{"a":1,"b":2,"a":3}`:                   true,
+		`{"a":{"b":[{"c":1,"\u0063":2}]}}`:      true,
+		`{"a":{"b":1},"b":2,"c":{"b":"b"}}`:     false,
+	} {
+		if got := repeatsMember([]byte(value)); got != want {
+			t.Errorf("%s: got %v, want %v", value, got, want)
+		}
+	}
 }

@@ -34,7 +34,7 @@ func newReader(key string, value []byte, maxBytes int) reader {
 	if len(value) > maxBytes {
 		r.err = tooMany(key, "value bytes", len(value), maxBytes)
 	} else if !utf8.Valid(value) {
-		r.err = newError(key, "value", excerpt(value), "must be valid UTF-8")
+		r.err = newError(key, wholeValue, excerpt(value), "must be valid UTF-8")
 	}
 	return r
 }

@@ -52,12 +52,26 @@ func (r *reader) escaped(start int) []byte {
 	return []byte(s)
 }
 
-// str reads a string.
+// str reads any string; only texts that are meant for people are read so.
 func (r *reader) str() string { return string(r.text()) }
 
-// intern reads a string of which an entry holds many equal ones.
+// token refuses a text just read that holds anything but printable ASCII
+// without spaces, or more than a Kubernetes name may. Every name of ours is such
+// a text; others would reach terminals and file formats that give them meaning.
+func (r *reader) token(text []byte) []byte {
+	ok := len(text) <= maxNameBytes
+	for i := 0; ok && i < len(text); i++ {
+		ok = text[i] > ' ' && text[i] <= '~'
+	}
+	if !ok {
+		r.fail(excerpt(text), "must be at most 253 printable ASCII characters without spaces")
+	}
+	return text
+}
+
+// intern reads a token of which an entry holds many equal ones.
 func (r *reader) intern() string {
-	b := r.text()
+	b := r.token(r.text())
 	for _, s := range r.known {
 		if s == string(b) {
 			return s

@@ -14,6 +14,7 @@ var (
 	genName     = rapid.StringMatching(`[a-z0-9]([-a-z0-9.]{0,8}[a-z0-9])?`)
 	genProtocol = rapid.SampledFrom([]Protocol{TCP, UDP, SCTP})
 	genPort     = rapid.Uint16Range(1, 65535)
+	genToken    = rapid.StringMatching(`[!-~]{0,12}`)
 	genTexts    = rapid.MapOfN(rapid.String(), rapid.String(), 0, 4)
 	genAddr     = rapid.Custom(func(t *rapid.T) netip.Addr {
 		if rapid.Bool().Draw(t, "v4") {
@@ -24,17 +25,17 @@ var (
 	genL4 = rapid.Custom(func(t *rapid.T) L4 {
 		return L4{genProtocol.Draw(t, "protocol"), genPort.Draw(t, "port")}
 	})
-	genPorts   = rapid.Map(rapid.MapOfN(rapid.String(), genL4, 0, 4), func(m map[string]L4) PortMap { return m })
-	genForZone = rapid.Map(rapid.String(), func(s string) ForZone { return ForZone{s} })
+	genPorts   = rapid.Map(rapid.MapOfN(genToken, genL4, 0, 4), func(m map[string]L4) PortMap { return m })
+	genForZone = rapid.Map(genToken, func(s string) ForZone { return ForZone{s} })
 	genZone    = rapid.Custom(func(t *rapid.T) Zone {
-		return Zone{rapid.String().Draw(t, "zone"), orNil(rapid.SliceOfN(genForZone, 0, 3).Draw(t, "hints"))}
+		return Zone{genToken.Draw(t, "zone"), orNil(rapid.SliceOfN(genForZone, 0, 3).Draw(t, "hints"))}
 	})
 	genService = rapid.Custom(func(t *rapid.T) *Service {
 		return &Service{
 			Cluster: "east", ClusterID: 7, Namespace: genName.Draw(t, "namespace"), Name: genName.Draw(t, "name"),
 			Frontends:       rapid.MapOfN(genAddr, genPorts, 0, 3).Draw(t, "frontends"),
 			Backends:        rapid.MapOfN(genAddr, genPorts, 0, 20).Draw(t, "backends"),
-			Hostnames:       emptyToNil(rapid.MapOfN(genAddr, rapid.String(), 0, 3).Draw(t, "hostnames")),
+			Hostnames:       emptyToNil(rapid.MapOfN(genAddr, genToken, 0, 3).Draw(t, "hostnames")),
 			Zones:           emptyToNil(rapid.MapOfN(genAddr, genZone, 0, 3).Draw(t, "zones")),
 			Labels:          genTexts.Draw(t, "labels"),
 			Selector:        genTexts.Draw(t, "selector"),
@@ -91,11 +92,11 @@ var genLocal = rapid.Custom(func(t *rapid.T) *LocalService {
 		SessionAffinity:        rapid.SampledFrom([]string{"", "ClientIP"}).Draw(t, "session"),
 		SessionAffinitySeconds: rapid.Uint32().Draw(t, "seconds"),
 		InternalTrafficPolicy:  rapid.SampledFrom([]string{"", "Local"}).Draw(t, "policy"),
-		TrafficDistribution:    rapid.String().Draw(t, "distribution"),
+		TrafficDistribution:    genToken.Draw(t, "distribution"),
 		Headless:               rapid.Bool().Draw(t, "headless"),
 	}
 	for _, at := range genL4Addrs.Draw(t, "frontends") {
-		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, rapid.String().Draw(t, "portName")})
+		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, genToken.Draw(t, "portName")})
 	}
 	for _, at := range genL4Addrs.Draw(t, "backends") {
 		s.Backends = append(s.Backends, drawBackend(t, at))
@@ -119,7 +120,7 @@ func drawBackend(t *rapid.T, at l4Addr) LocalBackend {
 		Address: at.addr, Port: at.port, Protocol: at.protocol,
 		PortNames: genNames.Draw(t, "portNames"), ForZones: genNames.Draw(t, "forZones"),
 		Ready: rapid.Bool().Draw(t, "ready"), Serving: rapid.Bool().Draw(t, "serving"), Terminating: rapid.Bool().Draw(t, "terminating"),
-		Zone: rapid.String().Draw(t, "zone"), Node: rapid.String().Draw(t, "node"),
+		Zone: genToken.Draw(t, "zone"), Node: genToken.Draw(t, "node"),
 	}
 }
 
@@ -183,7 +184,7 @@ func TestNodeRoundTrips(t *testing.T) {
 		four, six := drawCIDR(t, true), drawCIDR(t, false)
 		want := &Node{
 			Name: genName.Draw(t, "name"), Cluster: "east", ClusterID: 7,
-			IPAddresses:             []NodeAddress{{"InternalIP", genAddr.Draw(t, "internal").String()}, {rapid.String().Draw(t, "type"), ""}},
+			IPAddresses:             []NodeAddress{{"InternalIP", genAddr.Draw(t, "internal").String()}, {genToken.Draw(t, "type"), ""}},
 			IPv4AllocCIDR:           &four,
 			IPv6AllocCIDR:           &six,
 			IPv4SecondaryAllocCIDRs: []CIDR{four},
@@ -192,9 +193,9 @@ func TestNodeRoundTrips(t *testing.T) {
 			IPv6HealthIP:            genAddr.Draw(t, "health").String(),
 			IPv4IngressIP:           genAddr.Draw(t, "ingress").String(),
 			IPv6IngressIP:           genAddr.Draw(t, "ingress").String(),
-			Source:                  rapid.String().Draw(t, "source"), EncryptionKey: rapid.Uint8().Draw(t, "key"),
+			Source:                  genToken.Draw(t, "source"), EncryptionKey: rapid.Uint8().Draw(t, "key"),
 			Labels: genTexts.Draw(t, "labels"), Annotations: genTexts.Draw(t, "annotations"),
-			WireguardPubKey: rapid.String().Draw(t, "wireguard"), BootID: rapid.String().Draw(t, "boot"),
+			WireguardPubKey: genToken.Draw(t, "wireguard"), BootID: genToken.Draw(t, "boot"),
 		}
 		got, err := DecodeNode(east(false), NodeKey("east", want.Name), want.Encode(), DefaultLimits())
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -209,9 +210,9 @@ func TestIPEntryRoundTrips(t *testing.T) {
 		want := &IPEntry{
 			IP: a.String(), HostIP: genAddr.Draw(t, "host").String(),
 			ID: rapid.Uint32Range(458752, 524287).Draw(t, "id"), Key: rapid.Uint8().Draw(t, "key"),
-			Metadata: rapid.String().Draw(t, "metadata"), K8sNamespace: rapid.String().Draw(t, "namespace"),
-			K8sPodName: rapid.String().Draw(t, "pod"), K8sServiceAccount: rapid.String().Draw(t, "account"),
-			NamedPorts: []NamedPort{{rapid.String().Draw(t, "name"), genPort.Draw(t, "port"), genProtocol.Draw(t, "protocol")}},
+			Metadata: rapid.String().Draw(t, "metadata"), K8sNamespace: genToken.Draw(t, "namespace"),
+			K8sPodName: genToken.Draw(t, "pod"), K8sServiceAccount: genToken.Draw(t, "account"),
+			NamedPorts: []NamedPort{{genToken.Draw(t, "name"), genPort.Draw(t, "port"), genProtocol.Draw(t, "protocol")}},
 		}
 		key := IPKey(want.IP)
 		if rapid.Bool().Draw(t, "masked") {
