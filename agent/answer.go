@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+)
+
+// The functions below answer the local API. They run on the core's goroutine.
+
+// notReady says why the node is not ready, or "". A node is ready once its
+// maps reflect its own cluster, heard in this life or read back from the last.
+func (c *core) notReady() string {
+	for _, s := range c.mesh.Status() {
+		if !s.Local {
+			continue
+		}
+		if s.State == mesh.Synced || s.Services > 0 || s.Restored > 0 {
+			return ""
+		}
+		why := "own cluster " + s.Name + " is " + s.State.String()
+		if s.LastError != "" {
+			why += ": " + s.LastError
+		} else if c.links[s.Name] == nil {
+			why += ": there is no file named " + s.Name + " in the clusters directory"
+		}
+		return why
+	}
+	return ""
+}
+
+func (c *core) status() *api.StatusResponse {
+	out := &api.StatusResponse{
+		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
+		Ready: c.notReady() == "", Problems: c.problems, Datapath: c.datapathStatus(),
+	}
+	now := time.Now()
+	for _, s := range c.mesh.Status() {
+		l := c.noteState(s, now)
+		out.Clusters = append(out.Clusters, &api.Cluster{
+			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Endpoint: l.endpoint,
+			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
+			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s),
+		})
+	}
+	return out
+}
+
+// noteState keeps when a cluster's state changed last.
+func (c *core) noteState(s mesh.ClusterStatus, now time.Time) *link {
+	l := c.links[s.Name]
+	if l == nil {
+		return &link{since: now}
+	}
+	if l.state != s.State {
+		l.state, l.since = s.State, now
+	}
+	return l
+}
+
+func rejections(s mesh.ClusterStatus) []*api.Rejection {
+	var out []*api.Rejection
+	for _, r := range s.Rejections {
+		out = append(out, &api.Rejection{Reason: r.Reason.String(), Count: r.Total, Example: r.Last})
+	}
+	return out
+}
+
+func (c *core) datapathStatus() *api.Datapath {
+	capacity, used := c.kernel.Capacity(), c.maps.Usage()
+	d := &api.Datapath{
+		Frontends: used.Frontends, FrontendsCapacity: capacity.Frontends - 1,
+		Records: capacity.Records - 1 - used.FreeRecords, RecordsCapacity: capacity.Records - 1,
+	}
+	if n, err := c.kernel.Counters(); err == nil {
+		d.Translated, d.Refused = n.Hits, n.Refused
+	}
+	for _, err := range c.failed {
+		d.LastError = max(d.LastError, err.Error())
+	}
+	return d
+}
+
+func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
+	out := &api.ServicesResponse{}
+	for _, name := range c.mesh.Services() {
+		if r.GetName() != "" && (name.Namespace != r.GetNamespace() || name.Name != r.GetName()) {
+			continue
+		}
+		if s, ok := c.mesh.Service(name); ok {
+			out.Services = append(out.Services, serviceAnswer(s))
+		}
+	}
+	return out
+}
+
+// serviceAnswer lists each backend once: selected if any frontend uses it, with
+// the reason of the first frontend that decided.
+func serviceAnswer(s lb.Service) *api.Service {
+	out := &api.Service{Namespace: s.Name.Namespace, Name: s.Name.Name, Affinity: s.Affinity.String()}
+	seen := map[backendKey]*api.Backend{}
+	for _, t := range lb.Merge(s) {
+		out.Frontends = append(out.Frontends, frontendAnswer(t.Frontend))
+		for _, choice := range t.Backends {
+			k := backendKey{choice.Addr, choice.Protocol, choice.Cluster}
+			if b := seen[k]; b == nil || choice.Selected && !b.Selected {
+				seen[k] = backendAnswer(choice)
+			}
+		}
+	}
+	for _, b := range s.Backends {
+		k := backendKey{b.Addr, b.Protocol, b.Cluster}
+		if seen[k] == nil {
+			seen[k] = backendAnswer(lb.Choice{Backend: b, Reason: "no-frontend"})
+		}
+	}
+	for _, b := range seen {
+		out.Backends = append(out.Backends, b)
+	}
+	slices.SortFunc(out.Backends, compareBackends)
+	return out
+}
+
+type backendKey struct {
+	addr     netip.AddrPort
+	protocol lb.Protocol
+	cluster  string
+}
+
+func compareBackends(a, b *api.Backend) int {
+	return cmp.Or(
+		strings.Compare(a.GetCluster(), b.GetCluster()),
+		netip.MustParseAddr(a.GetAddress()).Compare(netip.MustParseAddr(b.GetAddress())),
+		cmp.Compare(a.GetPort(), b.GetPort()),
+		strings.Compare(a.GetProtocol(), b.GetProtocol()),
+	)
+}
+
+func frontendAnswer(f lb.Frontend) *api.Frontend {
+	return &api.Frontend{Address: f.Addr.Addr().String(), Port: uint32(f.Addr.Port()), Protocol: f.Protocol.String(), PortName: f.PortName}
+}
+
+func backendAnswer(c lb.Choice) *api.Backend {
+	return &api.Backend{
+		Address: c.Addr.Addr().String(), Port: uint32(c.Addr.Port()), Protocol: c.Protocol.String(), Cluster: c.Cluster,
+		State: c.State.String(), Selected: c.Selected, Reason: c.Reason,
+	}
+}
+
+// mapEntries reads the maps back; it is what the kernel does, not what the
+// agent believes.
+func (c *core) mapEntries() (*api.MapsResponse, error) {
+	dump, err := c.kernel.Dump()
+	if err != nil {
+		return nil, err
+	}
+	out := &api.MapsResponse{}
+	for _, f := range dump.Frontends {
+		out.Entries = append(out.Entries, mapEntry(f, dump.Clusters))
+	}
+	return out, nil
+}
+
+func mapEntry(f layout.DumpFrontend, clusters map[uint16]layout.Cluster) *api.MapEntry {
+	protocol := lb.Protocol(f.Key.Proto)
+	e := &api.MapEntry{
+		Id: f.ID, Namespace: text(f.Meta.Namespace[:]), Name: text(f.Meta.Name[:]), Affinity: lb.Affinity(f.Region.Affinity).String(),
+		Offset: f.Header.Offset(), Generation: uint32(f.Header.Generation()),
+		Frontend: &api.Frontend{Address: address(f.Key.Addr), Port: port(f.Key.Port), Protocol: protocol.String(), PortName: text(f.Meta.PortName[:])},
+	}
+	for i, b := range f.Backends {
+		cluster := clusters[b.Cluster]
+		back := &api.Backend{
+			Address: address(b.Addr), Port: port(b.Port), Protocol: protocol.String(), Cluster: text(cluster.Name[:]),
+			State: lb.State(b.State).String(), Selected: i < int(f.Header.Selected()), Reason: "known",
+		}
+		if back.Selected {
+			back.Reason = "selected"
+		}
+		e.Backends = append(e.Backends, back)
+	}
+	return e
+}
+
+func address(b [16]byte) string { return netip.AddrFrom16(b).Unmap().String() }
+
+func port(b [2]byte) uint32 { return uint32(b[0])<<8 | uint32(b[1]) }
+
+// text is a NUL-padded string of the maps.
+func text(b []byte) string {
+	s, _, _ := strings.Cut(string(b), "\x00")
+	return s
+}

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// removalGrace is how long a cluster file must be absent before its cluster
+// counts as removed: editors and configuration tools replace files by deleting
+// and creating them, and a drain is not something to do by accident.
+const removalGrace = time.Second
+
+// directory is what the clusters directory said when it was last read: the
+// last good file per cluster, and what is wrong with the others.
+type directory struct {
+	path     string
+	files    map[string]knownFile
+	problems map[string]string    // by file name
+	absent   map[string]time.Time // known files that are missing, since when
+}
+
+type knownFile struct {
+	clusterFile
+	raw []byte
+}
+
+// directoryChange is what one reading of the directory changed.
+type directoryChange struct {
+	set     map[string]clusterFile // new or changed clusters
+	removed []string
+}
+
+func newDirectory(path string) *directory {
+	return &directory{path: path, files: map[string]knownFile{}, problems: map[string]string{}, absent: map[string]time.Time{}}
+}
+
+// expect names clusters of which the maps still hold something: without a file
+// they are removed like any other.
+func (d *directory) expect(names []string) {
+	for _, name := range names {
+		d.files[name] = knownFile{}
+	}
+}
+
+// scan reads the directory once. A file that is unreadable or invalid keeps
+// its last good state; only a file that is gone, and still gone after the
+// grace, removes its cluster. recheck is when to scan again at the latest, or
+// 0.
+func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duration, err error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return c, 0, fmt.Errorf("read clusters directory %q: %w; create it or correct --clusters", d.path, err)
+	}
+	c.set = map[string]clusterFile{}
+	d.problems = map[string]string{}
+	present := map[string]bool{}
+	for _, e := range entries {
+		name := e.Name()
+		info, err := os.Stat(filepath.Join(d.path, name))
+		if strings.HasPrefix(name, ".") || err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		present[name] = true
+		if d.read(name) {
+			c.set[name] = d.files[name].clusterFile
+		}
+	}
+	c.removed, recheck = d.missing(present, now)
+	return c, recheck, nil
+}
+
+// read takes in one file and tells whether it is new or changed.
+func (d *directory) read(name string) bool {
+	f, raw, err := readClusterFile(filepath.Join(d.path, name))
+	old, known := d.files[name]
+	switch {
+	case errors.Is(err, errNotClusterFile) && !known:
+		return false
+	case err == nil:
+		err = schema.ValidateClusterName(name)
+	}
+	if err != nil {
+		d.problems[name] = fmt.Sprintf("%s: %v", filepath.Join(d.path, name), err)
+		return false
+	}
+	if known && bytes.Equal(old.raw, raw) {
+		return false
+	}
+	d.files[name] = knownFile{clusterFile: f, raw: raw}
+	return true
+}
+
+func (d *directory) missing(present map[string]bool, now time.Time) (removed []string, recheck time.Duration) {
+	for name := range d.files {
+		if present[name] {
+			delete(d.absent, name)
+			continue
+		}
+		since, ok := d.absent[name]
+		if !ok {
+			d.absent[name], since = now, now
+		}
+		if left := removalGrace - now.Sub(since); left > 0 {
+			recheck = max(recheck, left)
+			continue
+		}
+		delete(d.files, name)
+		delete(d.absent, name)
+		removed = append(removed, name)
+	}
+	slices.Sort(removed)
+	return removed, recheck
+}
+
+// problemLines lists the problems, sorted by file.
+func (d *directory) problemLines() []string {
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(d.problems)) {
+		lines = append(lines, d.problems[name])
+	}
+	return lines
+}
+
+// follow scans the directory now and after every change of it, and hands each
+// result to fn, until ctx ends.
+func (d *directory) follow(ctx context.Context, fn func(directoryChange, []string)) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch clusters directory: %w", err)
+	}
+	defer w.Close()
+	if err := w.Add(d.path); err != nil {
+		return fmt.Errorf("watch clusters directory %q: %w; create it or correct --clusters", d.path, err)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.Events:
+		case <-w.Errors: // an overflow lost events: what counts is the directory as it is now
+		case <-timer.C:
+		}
+		change, recheck, err := d.scan(time.Now())
+		problems := d.problemLines()
+		if err != nil { // the directory itself went away: the watch on it is gone as well
+			problems = append(problems, err.Error())
+			recheck = removalGrace
+			_ = w.Add(d.path)
+		}
+		if recheck > 0 {
+			timer.Reset(recheck)
+		}
+		fn(change, problems)
+	}
+}

@@ -1,0 +1,274 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/datapath"
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// core owns the agent's state. Everything it has is touched by the goroutine
+// of run alone; the others hand it functions with do. A function must not
+// block.
+type core struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	kernel  Kernel
+	mesh    *mesh.Mesh
+	maps    *datapath.Reconciler
+
+	work    chan func()
+	stopped chan struct{}
+
+	problems []string
+	links    map[string]*link         // by cluster
+	failed   map[lb.ServiceName]error // services the maps could not take
+	retry    <-chan time.Time         // when to try the failed ones again
+	released chan datapath.Ticket     // grace periods that have passed
+	waiting  bool                     // for a grace period
+}
+
+// link is what status says of a cluster besides what the mesh knows.
+type link struct {
+	endpoint string
+	failures uint64
+	since    time.Time // of the present state
+	state    mesh.State
+	// lastError is the one that was logged last; a synced cluster has none.
+	lastError string
+}
+
+// retryPause is how long a service that the maps could not take waits for the
+// next try; memory that comes free triggers one earlier.
+const retryPause = time.Second
+
+// errStopped is what do answers once the core has ended.
+var errStopped = errors.New("agent has stopped")
+
+func newCore(cfg Config, kernel Kernel) (*core, error) {
+	c := &core{
+		cfg: cfg, log: cfg.Log, kernel: kernel,
+		mesh: mesh.New(mesh.Config{LocalCluster: cfg.ClusterName, LocalID: cfg.ClusterID, MaxClusters: cfg.MaxConnectedClusters}),
+		maps: datapath.New(kernel), metrics: newMetrics(cfg.Registry),
+		work: make(chan func()), stopped: make(chan struct{}),
+		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
+	}
+	cfg.Registry.MustRegister(newCollector(c))
+	return c, c.restore()
+}
+
+// do runs f on the core's goroutine and returns after it has run.
+func (c *core) do(ctx context.Context, f func(*core)) error {
+	done := make(chan struct{})
+	select {
+	case c.work <- func() { f(c); close(done) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.stopped:
+		return errStopped
+	}
+}
+
+// maxDrain bounds how many functions run before the maps are brought up to
+// date, so that a flood delays nobody's change for long.
+const maxDrain = 64
+
+func (c *core) run(ctx context.Context) error {
+	defer close(c.stopped)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-c.work:
+			f()
+			c.drain()
+		case t := <-c.released:
+			c.maps.Release(t)
+			c.waiting = false
+			c.retryFailed()
+		case <-c.retry:
+			c.retryFailed()
+		}
+		c.flush()
+	}
+}
+
+// drain runs what is already waiting: changes that arrive together are applied
+// together, without a timer.
+func (c *core) drain() {
+	for range maxDrain {
+		select {
+		case f := <-c.work:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// flush brings the maps up to date with every service that changed.
+func (c *core) flush() {
+	for _, name := range c.mesh.Dirty() {
+		c.set(name)
+	}
+	c.awaitGrace()
+}
+
+func (c *core) set(name lb.ServiceName) {
+	start := time.Now()
+	var tables []lb.FrontendTable
+	if service, ok := c.mesh.Service(name); ok {
+		tables = lb.Merge(service)
+	}
+	_, err := c.maps.Set(name, tables)
+	c.metrics.set(time.Since(start), err)
+	if err == nil {
+		delete(c.failed, name)
+		return
+	}
+	if c.failed[name] == nil {
+		c.log.Error("service does not fit into the maps; it stays as it was", "service", name.String(), "err", err)
+	}
+	c.failed[name] = err
+	c.retry = time.After(retryPause)
+}
+
+func (c *core) retryFailed() {
+	c.retry = nil
+	for name := range c.failed {
+		c.set(name)
+	}
+}
+
+// awaitGrace starts the wait for the grace period after which memory that
+// programs may still read can be reused; one wait at a time serves all.
+func (c *core) awaitGrace() {
+	ticket, any := c.maps.Quarantined()
+	if !any || c.waiting {
+		return
+	}
+	c.waiting = true
+	go func() {
+		if err := c.kernel.WaitRCU(); err != nil {
+			c.log.Error("wait for a grace period", "err", err)
+			time.Sleep(retryPause) // longer than any program runs
+		}
+		select {
+		case c.released <- ticket:
+		case <-c.stopped:
+		}
+	}()
+}
+
+// restore takes in what the maps hold from a former life. What no frontend
+// leads to becomes free by it, so programs that may still read for the former
+// writer must have ended.
+func (c *core) restore() error {
+	if err := c.kernel.WaitRCU(); err != nil {
+		return err
+	}
+	loaded, err := c.maps.Load()
+	if err != nil {
+		return err
+	}
+	for _, r := range loaded.Repairs {
+		c.log.Error("pinned maps held an impossible entry", "err", r.String())
+	}
+	restored := make([]mesh.Restored, len(loaded.Frontends))
+	for i, r := range loaded.Frontends {
+		restored[i] = mesh.Restored(r)
+	}
+	c.mesh.Restore(restored)
+	c.log.Info("took over pinned maps", "n", len(restored))
+	return nil
+}
+
+// unconfigured lists the clusters that the maps hold backends of and that no
+// file configures (yet).
+func (c *core) unconfigured() []string {
+	var names []string
+	for _, s := range c.mesh.Status() {
+		if !s.Configured {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+func (c *core) setProblems(lines []string) {
+	known := map[string]bool{}
+	for _, p := range c.problems {
+		known[p] = true
+	}
+	for _, p := range lines {
+		if !known[p] {
+			c.log.Error("cluster file is refused; its last good state stays", "err", p)
+		}
+	}
+	c.problems = lines
+}
+
+func (c *core) addCluster(name string) { c.mesh.AddCluster(name, mesh.Policy{}) }
+
+func (c *core) removeCluster(name string) {
+	c.mesh.RemoveCluster(name)
+	delete(c.links, name)
+	c.log.Info("cluster removed", "cluster", name)
+}
+
+func (c *core) connecting(name string) {
+	c.link(name)
+	c.mesh.Connecting(name)
+}
+
+func (c *core) link(name string) *link {
+	l := c.links[name]
+	if l == nil {
+		l = &link{since: time.Now()}
+		c.links[name] = l
+	}
+	return l
+}
+
+// connected admits a cluster or says why not; fresh is as in
+// [mesh.Mesh.Connected].
+func (c *core) connected(name, endpoint string, config schema.ClusterConfig) (fresh bool, err error) {
+	c.link(name).endpoint = endpoint
+	if fresh, err = c.mesh.Connected(name, config); err != nil {
+		return false, err
+	}
+	c.log.Info("cluster connected", "cluster", name, "endpoint", endpoint)
+	return fresh, nil
+}
+
+func (c *core) disconnected(name string, err error) {
+	l := c.link(name)
+	l.failures++
+	c.mesh.Disconnected(name, err.Error())
+	if l.lastError != err.Error() { // once, however often it is tried again
+		c.log.Warn("cluster disconnected; its backends stay", "cluster", name, "err", err)
+	}
+	l.lastError = err.Error()
+}
+
+func (c *core) update(name string, u kvstore.Update) {
+	changes := make([]mesh.Change, len(u.Changes))
+	for i, ch := range u.Changes {
+		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted}
+	}
+	c.mesh.Apply(name, changes)
+	if u.Synced {
+		c.mesh.Synced(name)
+		c.link(name).lastError = ""
+		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
+	}
+}

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+)
+
+// metrics are the agent's metrics. All but the two that count events are read
+// from the core when Prometheus asks, so that an event costs nothing for them.
+type metrics struct {
+	updates *prometheus.HistogramVec
+}
+
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{updates: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "clustermesh_agent_service_update_duration_seconds",
+		Help:    "Time to merge one changed service and bring the eBPF maps up to date, by result.",
+		Buckets: prometheus.ExponentialBuckets(2e-6, 4, 10),
+	}, []string{"result"})}
+	registry.MustRegister(m.updates)
+	return m
+}
+
+func (m *metrics) set(took time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.updates.WithLabelValues(result).Observe(took.Seconds())
+}
+
+// collector turns the core's status into metrics at each scrape.
+type collector struct {
+	core *core
+
+	build, ready, problems, failed            *prometheus.Desc
+	state, services, backends, failures       *prometheus.Desc
+	rejections                                *prometheus.Desc
+	frontends, frontendsMax, records, recsMax *prometheus.Desc
+	lookups, retries, forgotten               *prometheus.Desc
+}
+
+func newCollector(c *core) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("clustermesh_"+name, help, labels, nil)
+	}
+	return &collector{
+		core:         c,
+		build:        desc("agent_build_info", "Constant 1, labelled with the agent's version.", "version"),
+		ready:        desc("agent_ready", "1 once the maps reflect the own cluster."),
+		problems:     desc("agent_cluster_file_problems", "Files of the clusters directory that are refused."),
+		failed:       desc("agent_services_failed", "Services whose latest state the maps could not take."),
+		state:        desc("agent_cluster_state", "1 for the state each cluster is in.", "cluster", "state"),
+		services:     desc("agent_cluster_services", "Services a cluster says it has.", "cluster"),
+		backends:     desc("agent_cluster_backends", "Backends a cluster says it has.", "cluster"),
+		failures:     desc("agent_cluster_failures_total", "Connections to a cluster that failed or ended.", "cluster"),
+		rejections:   desc("agent_cluster_rejections_total", "Records of a cluster that were not accepted, by reason.", "cluster", "reason"),
+		frontends:    desc("datapath_frontends", "Frontends in the eBPF maps."),
+		frontendsMax: desc("datapath_frontends_capacity", "Frontends that fit into the eBPF maps."),
+		records:      desc("datapath_records", "Slab records of the eBPF maps in use, including those that wait for a grace period."),
+		recsMax:      desc("datapath_records_capacity", "Slab records that the eBPF maps have."),
+		lookups:      desc("datapath_lookups_total", "Connects and datagrams seen by the programs, by what became of them.", "result"),
+		retries:      desc("datapath_retries_total", "Draws of a backend that had to be repeated."),
+		forgotten:    desc("datapath_forgotten_total", "Translated sockets that could not be remembered and see the backend's address."),
+	}
+}
+
+// Describe sends nothing: the collector is unchecked, since clusters come and go.
+func (m *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect asks the core for its status and sends it as metrics. A core that
+// does not answer yields no metrics, which Prometheus shows as absence.
+func (m *collector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var s *api.StatusResponse
+	var failed int
+	if err := m.core.do(ctx, func(c *core) { s, failed = c.status(), len(c.failed) }); err != nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(m.build, 1, s.GetVersion())
+	gauge(m.ready, boolValue(s.GetReady()))
+	gauge(m.problems, float64(len(s.GetProblems())))
+	gauge(m.failed, float64(failed))
+	for _, c := range s.GetClusters() {
+		m.collectCluster(out, c)
+	}
+	d := s.GetDatapath()
+	gauge(m.frontends, float64(d.GetFrontends()))
+	gauge(m.frontendsMax, float64(d.GetFrontendsCapacity()))
+	gauge(m.records, float64(d.GetRecords()))
+	gauge(m.recsMax, float64(d.GetRecordsCapacity()))
+	m.collectCounters(out)
+}
+
+func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster) {
+	name := c.GetName()
+	out <- prometheus.MustNewConstMetric(m.state, prometheus.GaugeValue, 1, name, c.GetState())
+	out <- prometheus.MustNewConstMetric(m.services, prometheus.GaugeValue, float64(c.GetServices()), name)
+	out <- prometheus.MustNewConstMetric(m.backends, prometheus.GaugeValue, float64(c.GetBackends()), name)
+	out <- prometheus.MustNewConstMetric(m.failures, prometheus.CounterValue, float64(c.GetFailures()), name)
+	for _, r := range c.GetRejections() {
+		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
+	}
+}
+
+func (m *collector) collectCounters(out chan<- prometheus.Metric) {
+	n, err := m.core.kernel.Counters()
+	if err != nil {
+		return
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	counter(m.lookups, n.Hits, "translated")
+	counter(m.lookups, n.Misses, "untouched")
+	counter(m.lookups, n.Refused, "refused")
+	counter(m.retries, n.Retries)
+	counter(m.forgotten, n.Forgotten)
+}
+
+func boolValue(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,145 @@
+// Command clustermesh-agent keeps a node's eBPF load-balancing maps equal to
+// what all clusters of the mesh say.
+//
+// Exit codes: 0 ended when told to, 1 failed, 2 used wrongly.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/clustermesh/clustermesh/agent"
+	"github.com/clustermesh/clustermesh/bpf"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
+)
+
+func main() {
+	os.Exit(cli.Main(newCommand(os.Stdout, os.Stderr), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options are the flags of the agent and its sub-commands.
+type options struct {
+	agent.Config
+	log cli.LogFlags
+}
+
+func newCommand(stdout, stderr io.Writer) *cobra.Command {
+	o := &options{}
+	c := cli.Prepare(&cobra.Command{
+		Use:   "clustermesh-agent",
+		Short: "Keep this node's load-balancing maps equal to what all clusters say",
+		Long: `clustermesh-agent follows every cluster that has a file in --clusters, its own
+included, and keeps the merged backends of global services in eBPF maps, so that
+a connection to an ordinary ClusterIP reaches healthy backends of all of them.
+
+Programs, links and maps are pinned: stopping the agent changes nothing. Every
+flag is also an environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a
+member of the --config file.`,
+		Example: `  clustermesh-agent --cluster-name west --cluster-id 2 --node-name n1 \
+    --clusters /etc/clustermesh/clusters --bpffs /sys/fs/bpf \
+    --state-dir /var/run/clustermesh --http 127.0.0.1:9964 \
+    --api-socket /var/run/clustermesh/agent.sock`,
+		Version: version(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, logErr := o.log.Logger(stderr)
+			o.Log, o.Version = log, version()
+			if err := errors.Join(logErr, o.Validate()); err != nil {
+				return cli.Usage(err)
+			}
+			return agent.Run(c.Context(), o.Config)
+		},
+	})
+	o.addRunFlags(c.Flags())
+	o.addPlaceFlags(c.Flags())
+	c.AddCommand(newCleanup(stderr), newCheck(stdout))
+	return c
+}
+
+func (o *options) addRunFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ClusterName, "cluster-name", "", "name of the cluster this node belongs to")
+	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of that cluster, unique in the mesh")
+	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
+	f.StringVar(&o.NodeName, "node-name", "", "name of this node")
+	f.StringVar(&o.ClustersDir, "clusters", "", "directory with one etcd client YAML per cluster, named like the cluster")
+	f.StringVar(&o.HTTP, "http", "127.0.0.1:9964", "address of /metrics, /healthz and /readyz; empty for none")
+	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")
+	f.Uint32Var(&o.MaxFrontends, "max-frontends", bpf.DefaultMaxFrontends, "frontends the maps can hold; takes effect when they are created")
+	f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
+	o.log.Add(f)
+}
+
+// addPlaceFlags adds the flags that say where the kernel objects are.
+func (o *options) addPlaceFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 directory whose processes are served; empty for the whole node")
+	f.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system for the pins")
+	f.StringVar(&o.StateDir, "state-dir", "/var/run/clustermesh", "directory for the lock that keeps a second agent off the same pins")
+}
+
+func newCleanup(stderr io.Writer) *cobra.Command {
+	o := &options{}
+	c := cli.Prepare(&cobra.Command{
+		Use:     "cleanup",
+		Short:   "Detach the programs and remove every pin, program and map",
+		Example: "  clustermesh-agent cleanup --bpffs /sys/fs/bpf --state-dir /var/run/clustermesh",
+		RunE: func(*cobra.Command, []string) error {
+			log, err := o.log.Logger(stderr)
+			if err != nil {
+				return cli.Usage(err)
+			}
+			o.Log = log
+			return agent.Cleanup(o.Config)
+		},
+	})
+	o.addPlaceFlags(c.Flags())
+	o.log.Add(c.Flags())
+	return c
+}
+
+// errCheck ends check when something necessary is missing.
+var errCheck = errors.New("something that the agent needs is missing")
+
+func newCheck(stdout io.Writer) *cobra.Command {
+	o := &options{}
+	c := cli.Prepare(&cobra.Command{
+		Use:     "check",
+		Short:   "Say whether this node has what the agent needs, changing nothing",
+		Example: "  clustermesh-agent check --bpffs /sys/fs/bpf",
+		RunE: func(*cobra.Command, []string) error {
+			var failed error
+			for _, f := range agent.Check(o.Config) {
+				fmt.Fprintln(stdout, line(f))
+				if !f.OK && f.Fatal {
+					failed = errCheck
+				}
+			}
+			return failed
+		},
+	})
+	o.addPlaceFlags(c.Flags())
+	return c
+}
+
+func line(f bpf.Finding) string {
+	switch {
+	case f.OK:
+		return fmt.Sprintf("ok       %s: %s", f.Check, f.Detail)
+	case f.Fatal:
+		return fmt.Sprintf("MISSING  %s: %s; %s", f.Check, f.Detail, f.Remedy)
+	}
+	return fmt.Sprintf("note     %s: %s; %s", f.Check, f.Detail, f.Remedy)
+}
+
+// version is the module's version, and the commit for a build from a checkout.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}

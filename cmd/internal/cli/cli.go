@@ -1,0 +1,163 @@
+// Package cli is what the daemons' commands share: flags that are also
+// environment variables and members of a YAML file, every problem of them
+// reported at once, an orderly end on SIGTERM, and exit codes.
+//
+// A flag --cluster-name is also CLUSTERMESH_CLUSTER_NAME and the member
+// cluster-name of the file given with --config. The command line wins over the
+// environment, the environment over the file.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// Exit codes of a daemon.
+const (
+	ExitOK     = 0
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// EnvPrefix begins the name of every environment variable that sets a flag.
+const EnvPrefix = "CLUSTERMESH"
+
+// usageError marks an error of flags, environment or file.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// Usage marks err as a mistake of whoever started the program: it ends with
+// [ExitUsage]. nil stays nil.
+func Usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+// Settle brings the values of environment and configuration file into the
+// flags that the command line left alone. It returns every problem at once:
+// unknown members of the file, and values that do not fit their flag.
+func Settle(flags *pflag.FlagSet) error {
+	v := viper.New()
+	v.SetEnvPrefix(EnvPrefix)
+	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
+	v.AutomaticEnv()
+	var problems []error
+	if path := configPath(flags, v); path != "" {
+		v.SetConfigFile(path)
+		v.SetConfigType("yaml")
+		if err := v.ReadInConfig(); err != nil {
+			return Usage(fmt.Errorf("--config %q: %w; give a readable YAML file", path, err))
+		}
+		problems = unknownMembers(flags, v, path)
+	}
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || !v.IsSet(f.Name) {
+			return
+		}
+		if err := flags.Set(f.Name, v.GetString(f.Name)); err != nil {
+			problems = append(problems, fmt.Errorf("%s %q: not a %s; correct the environment variable %s_%s or the member %q of the configuration file",
+				f.Name, v.GetString(f.Name), f.Value.Type(), EnvPrefix, strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")), f.Name))
+		}
+	})
+	return Usage(errors.Join(problems...))
+}
+
+func configPath(flags *pflag.FlagSet, v *viper.Viper) string {
+	f := flags.Lookup("config")
+	if f == nil {
+		return ""
+	}
+	if f.Changed {
+		return f.Value.String()
+	}
+	return v.GetString("config")
+}
+
+func unknownMembers(flags *pflag.FlagSet, v *viper.Viper, path string) (problems []error) {
+	keys := v.AllKeys()
+	slices.Sort(keys)
+	for _, key := range keys {
+		if flags.Lookup(key) == nil {
+			problems = append(problems, fmt.Errorf("--config %q: member %q is not known; see --help for the names of flags, which are the members' names", path, key))
+		}
+	}
+	return problems
+}
+
+// Prepare adds --config to a command and settles its flags before it runs.
+func Prepare(c *cobra.Command) *cobra.Command {
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.Flags().String("config", "", "YAML file with flags as members; flags and environment win over it")
+	c.Args = cobra.NoArgs
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := Settle(c.Flags()); err != nil {
+			return err
+		}
+		return run(c, args)
+	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Usage(err) })
+	return c
+}
+
+// Main runs a command until it ends or the process is told to, and returns the
+// exit code. Errors go to stderr.
+func Main(c *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	c.SetArgs(args)
+	c.SetOut(stdout)
+	c.SetErr(stderr)
+	err := c.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command"):
+		fmt.Fprintf(stderr, "%s: wrong usage:\n  %s\nSee '%s --help'.\n", c.Name(), strings.ReplaceAll(err.Error(), "\n", "\n  "), c.Name())
+		return ExitUsage
+	default:
+		fmt.Fprintf(stderr, "%s: %s\n", c.Name(), err)
+		return ExitFailed
+	}
+}
+
+// LogFlags are the flags of a daemon's log.
+type LogFlags struct{ Level, Format string }
+
+// Add adds --log-level and --log-format.
+func (l *LogFlags) Add(flags *pflag.FlagSet) {
+	flags.StringVar(&l.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
+	flags.StringVar(&l.Format, "log-format", "text", "format of the log: text or json")
+}
+
+// Logger makes the logger that the flags describe.
+func (l *LogFlags) Logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: not known; use debug, info, warn or error", l.Level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch l.Format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: not known; use text or json", l.Format)
+}
