@@ -14,7 +14,10 @@ const (
 // [DecodeService]. Frontends and backends come out sorted by address, port and
 // protocol; two entries for one of those are refused. MaxFrontends and
 // MaxBackends bound distinct addresses, MaxPorts the entries of each. The
-// error is an *[Error]. The result is the caller's alone.
+// error is an *[Error].
+//
+// The result is the caller's, except that equal lists of names of different
+// backends may be one slice: they must not be modified.
 func DecodeLocalService(src Source, key string, value []byte, l Limits) (*LocalService, error) {
 	namespace, name, err := ParseServiceKey(KindLocalService, src.Cluster, false, key)
 	if err != nil {
@@ -33,6 +36,7 @@ func DecodeLocalService(src Source, key string, value []byte, l Limits) (*LocalS
 type localReader struct {
 	reader
 	limits Limits
+	lists  recent[[]string]
 }
 
 func (d *localReader) service(src Source, namespace, name string, s *LocalService) {
@@ -190,8 +194,12 @@ func (d *localReader) endpoint(have *seen, b *LocalBackend) {
 	}
 }
 
-// names reads a list of non-empty names.
+// names reads a set of non-empty names and sorts it.
 func (d *localReader) names() []string {
+	if known, ok := d.lists.repeated(&d.reader); ok {
+		return known
+	}
+	start := d.pos
 	var list []string
 	for more := d.open('['); more && d.more(']'); {
 		d.room(len(list), d.limits.MaxNames)
@@ -201,6 +209,9 @@ func (d *localReader) names() []string {
 		}
 		list = append(list, name)
 	}
+	slices.Sort(list)
+	list = slices.Clip(slices.Compact(list))
+	d.lists.remember(&d.reader, start, list)
 	return list
 }
 
@@ -208,10 +219,6 @@ func (d *localReader) names() []string {
 func (d *localReader) arrange(s *LocalService) {
 	if d.err != nil {
 		return
-	}
-	for i := range s.Backends {
-		slices.Sort(s.Backends[i].PortNames)
-		s.Backends[i].PortNames = slices.Compact(s.Backends[i].PortNames)
 	}
 	sortIfNeeded(s.Frontends, compareFrontends)
 	sortIfNeeded(s.Backends, compareBackends)
