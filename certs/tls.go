@@ -23,9 +23,8 @@ type ClientFiles struct {
 	Key  string // its private key
 	CA   string // the CAs that the server's certificate must come from
 	// ServerName is the DNS name or IP address that the server's certificate
-	// must contain. When empty it is the DNS name dialled; a server dialled by
-	// address needs it, because a TLS client does not learn what was dialled
-	// in that case and refuses the server.
+	// must contain. When empty it is the name or address dialled, and CAs added
+	// to the CA file later need a new configuration; see ClientTLS.
 	ServerName string
 }
 
@@ -79,7 +78,12 @@ func checkClient(cs tls.ConnectionState) error {
 // ClientTLS returns the configuration of a client that talks TLS 1.3, presents
 // the certificate of f and accepts only servers whose certificate is signed by
 // f.CA, is meant for servers and contains the expected name. The system's CAs
-// are never asked. Changed files take effect as they do with ServerTLS.
+// are never asked.
+//
+// Changed files take effect in the next handshake, as they do with ServerTLS,
+// with one exception: without f.ServerName a CA that is added to f.CA counts
+// only for configurations made afterwards (one that is withdrawn is refused at
+// once), so a caller that dials by address makes a configuration per connection.
 func ClientTLS(f ClientFiles, log *slog.Logger) (*tls.Config, error) {
 	log = orDiscard(log)
 	leaf, errLeaf := loadLeaf(f.Cert, f.Key, Remote, log)
@@ -97,35 +101,42 @@ func ClientTLS(f ClientFiles, log *slog.Logger) (*tls.Config, error) {
 		// and offers a client no hook to replace it (a server has
 		// GetConfigForClient), so a live CA needs the built-in verification
 		// off and all of it done in VerifyConnection, which runs in every
-		// handshake and cannot be skipped by the server.
-		InsecureSkipVerify: true,
+		// handshake and cannot be skipped by the server. That in turn needs a
+		// name fixed here: an IP address put into the configuration later is
+		// known to the built-in verification alone.
+		InsecureSkipVerify: f.ServerName != "",
+		RootCAs:            pool.get(),
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			return checkServer(cs, pool.get(), f.ServerName)
 		},
 	}, nil
 }
 
+// checkServer verifies the chain, its usage, and the name unless that is empty
+// because it has been verified already.
 func checkServer(cs tls.ConnectionState, roots *x509.CertPool, name string) error {
-	if name == "" {
-		name = cs.ServerName
-	}
-	if name == "" {
-		return errors.New("verify server: no name to verify; set the server name when the server is dialled by address")
-	}
 	if len(cs.PeerCertificates) == 0 {
 		return errors.New("verify server: it presented no certificate")
 	}
 	leaf := cs.PeerCertificates[0]
-	opts := x509.VerifyOptions{
+	_, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: poolOf(cs.PeerCertificates[1:]),
 		DNSName:       name,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	if err == nil {
+		err = checkUsage(leaf, Server)
 	}
-	if _, err := leaf.Verify(opts); err != nil {
-		return fmt.Errorf("verify server %s with certificate %q of issuer %q: %w", name, leaf.Subject.CommonName, leaf.Issuer.CommonName, err)
+	if err == nil {
+		return nil
 	}
-	return checkUsage(leaf, Server)
+	// The type is the one that crypto/tls itself reports, for callers that
+	// tell a server that is not trusted from one that does not answer.
+	return &tls.CertificateVerificationError{
+		UnverifiedCertificates: cs.PeerCertificates,
+		Err:                    fmt.Errorf("certificate %q of issuer %q: %w", leaf.Subject.CommonName, leaf.Issuer.CommonName, err),
+	}
 }
 
 func loadLeaf(cert, key string, kind Kind, log *slog.Logger) (*live[*tls.Certificate], error) {

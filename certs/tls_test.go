@@ -233,8 +233,9 @@ func TestClientRefusesBadServers(t *testing.T) {
 			}
 			cfg, err := ClientTLS(files, nil)
 			must(t, err)
-			if err := dial(addr, cfg); (err == nil) != tc.good {
-				t.Errorf("handshake: %v, want success %v", err, tc.good)
+			err = dial(addr, cfg)
+			if bad := (*tls.CertificateVerificationError)(nil); (err == nil) != tc.good || !tc.good && !errors.As(err, &bad) {
+				t.Errorf("handshake: %v (%T), want success %v", err, err, tc.good)
 			}
 		})
 	}
@@ -247,20 +248,35 @@ func TestClientRefusesBadServers(t *testing.T) {
 	})
 }
 
-func TestClientNeedsAName(t *testing.T) {
+// TestClientWithoutNameVerifiesWhatItDialled covers configurations to which the
+// caller adds the name for each connection, an address among them.
+func TestClientWithoutNameVerifiesWhatItDialled(t *testing.T) {
 	b := newBench(t)
+	other := newBench(t)
 	srv, err := ServerTLS(b.server, nil)
 	must(t, err)
 	addr := serve(t, srv)
 	b.client.ServerName = ""
+	b.client.CA = copyTo(t, b.client.CA, filepath.Join(b.dir, "bundle.crt"))
 	cfg, err := ClientTLS(b.client, nil)
 	must(t, err)
-	if err := dial(addr, cfg); err == nil || !strings.Contains(err.Error(), "set the server name") {
-		t.Errorf("dialled by address without a name: %v", err)
+	for name, good := range map[string]bool{"127.0.0.1": true, "east.mesh.cilium.io": true, "192.0.2.1": false, "example.com": false} {
+		c := cfg.Clone()
+		c.ServerName = name
+		err := dial(addr, c)
+		if (err == nil) != good {
+			t.Errorf("verified as %s: %v, want success %v", name, err, good)
+		}
+		if bad := (*tls.CertificateVerificationError)(nil); !good && !errors.As(err, &bad) {
+			t.Errorf("verified as %s: error is a %T", name, err)
+		}
 	}
-	_, port, _ := net.SplitHostPort(addr)
-	if err := dial(net.JoinHostPort("localhost", port), cfg); err != nil {
-		t.Errorf("dialled by DNS name: %v", err)
+	if c := cfg.Clone(); tls.Client(nil, c).Handshake() == nil {
+		t.Error("a handshake without any name was tried")
+	}
+	copyTo(t, other.client.CA, b.client.CA)
+	if err := dial(addr, cfg); err == nil {
+		t.Error("a server of the withdrawn CA was believed")
 	}
 }
 
