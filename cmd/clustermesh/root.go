@@ -8,12 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-)
 
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 // app is what every command works with: the streams and the output format.
@@ -50,13 +46,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
-		return exitOK
+		return cli.ExitOK
 	case errors.Is(err, errUsage) || !a.started:
 		fmt.Fprintf(stderr, "error: %s\nSee '%s --help'.\n", indent(err), cmd.CommandPath())
-		return exitUsage
+		return cli.ExitUsage
 	default:
 		fmt.Fprintf(stderr, "error: %s\n", indent(err))
-		return exitFailed
+		return cli.ExitFailed
 	}
 }
 
@@ -74,12 +70,15 @@ func newRoot(a *app) *cobra.Command {
 		Long: `clustermesh looks after a mesh of clusters: it issues certificates, asks the
 agent of a node what it sees and does, and demonstrates a mesh on one machine.
 
+Every flag is also an environment variable: --api-socket is
+CLUSTERMESH_API_SOCKET. The command line wins.
+
 Exit codes: 0 done, 1 failed, 2 used wrongly.`,
 		Example:       "  clustermesh certs init --dir pki\n  clustermesh certs issue --dir pki --kind server --cluster east --host mesh.east.example.com",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if err := a.checkFormat(); err != nil {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(cli.Settle(cmd.Flags()), a.checkFormat()); err != nil {
 				return err
 			}
 			a.started = true
