@@ -49,7 +49,7 @@ type Config struct {
 // field means its default.
 type Limits struct {
 	// Connections is the number of open connections; more are closed at once.
-	// Default 4096.
+	// Default 8192.
 	Connections int
 	// Handshakes is the number of TLS handshakes in progress; more wait within
 	// their deadline. Default 64.
@@ -57,7 +57,7 @@ type Limits struct {
 	// HandshakeTimeout bounds a connection from accept to the end of its TLS
 	// handshake, and the start of HTTP/2 after it. Default 5 s.
 	HandshakeTimeout time.Duration
-	// StreamsPerConnection is HTTP/2's limit of concurrent calls. Default 32.
+	// StreamsPerConnection is HTTP/2's limit of concurrent calls. Default 64.
 	StreamsPerConnection uint32
 	// WatchesPerStream is the number of watches in one Watch call. Default 64.
 	WatchesPerStream int
@@ -105,10 +105,10 @@ func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
 }
 
 func (l Limits) withDefaults() Limits {
-	orDefault(&l.Connections, 4096)
+	orDefault(&l.Connections, 8192)
 	orDefault(&l.Handshakes, 64)
 	orDefault(&l.HandshakeTimeout, 5*time.Second)
-	orDefault(&l.StreamsPerConnection, 32)
+	orDefault(&l.StreamsPerConnection, 64)
 	orDefault(&l.WatchesPerStream, 64)
 	orDefault(&l.WatchesPerConnection, 256)
 	orDefault(&l.CreatesPerSecond, 20)

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3compactor"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
 )
 
@@ -33,6 +34,10 @@ const (
 	// revision of the first.
 	retention = 5 * time.Minute
 
+	// keptRevisions is how many revisions stay readable even while bursts of
+	// writes force compactions.
+	keptRevisions = 1000
+
 	stopTimeout = 3 * time.Second
 )
 
@@ -48,6 +53,9 @@ type life struct {
 	cancel   context.CancelFunc // ends ctx when the life is over
 	mu       sync.RWMutex       // held for reading by every call into etcd
 	finished bool               // under mu: etcd was told to stop
+
+	compacting sync.Mutex
+	compacted  int64 // under compacting: the revision of our own last compaction
 }
 
 // startLife wipes the directory and starts a new etcd in it.
@@ -177,6 +185,26 @@ func (l *life) watch(ctx context.Context) error {
 	case <-l.etcd.StopNotify():
 		return errors.New("embedded etcd stopped by itself")
 	}
+}
+
+// makeRoom compacts after a write when the database is half full, for a burst
+// of writes can reach the quota long before etcd's own compaction is due.
+func (l *life) makeRoom(ctx context.Context, quota int64) error {
+	size := l.etcd.Backend().SizeInUse()
+	if size < quota/2 || !l.compacting.TryLock() {
+		return nil
+	}
+	defer l.compacting.Unlock()
+	rev := l.etcd.KV().Rev() - keptRevisions
+	if rev < l.compacted+keptRevisions {
+		return nil
+	}
+	l.compacted = rev
+	_, err := l.etcd.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
+	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
+		return fmt.Errorf("compact embedded etcd of %d bytes: %w", size, err)
+	}
+	return nil
 }
 
 // enter allows a call into etcd, to be ended by leave. Without it a call after

@@ -104,6 +104,7 @@ func (g *gateway) options() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(l.HeaderBytes),
 		grpc.MaxRecvMsgSize(l.ReceiveBytes),
 		grpc.WaitForHandlers(true),
+		grpc.SharedWriteBuffer(true), // most connections are idle most of the time
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: pingAfter, Timeout: pingTimeout}),
 	}
@@ -205,4 +206,6 @@ func (g *gateway) serveStatus(context.Context, *pb.StatusRequest) (*pb.StatusRes
 func errStopping() error { return status.Error(codes.Unavailable, "store server is stopping") }
 
 // isEnd reports whether a receive ended because the reader is gone or done.
-func isEnd(err error) bool { return errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled }
+func isEnd(err error) bool {
+	return errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled
+}

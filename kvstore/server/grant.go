@@ -7,10 +7,11 @@ import (
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
-// span is the key range [start, end).
+// span is the key range [start, end); an empty end, which no reader is granted,
+// means no upper bound.
 type span struct{ start, end string }
 
-func (s span) has(key string) bool { return s.start <= key && key < s.end }
+func (s span) has(key string) bool { return s.start <= key && (key < s.end || s.end == "") }
 
 func prefixSpan(prefix string) span { return span{prefix, schema.PrefixEnd(prefix)} }
 

@@ -115,4 +115,3 @@ func storeGauges(s *Server) []prometheus.Collector {
 		}),
 	}
 }
-

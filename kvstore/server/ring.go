@@ -26,18 +26,18 @@ type revision struct {
 	rev    int64
 	wire   []byte
 	events []event
+	memory int
 }
 
-// revisionOverhead estimates the memory of a revision beside its wire bytes.
-const revisionOverhead = 128
-
-func (r *revision) size() int { return cap(r.wire) + len(r.events)*(eventOverhead) + revisionOverhead }
-
-const eventOverhead = 96
+// What a revision and an event take beside the encoded bytes, estimated.
+const (
+	revisionOverhead = 128
+	eventOverhead    = 64
+)
 
 // encodeRevision encodes the changes of one revision.
 func encodeRevision(rev int64, evs []*mvccpb.Event) (*revision, error) {
-	r := &revision{rev: rev, events: make([]event, 0, len(evs))}
+	r := &revision{rev: rev, events: make([]event, 0, len(evs)), memory: revisionOverhead}
 	size := 0
 	for _, ev := range evs {
 		size += 16 + proto.Size(ev)
@@ -47,7 +47,9 @@ func encodeRevision(rev int64, evs []*mvccpb.Event) (*revision, error) {
 		if err := r.append(ev); err != nil {
 			return nil, err
 		}
+		r.memory += eventOverhead + len(ev.Kv.Key)
 	}
+	r.memory += cap(r.wire)
 	return r, nil
 }
 
@@ -91,7 +93,7 @@ func newRing(maxRevs, maxBytes int, floor, head int64) *ring {
 func (r *ring) append(rev *revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.n > 0 && (r.n == r.maxRevs || r.bytes+rev.size() > r.maxBytes) {
+	for r.n > 0 && (r.n == r.maxRevs || r.bytes+rev.memory > r.maxBytes) {
 		r.dropOldest()
 	}
 	if r.n == len(r.buf) {
@@ -99,7 +101,7 @@ func (r *ring) append(rev *revision) {
 	}
 	r.buf[(r.first+r.n)%len(r.buf)] = rev
 	r.n++
-	r.bytes += rev.size()
+	r.bytes += rev.memory
 	r.head = rev.rev
 	r.wake()
 }
@@ -109,7 +111,7 @@ func (r *ring) dropOldest() {
 	r.buf[r.first] = nil
 	r.first = (r.first + 1) % len(r.buf)
 	r.n--
-	r.bytes -= old.size()
+	r.bytes -= old.memory
 	r.floor = old.rev + 1
 }
 

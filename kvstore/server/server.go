@@ -115,7 +115,9 @@ func (s *Server) SetServing(serving bool) { s.gateway.setServing(serving) }
 // Disconnect closes the connections of all readers whose certificate name
 // matches and returns their number; it is for peers that are removed. They are
 // refused afterwards only if the TLS configuration refuses them.
-func (s *Server) Disconnect(match func(name string) bool) int { return s.gateway.conns.disconnect(match) }
+func (s *Server) Disconnect(match func(name string) bool) int {
+	return s.gateway.conns.disconnect(match)
+}
 
 // enter returns the running life for a call, which the caller ends with leave.
 func (s *Server) enter() (*life, error) {

@@ -36,7 +36,8 @@ func (s store) Range(ctx context.Context, start, end string, limit, revision int
 	if limit > 0 {
 		opts.Limit = limit + 1
 	}
-	found, err := l.etcd.KV().Range(ctx, []byte(start), []byte(end), opts)
+	span := spanFor(start, end)
+	found, err := l.etcd.KV().Range(ctx, []byte(span.start), []byte(span.end), opts)
 	if err != nil {
 		return kvstore.Range{}, storeError(err)
 	}
@@ -55,10 +56,25 @@ func kvOf(kv *mvccpb.KeyValue) kvstore.KV {
 }
 
 func storeError(err error) error {
-	if errors.Is(err, mvcc.ErrCompacted) {
+	switch {
+	case errors.Is(err, mvcc.ErrCompacted):
 		return kvstore.ErrCompacted
+	case errors.Is(err, mvcc.ErrFutureRev):
+		return kvstore.ErrLifeChanged
 	}
 	return fmt.Errorf("list embedded etcd: %w", err)
+}
+
+// spanFor reads etcd's spelling of a range: no end is a single key, the end
+// "\x00" everything from start on, which a span writes as the empty end.
+func spanFor(start, end string) span {
+	switch end {
+	case "":
+		return keySpan(start)
+	case "\x00":
+		return span{start: start}
+	}
+	return span{start, end}
 }
 
 // Watch implements [kvstore.Reader]. A revision of 0 means from now on.
@@ -67,16 +83,26 @@ func (s store) Watch(ctx context.Context, start, end string, from int64, fn func
 	if err != nil {
 		return err
 	}
-	if from <= 0 {
-		from = l.etcd.KV().Rev() + 1
-	}
+	now := l.etcd.KV().Rev()
 	l.leave()
+	if from <= 0 {
+		from = now + 1
+	}
+	if err := fn(kvstore.Changes{Revision: min(now, from-1), Life: l.cluster}); err != nil {
+		return err
+	}
+	return l.follow(ctx, spanFor(start, end), from, s.server.cfg.Limits.ReplyBytes, fn)
+}
+
+// follow calls fn for everything in the ring from the given revision on, and
+// waits for more, until something ends it.
+func (l *life) follow(ctx context.Context, s span, from int64, maxBytes int, fn func(kvstore.Changes) error) error {
 	for {
-		v := l.ring.read(from, s.server.cfg.Limits.ReplyBytes, nil)
+		v := l.ring.read(from, maxBytes, nil)
 		if from < v.floor {
 			return kvstore.ErrCompacted
 		}
-		if err := deliver(v, span{start, end}, l.cluster, fn); err != nil {
+		if err := deliver(v, s, l.cluster, fn); err != nil {
 			return err
 		}
 		if v.upTo >= from {
@@ -134,7 +160,7 @@ func (s store) Apply(ctx context.Context, ops []kvstore.Op) error {
 	defer context.AfterFunc(l.ctx, cancel)()
 	_, err = l.kv.Txn(ctx, txnOf(ops))
 	if err == nil {
-		return nil
+		return l.makeRoom(ctx, s.server.cfg.QuotaBytes)
 	}
 	err = fmt.Errorf("write %d keys to embedded etcd: %w", len(ops), err)
 	if errors.Is(err, rpctypes.ErrGRPCNoSpace) {

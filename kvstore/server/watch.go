@@ -410,4 +410,3 @@ func (ws *watchStream) assignID(asked int64) (int64, error) {
 	ws.nextID++
 	return ws.nextID - 1, nil
 }
-
