@@ -23,7 +23,8 @@ type batch struct {
 	hashes  []uint64
 	bytes   int
 	canary  bool
-	parked  bool // a single key from the parking
+	parked  bool          // a single key from the parking
+	delay   time.Duration // its last delay
 }
 
 func (b *batch) add(op Op, e *entry, hash uint64) {
@@ -77,7 +78,7 @@ func (p *Publisher) canaryTurn(before int) bool {
 // is full, the key being back at the head of the queue.
 func (p *Publisher) takeKey(key string, b *batch) bool {
 	e := p.entries[key]
-	if e == nil || !e.queued {
+	if _, parked := p.parked[key]; parked || e == nil || !e.queued {
 		return true
 	}
 	if len(b.ops) > 0 && b.bytes+len(key)+len(e.want) > p.cfg.MaxBytes {
@@ -114,12 +115,13 @@ func (p *Publisher) takeParked(now time.Time, b *batch) bool {
 		if now.Before(spot.due) {
 			continue
 		}
-		b.parked = p.takeKey(key, b) && len(b.ops) == 1
-		if b.parked {
+		delete(p.parked, key)
+		p.takeKey(key, b)
+		if len(b.ops) == 1 { // else it is wanted as stored again
+			b.parked, b.delay = true, spot.delay
 			p.inflight = 1
 			return true
 		}
-		delete(p.parked, key) // wanted as stored again
 	}
 	return false
 }
@@ -176,7 +178,6 @@ func (p *Publisher) settle(b batch, ok bool) {
 		op := b.ops[i]
 		e.certain, e.stored, e.hash = true, !op.Delete, b.hashes[i]
 		p.count(op)
-		delete(p.parked, op.Key)
 		p.release(op.Key, e)
 	}
 }
@@ -205,15 +206,15 @@ func (p *Publisher) giveBack(b batch) {
 		}
 	}
 	if len(b.ops) == 1 {
-		p.park(b.ops[0].Key, b.parked)
+		p.park(b.ops[0].Key, b)
 	}
 }
 
-func (p *Publisher) park(key string, again bool) {
+func (p *Publisher) park(key string, b batch) {
 	low, high := p.backoff.bounds()
-	delay := min(max(2*p.parked[key].delay, low), high)
+	delay := min(max(2*b.delay, low), high)
 	p.parked[key] = parking{due: time.Now().Add(delay), delay: delay}
-	if again {
+	if b.parked {
 		p.stats.Errors++
 	}
 }
