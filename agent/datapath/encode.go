@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/bpf/layout"
@@ -29,21 +30,18 @@ func addrPort(addr [16]byte, port [2]byte) netip.AddrPort {
 // not fit; Kubernetes allows no such name.
 func metaOf(t *lb.FrontendTable) (layout.Meta, error) {
 	m := layout.Meta{Key: keyOf(t.Frontend)}
-	for _, f := range []struct {
-		to          []byte
-		value, what string
-	}{
-		{m.Namespace[:], t.Service.Namespace, "namespace"},
-		{m.Name[:], t.Service.Name, "name"},
-		{m.PortName[:], t.Frontend.PortName, "port name"},
-	} {
-		if len(f.value) >= len(f.to) || bytes.IndexByte([]byte(f.value), 0) >= 0 {
-			return m, fmt.Errorf("encode frontend %s of %s: %s %q must have at most %d bytes, none of them 0",
-				t.Frontend.Addr, t.Service, f.what, f.value, len(f.to)-1)
-		}
-		copy(f.to, f.value)
+	ok := fill(&m.Namespace, t.Service.Namespace) && fill(&m.Name, t.Service.Name) && fill(&m.PortName, t.Frontend.PortName)
+	if !ok {
+		return m, fmt.Errorf("encode frontend %s, port %q of %s: namespace, name and port name must have at most %d bytes each, none of them 0",
+			t.Frontend.Addr, t.Frontend.PortName, t.Service, len(m.Name)-1)
 	}
 	return m, nil
+}
+
+// fill copies s into a NUL-padded field, which it must leave room in.
+func fill(field *[64]byte, s string) bool {
+	copy(field[:], s)
+	return len(s) < len(field) && strings.IndexByte(s, 0) < 0
 }
 
 // text is the string in a NUL-padded field.

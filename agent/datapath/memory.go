@@ -59,7 +59,7 @@ func (m *Memory) Violations() []string { return m.violations }
 func (m *Memory) Grace() {
 	m.seen = m.seen[:0]
 	clear(m.departed)
-	for id := range m.headers {
+	for _, id := range m.frontends { // a header without a key is out of reach
 		m.see(m.headers[id])
 	}
 }
@@ -135,7 +135,7 @@ func (m *Memory) InsertFrontend(k layout.FrontendKey, id uint32) error {
 	if _, present := m.frontends[k]; present {
 		m.violated("key %v is inserted while it is present", k)
 	}
-	if m.meta[id].Key != k || m.headers[id].Offset() == 0 {
+	if id >= m.capacity.Frontends || m.meta[id].Key != k || m.headers[id].Offset() == 0 {
 		m.violated("key %v is inserted before number %d is complete", k, id)
 	}
 	m.frontends[k] = id

@@ -1,6 +1,7 @@
 package datapath
 
-// Ticket names everything that was in quarantine at one moment.
+// Ticket names everything that was in quarantine at one moment; the zero Ticket
+// names nothing.
 type Ticket uint64
 
 // quarantine holds numbers and regions that readers may still be in. Tickets

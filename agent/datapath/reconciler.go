@@ -52,7 +52,7 @@ func (r *Reconciler) reset() {
 	r.services = map[lb.ServiceName][]*frontend{}
 	r.clusters = map[uint16]layout.Cluster{}
 	r.generations = map[uint32]uint16{}
-	r.waiting = quarantine{}
+	r.waiting = quarantine{current: 1}
 	r.slab = newSlab(r.capacity.Records)
 	r.ids = r.ids[:0]
 	for id := r.capacity.Frontends; id > 1; id-- {
