@@ -24,6 +24,7 @@ func checkReach(t *testing.T, w *world) {
 			requireShares(t, n, l, all)
 		}
 	}
+	w.requireCommandsAgree(t)
 }
 
 // rebelBase makes the global service rebel-base in both clusters with n pods

@@ -66,7 +66,7 @@ func (a *apiserver) start(t *testing.T) {
 func (a *apiserver) up(t *testing.T) {
 	t.Helper()
 	a.start(t)
-	awaitReady(t, a.Process, a.http)
+	await(t, a.Process, a.http, "/readyz")
 }
 
 // wipe removes the data directory of a stopped apiserver.
@@ -153,8 +153,28 @@ func (a *agent) start(t *testing.T) {
 func (a *agent) up(t *testing.T) {
 	t.Helper()
 	a.start(t)
-	awaitReady(t, a.Process, a.http)
+	await(t, a.Process, a.http, "/readyz")
 	a.openMaps(t)
+}
+
+// restart starts a stopped agent on what is pinned; the maps stay open.
+func (a *agent) restart(t *testing.T) {
+	t.Helper()
+	a.start(t)
+	await(t, a.Process, a.http, "/readyz")
+}
+
+// cleanup runs the agent's cleanup command and returns its exit code.
+func (a *agent) cleanup(t *testing.T) int {
+	t.Helper()
+	p, err := a.lab.Start(lab.Spec{
+		Name: "cleanup-" + a.node.name, Path: binary("clustermesh-agent"),
+		Args: []string{"cleanup", "--bpffs", a.bpffs, "--state-dir", a.state, "--cgroup", a.node.lab.Cgroup},
+	})
+	must(t, err)
+	code, err := p.Exit(startLimit)
+	must(t, err)
+	return code
 }
 
 // openMaps opens the maps that are pinned now.
@@ -215,7 +235,7 @@ func (w *world) up(t *testing.T) {
 		c.export.start(t)
 	}
 	for _, c := range w.clusters {
-		awaitReady(t, c.export.Process, c.export.http)
+		await(t, c.export.Process, c.export.http, "/readyz")
 	}
 	for i, n := range w.nodes() {
 		n.agent = w.newAgent(t, n, i)
@@ -223,13 +243,13 @@ func (w *world) up(t *testing.T) {
 	}
 }
 
-// awaitReady waits until /readyz answers 200. It fails at once, with the end
-// of the log, when the process has ended.
-func awaitReady(t *testing.T, p *lab.Process, address string) {
+// await waits until a page of a process answers 200. It fails at once, with the
+// end of the log, when the process has ended.
+func await(t *testing.T, p *lab.Process, address, page string) {
 	t.Helper()
 	deadline := time.After(startLimit)
 	for {
-		text, err := fetch(address, "/readyz")
+		text, err := fetch(address, page)
 		if err == nil {
 			return
 		}
@@ -237,7 +257,7 @@ func awaitReady(t *testing.T, p *lab.Process, address string) {
 		case <-p.Done():
 			t.Fatalf("%s has ended:\n%s", p.Name, logTail(p))
 		case <-deadline:
-			t.Fatalf("%s is not ready after %v: %v %s\n%s", p.Name, startLimit, err, text, logTail(p))
+			t.Fatalf("%s does not answer 200 on %s after %v: %v %s\n%s", p.Name, page, startLimit, err, text, logTail(p))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -258,8 +278,10 @@ func fetch(address, path string) (string, error) {
 	return string(text), err
 }
 
-func readLog(p *lab.Process) string {
-	text, err := os.ReadFile(p.Log)
+func readLog(p *lab.Process) string { return readFile(p.Log) }
+
+func readFile(path string) string {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}

@@ -1,10 +1,9 @@
 package e2e
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 	"testing"
+	"time"
 
 	"github.com/clustermesh/clustermesh/e2e/internal/pod"
 )
@@ -36,6 +35,17 @@ func requireClean(t *testing.T, n *node, l pod.Load, got pod.Counts) {
 	t.Helper()
 	if got.Failed() > 0 || len(got.WrongPeer) > 0 {
 		t.Errorf("from %s over %s to %s: %d of %d failed: %v; wrong peers: %v", n.name, l.Network, l.Target, got.Failed(), got.Requests, got.Failures, got.WrongPeer)
+	}
+}
+
+// requireWorks makes a few requests of every kind from a node to its own
+// cluster's addresses.
+func requireWorks(t *testing.T, n *node, ips map[*cluster][]netip.Addr) {
+	t.Helper()
+	for _, l := range loads(ips[n.cluster]) {
+		got, err := n.pods.Burst(l, 20)
+		must(t, err)
+		requireClean(t, n, l, got)
 	}
 }
 
@@ -77,41 +87,52 @@ func (w *world) begin(t *testing.T, ips map[*cluster][]netip.Addr) *traffic {
 	return tr
 }
 
-// check demands that no loop saw a failure since the last check, and that each
-// of them made requests.
+// check demands that no loop saw a failure since the last check, and that they
+// made requests.
 func (tr *traffic) check(t *testing.T, step string) {
 	t.Helper()
-	tr.collect(t, step, (*pod.Flow).Take)
+	if tr.take(t, step, (*pod.Flow).Take) == 0 && len(tr.flows) > 0 {
+		t.Errorf("%s: the tight loops made no request", step)
+	}
+}
+
+// enough is how many requests the tight loops must have made after a fault
+// before it counts as survived.
+const enough = 2000
+
+// survive demands that the tight loops go on without a failure for enough
+// requests.
+func (tr *traffic) survive(t *testing.T, step string) {
+	t.Helper()
+	deadline := time.Now().Add(giveUp)
+	for made := 0; made < enough; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: only %d requests within %v", step, made, giveUp)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks at the counters
+		made += tr.take(t, step, (*pod.Flow).Take)
+	}
 }
 
 // end stops the loops and checks for the last time.
 func (tr *traffic) end(t *testing.T) {
 	t.Helper()
-	tr.collect(t, "end", (*pod.Flow).End)
+	tr.take(t, "end", (*pod.Flow).End)
 	tr.flows, tr.nodes = nil, nil
 }
 
-func (tr *traffic) collect(t *testing.T, step string, take func(*pod.Flow) (pod.Counts, error)) {
+// take collects what the loops counted and returns how many requests that
+// were. Failures are the test's.
+func (tr *traffic) take(t *testing.T, step string, from func(*pod.Flow) (pod.Counts, error)) (made int) {
 	t.Helper()
-	total := 0
 	for i, f := range tr.flows {
-		got, err := take(f)
+		got, err := from(f)
 		must(t, err)
-		total += got.Requests
+		made += got.Requests
 		if got.Failed() > 0 || len(got.WrongPeer) > 0 {
 			t.Errorf("%s: tight loop from %s over %s to %s: %d of %d failed: %v; wrong peers: %v",
 				step, tr.nodes[i].name, f.Load.Network, f.Load.Target, got.Failed(), got.Requests, got.Failures, got.WrongPeer)
 		}
 	}
-	if len(tr.flows) > 0 && total == 0 {
-		t.Errorf("%s: the tight loops made no request", step)
-	}
-}
-
-func names(pods []*workload) string {
-	var all []string
-	for _, p := range pods {
-		all = append(all, p.Name)
-	}
-	return fmt.Sprint(strings.Join(all, " "))
+	return made
 }

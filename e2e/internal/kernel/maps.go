@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -138,6 +139,21 @@ func (m *Maps) Table() (oracle.Table, error) {
 		table[frontend(key)] = entry
 	}
 	return table, all.Err()
+}
+
+// Headers is the header word of every frontend as sorted text: equal texts
+// mean that not one entry was published anew in between.
+func (m *Maps) Headers() (string, error) {
+	var lines []string
+	var key layout.FrontendKey
+	var id uint32
+	all := m.frontends.Iterate()
+	for all.Next(&key, &id) {
+		f := frontend(key)
+		lines = append(lines, fmt.Sprintf("%s/%s=%d:%x", f.Addr, f.Protocol, id, atomic.LoadUint64(&m.headers[id])))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, " "), all.Err()
 }
 
 func frontend(k layout.FrontendKey) oracle.Frontend {
