@@ -261,3 +261,38 @@ func (b *syncBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
+
+// TestProjectedVolume rotates as kubelet does for a mounted secret: the files
+// are symbolic links through a directory link that is replaced in one step.
+func TestProjectedVolume(t *testing.T) {
+	b := newBench(t)
+	vol := t.TempDir()
+	project := func(version string, srv ServerFiles) {
+		dir := filepath.Join(vol, version)
+		must(t, os.Mkdir(dir, 0o700))
+		copyTo(t, srv.Cert, filepath.Join(dir, "tls.crt"))
+		copyTo(t, srv.Key, filepath.Join(dir, "tls.key"))
+		copyTo(t, srv.ClientCA, filepath.Join(dir, "ca.crt"))
+		must(t, os.Symlink(version, filepath.Join(vol, "..data.new")))
+		must(t, os.Rename(filepath.Join(vol, "..data.new"), filepath.Join(vol, "..data")))
+	}
+	project("..v1", b.server)
+	for _, name := range []string{"tls.crt", "tls.key", "ca.crt"} {
+		must(t, os.Symlink(filepath.Join("..data", name), filepath.Join(vol, name)))
+	}
+	srv, err := ServerTLS(ServerFiles{Cert: vol + "/tls.crt", Key: vol + "/tls.key", ClientCA: vol + "/ca.crt"}, nil)
+	must(t, err)
+	addr := serve(t, srv)
+	cli, err := ClientTLS(b.client, nil)
+	must(t, err)
+	must(t, dial(addr, cli))
+
+	next := newBench(t) // everything is new, the CA too
+	project("..v2", next.server)
+	if err := dial(addr, cli); err == nil {
+		t.Error("the old mesh still gets in")
+	}
+	cli, err = ClientTLS(next.client, nil)
+	must(t, err)
+	must(t, dial(addr, cli))
+}
