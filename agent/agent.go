@@ -36,6 +36,7 @@ type Kernel interface {
 type Agent struct {
 	cfg  Config
 	core *core
+	dial dialer
 }
 
 // Run loads and attaches the eBPF programs, or takes over the pinned ones, and
@@ -86,7 +87,7 @@ func New(cfg Config, kernel Kernel) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read back the pinned maps: %w", err)
 	}
-	return &Agent{cfg: cfg, core: c}, nil
+	return &Agent{cfg: cfg, core: c, dial: dialTLS(cfg.Log)}, nil
 }
 
 // shutdownLimit bounds an orderly end.
@@ -149,7 +150,7 @@ func (a *Agent) followClusters(ctx context.Context) error {
 }
 
 func (a *Agent) newRemote(name string, file clusterFile) *remote {
-	return &remote{name: name, local: name == a.cfg.ClusterName, file: file, cfg: a.cfg, core: a.core, log: a.cfg.Log.With("cluster", name)}
+	return &remote{name: name, local: name == a.cfg.ClusterName, file: file, cfg: a.cfg, core: a.core, dial: a.dial}
 }
 
 // runningRemote is a remote that was started. Its fields may be read again

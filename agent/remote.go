@@ -24,9 +24,31 @@ type remote struct {
 	file  clusterFile
 	cfg   Config
 	core  *core
-	log   *slog.Logger
+	dial  dialer
 	// watcher remembers across connections which keys the core has been told of.
 	watcher *kvstore.Watcher
+}
+
+// connection is an open connection to one cluster's store.
+type connection interface {
+	kvstore.Reader
+	Get(ctx context.Context, key string) (kvstore.KV, bool, error)
+	Endpoint() string
+	Close() error
+}
+
+// dialer opens a connection to a cluster of the given name.
+type dialer func(ctx context.Context, name string, file clusterFile) (connection, error)
+
+// dialTLS is the dialer over the network.
+func dialTLS(log *slog.Logger) dialer {
+	return func(ctx context.Context, name string, file clusterFile) (connection, error) {
+		tlsConfig, err := certs.ClientTLS(certs.ClientFiles{Cert: file.CertFile, Key: file.KeyFile, CA: file.TrustedCAFile}, log.With("cluster", name))
+		if err != nil {
+			return nil, err
+		}
+		return kvstore.Dial(ctx, kvstore.ConnConfig{Endpoints: file.Endpoints, HostAliases: file.aliases(), TLS: tlsConfig})
+	}
 }
 
 // errHeartbeat ends a connection over which no heartbeat arrives any more.
@@ -62,7 +84,8 @@ func (r *remote) report(ctx context.Context, err error) {
 // session is one connection from dialling to its loss. synced tells whether
 // the cluster was once completely heard in it.
 func (r *remote) session(ctx context.Context) (synced bool, err error) {
-	conn, err := r.dial(ctx)
+	_ = r.core.do(ctx, func(c *core) { c.connecting(r.name) })
+	conn, err := r.dial(ctx, r.name, r.file)
 	if err != nil {
 		return false, err
 	}
@@ -85,21 +108,8 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	return synced, err
 }
 
-func (r *remote) dial(ctx context.Context) (*kvstore.Conn, error) {
-	_ = r.core.do(ctx, func(c *core) { c.connecting(r.name) })
-	tlsConfig, err := certs.ClientTLS(certs.ClientFiles{Cert: r.file.CertFile, Key: r.file.KeyFile, CA: r.file.TrustedCAFile}, r.log)
-	if err != nil {
-		return nil, err
-	}
-	return kvstore.Dial(ctx, kvstore.ConnConfig{
-		Endpoints:   r.file.Endpoints,
-		HostAliases: r.file.aliases(),
-		TLS:         tlsConfig,
-	})
-}
-
 // announce reads the cluster's configuration and asks the core to admit it.
-func (r *remote) announce(ctx context.Context, conn *kvstore.Conn) (cached, canaries bool, err error) {
+func (r *remote) announce(ctx context.Context, conn connection) (cached, canaries bool, err error) {
 	kv, ok, err := conn.Get(ctx, schema.ClusterConfigKey(r.name))
 	if err != nil {
 		return false, false, fmt.Errorf("read cluster config: %w", err)
@@ -131,7 +141,7 @@ func (r *remote) kind() schema.Kind {
 }
 
 // watchHeartbeat fails when no heartbeat arrives within the limit.
-func (r *remote) watchHeartbeat(ctx context.Context, conn *kvstore.Conn) error {
+func (r *remote) watchHeartbeat(ctx context.Context, conn connection) error {
 	beats := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -170,7 +180,7 @@ var errCanarySeen = errors.New("canary seen")
 
 // awaitCanary returns once the cluster has declared its services complete. A
 // list taken earlier might be partial, and what it lacks would be dropped.
-func (r *remote) awaitCanary(ctx context.Context, conn *kvstore.Conn, cached bool) error {
+func (r *remote) awaitCanary(ctx context.Context, conn connection, cached bool) error {
 	key := schema.CanaryKey(r.kind(), r.name, cached)
 	w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: key, MaxKeys: 16})
 	err := w.Follow(ctx, conn, func(u kvstore.Update) error {
@@ -188,7 +198,7 @@ func (r *remote) awaitCanary(ctx context.Context, conn *kvstore.Conn, cached boo
 }
 
 // followServices hands the core every change of the cluster's services.
-func (r *remote) followServices(ctx context.Context, conn *kvstore.Conn, cached bool, synced *bool) error {
+func (r *remote) followServices(ctx context.Context, conn connection, cached bool, synced *bool) error {
 	prefix := schema.WatchPrefix(r.kind(), r.name, cached)
 	if r.watcher == nil {
 		r.watcher = kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: prefix})

@@ -1,0 +1,453 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/datapath"
+	"github.com/clustermesh/clustermesh/bpf"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// The simulation runs whole agents over stores and maps in memory: everything
+// but the network and the kernel is the shipped code.
+
+// memoryKernel is a Kernel in memory. It notes when a frontend that had
+// backends is published without any although the test says it must not be.
+type memoryKernel struct {
+	*datapath.Memory
+	mu       sync.Mutex // the wait for a grace period has a goroutine of its own
+	keepFull atomic.Bool
+	emptied  []string
+}
+
+func (k *memoryKernel) WaitRCU() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Grace()
+	return nil
+}
+
+func (k *memoryKernel) StoreBackends(offset uint32, region layout.Region, backends []layout.Backend) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Memory.StoreBackends(offset, region, backends)
+}
+
+func (k *memoryKernel) DeleteFrontend(key layout.FrontendKey) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.Memory.DeleteFrontend(key)
+}
+
+func (k *memoryKernel) Counters() (bpf.Counters, error) { return bpf.Counters{}, nil }
+
+func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.keepFull.Load() && h.Selected() == 0 {
+		k.emptied = append(k.emptied, fmt.Sprintf("frontend %d emptied by header %x", id, uint64(h)))
+	}
+	k.Memory.StoreHeader(id, h)
+}
+
+// fakeCluster is a cluster's store with its apiserver.
+type fakeCluster struct {
+	*kvstore.Memory
+	name  string
+	id    uint32
+	local bool
+	down  atomic.Bool
+	said  map[string]map[string]bool // service -> backends ("ip:port"), nil entry when absent
+}
+
+func newFakeCluster(name string, id uint32, local bool) *fakeCluster {
+	f := &fakeCluster{Memory: kvstore.NewMemory(), name: name, id: id, local: local, said: map[string]map[string]bool{}}
+	f.publishAll()
+	return f
+}
+
+func (f *fakeCluster) kind() schema.Kind {
+	if f.local {
+		return schema.KindLocalService
+	}
+	return schema.KindService
+}
+
+func (f *fakeCluster) put(key string, value []byte) {
+	if err := f.Apply(context.Background(), []kvstore.Op{{Key: key, Value: value, Delete: value == nil}}); err != nil {
+		panic(err)
+	}
+}
+
+// publishAll writes everything as a starting apiserver does: the canary last.
+func (f *fakeCluster) publishAll() {
+	config := schema.ClusterConfig{ID: f.id, Capabilities: schema.Capabilities{SyncedCanaries: true, MaxConnectedClusters: 255}}
+	f.put(schema.ClusterConfigKey(f.name), config.Encode())
+	f.put(schema.HeartbeatKey, []byte("now"))
+	for service := range f.said {
+		f.publish(service)
+	}
+	f.put(schema.CanaryKey(f.kind(), f.name, false), []byte("now"))
+}
+
+func (f *fakeCluster) publish(service string) {
+	backends, ok := f.said[service]
+	if f.local {
+		f.put(schema.LocalServiceKey(f.name, "ns", service), f.localRecord(service, backends, ok))
+		return
+	}
+	if !ok {
+		f.put(schema.ServiceKey(f.name, "ns", service), nil)
+		return
+	}
+	s := schema.Service{Cluster: f.name, ClusterID: f.id, Namespace: "ns", Name: service, Shared: true, IncludeExternal: true,
+		Backends: map[netip.Addr]schema.PortMap{}}
+	for b := range backends {
+		ap := netip.MustParseAddrPort(b)
+		s.Backends[ap.Addr()] = schema.PortMap{"": {Protocol: schema.TCP, Port: ap.Port()}}
+	}
+	f.put(schema.ServiceKey(f.name, "ns", service), s.Encode())
+}
+
+func (f *fakeCluster) localRecord(service string, backends map[string]bool, ok bool) []byte {
+	if !ok {
+		return nil
+	}
+	s := schema.LocalService{Cluster: f.name, ClusterID: f.id, Namespace: "ns", Name: service, Shared: true,
+		Frontends: []schema.LocalFrontend{{Address: clusterIP(service), Port: 80, Protocol: schema.TCP}}}
+	for b := range backends {
+		ap := netip.MustParseAddrPort(b)
+		s.Backends = append(s.Backends, schema.LocalBackend{Address: ap.Addr(), Port: ap.Port(), Protocol: schema.TCP, Ready: true, Serving: true})
+	}
+	slices.SortFunc(s.Backends, func(a, b schema.LocalBackend) int { return a.Address.Compare(b.Address) })
+	return s.Encode()
+}
+
+func clusterIP(service string) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 96, 0, service[len(service)-1]})
+}
+
+// simulation is one node's agent among clusters.
+type simulation struct {
+	t        *testing.T
+	dir      string
+	clusters map[string]*fakeCluster
+	kernel   *memoryKernel
+	agent    *Agent
+	stop     func()
+}
+
+type memoryConn struct {
+	*fakeCluster
+}
+
+var errDown = errors.New("connection refused")
+
+func (c memoryConn) Range(ctx context.Context, start, end string, limit, revision int64) (kvstore.Range, error) {
+	if c.down.Load() {
+		return kvstore.Range{}, errDown
+	}
+	return c.Memory.Range(ctx, start, end, limit, revision)
+}
+
+func (c memoryConn) Get(ctx context.Context, key string) (kvstore.KV, bool, error) {
+	r, err := c.Range(ctx, key, key+"\x00", 1, 0)
+	if err != nil || len(r.KVs) == 0 {
+		return kvstore.KV{}, false, err
+	}
+	return r.KVs[0], true, nil
+}
+
+func (c memoryConn) Endpoint() string { return "memory" }
+func (c memoryConn) Close() error     { return nil }
+
+func (s *simulation) connect(_ context.Context, name string, _ clusterFile) (connection, error) {
+	c := s.clusters[name]
+	if c == nil || c.down.Load() {
+		return nil, errDown
+	}
+	return memoryConn{c}, nil
+}
+
+func newSimulation(t *testing.T) *simulation {
+	s := &simulation{t: t, dir: t.TempDir(), clusters: map[string]*fakeCluster{},
+		kernel: &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 64, Records: 4096})}}
+	for i, name := range []string{"home", "east", "west"} {
+		s.clusters[name] = newFakeCluster(name, uint32(i+1), i == 0)
+		s.configure(name)
+	}
+	s.start()
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+func (s *simulation) file(name string) string { return filepath.Join(s.dir, "clusters", name) }
+
+func (s *simulation) configure(name string) {
+	if err := os.MkdirAll(filepath.Dir(s.file(name)), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(s.file(name), []byte(goodFile), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *simulation) start() {
+	a, err := New(Config{
+		ClusterName: "home", ClusterID: 1, NodeName: "n", ClustersDir: filepath.Join(s.dir, "clusters"), BPFFS: s.dir, StateDir: s.dir,
+		APISocket: filepath.Join(s.dir, "api"), MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}, s.kernel)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	a.dial = s.connect
+	ctx, cancel := context.WithCancel(context.Background())
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		if err := a.Run(ctx); err != nil {
+			s.t.Errorf("agent ended: %v", err)
+		}
+	})
+	s.agent, s.stop = a, func() { cancel(); ended.Wait() }
+}
+
+// want is a naive oracle: what each frontend must use, computed from what the
+// clusters say.
+func (s *simulation) want(members ...string) string {
+	var lines []string
+	for service := range s.clusters["home"].said {
+		var backends []string
+		for _, name := range members {
+			for b := range s.clusters[name].said[service] {
+				backends = append(backends, b)
+			}
+		}
+		slices.Sort(backends)
+		lines = append(lines, fmt.Sprintf("%s:80 ns/%s %v", clusterIP(service), service, slices.Compact(backends)))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// have is what the maps hold, read on the core's goroutine.
+func (s *simulation) have() (out string) {
+	err := s.agent.core.do(s.t.Context(), func(c *core) {
+		dump, err := c.kernel.Dump()
+		if err != nil {
+			out = err.Error()
+			return
+		}
+		var lines []string
+		for _, f := range dump.Frontends {
+			var backends []string
+			for _, b := range f.Backends[:f.Header.Selected()] {
+				backends = append(backends, netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), uint16(port(b.Port))).String())
+			}
+			slices.Sort(backends)
+			lines = append(lines, fmt.Sprintf("%s:%d %s/%s %v", address(f.Key.Addr), port(f.Key.Port), text(f.Meta.Namespace[:]), text(f.Meta.Name[:]), backends))
+		}
+		slices.Sort(lines)
+		out = strings.Join(lines, "\n")
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
+func (s *simulation) await(want string) {
+	s.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for got := s.have(); got != want; got = s.have() {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("maps hold\n%s\nwant\n%s", got, want)
+		}
+		time.Sleep(time.Millisecond) // polling with a deadline
+	}
+	if v := s.kernel.Violations(); len(v) > 0 {
+		s.t.Fatalf("rules of the maps violated: %v", v)
+	}
+}
+
+func (s *simulation) say(cluster, service string, backends ...string) {
+	c := s.clusters[cluster]
+	c.said[service] = map[string]bool{}
+	for _, b := range backends {
+		c.said[service][b] = true
+	}
+	c.publish(service)
+}
+
+var all = []string{"home", "east", "west"}
+
+func TestBackendsOfAllClustersMerge(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80", "10.2.0.2:80")
+	s.say("west", "s1", "10.3.0.1:80")
+	s.say("west", "unknown-here", "10.3.0.9:80")
+	s.await(s.want(all...))
+}
+
+// Everything dies and comes back empty: nothing that still exists somewhere may
+// leave the maps at any moment (promises 3, 4 and 9).
+func TestNothingIsLostWhileControlPlanesDie(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(s.want(all...))
+	s.kernel.keepFull.Store(true)
+	for _, c := range s.clusters {
+		c.down.Store(true)
+		c.BreakWatches(nil)
+	}
+	s.stop()
+	s.start() // restarted while everything is down
+	s.await(s.want(all...))
+	for _, c := range s.clusters {
+		c.NewLife() // data directory lost, nothing published yet
+		c.down.Store(false)
+	}
+	s.await(s.want(all...))
+	for _, name := range []string{"east", "west", "home"} {
+		s.clusters[name].publishAll()
+		s.await(s.want(all...))
+	}
+	s.say("east", "s1", "10.2.0.7:80") // followed again
+	s.await(s.want(all...))
+	s.kernel.keepFull.Store(false)
+	if len(s.kernel.emptied) > 0 {
+		t.Error(s.kernel.emptied)
+	}
+}
+
+func TestRemovingAFileDrainsExactlyThatCluster(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.say("west", "s1", "10.3.0.1:80")
+	s.await(s.want(all...))
+	if err := os.Remove(s.file("east")); err != nil {
+		t.Fatal(err)
+	}
+	s.await(s.want("home", "west"))
+	s.configure("east")
+	s.await(s.want(all...))
+	s.stop()
+	if err := os.Remove(s.file("west")); err != nil {
+		t.Fatal(err)
+	}
+	s.start() // a file that went away while nobody looked
+	s.await(s.want("home", "east"))
+}
+
+func TestSecondClaimantOfAnIDIsRefused(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(s.want(all...))
+	thief := newFakeCluster("thief", 2, false)
+	s.clusters["thief"] = thief
+	s.say("thief", "s1", "10.9.0.1:80")
+	s.configure("thief")
+	s.awaitState("thief", "refused", "held by cluster east")
+	s.await(s.want(all...))
+	own := newFakeCluster("own", 1, false)
+	s.clusters["own"] = own
+	s.configure("own")
+	s.awaitState("own", "refused", "1")
+	s.say("east", "s1", "10.2.0.2:80") // the rest goes on
+	s.await(s.want(all...))
+}
+
+func (s *simulation) awaitState(cluster, state, reason string) {
+	s.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		var last string
+		_ = s.agent.core.do(s.t.Context(), func(c *core) {
+			for _, x := range c.status().GetClusters() {
+				if x.GetName() == cluster {
+					last = x.GetState() + ": " + x.GetLastError()
+				}
+			}
+		})
+		if strings.HasPrefix(last, state) && strings.Contains(last, reason) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("cluster %s is %q, want %s because of %q", cluster, last, state, reason)
+		}
+		time.Sleep(time.Millisecond) // polling with a deadline
+	}
+}
+
+// TestRandomHistories does what nobody would do by hand, then compares with the
+// oracle. A seed that fails prints itself.
+func TestRandomHistories(t *testing.T) {
+	for i := range 8 {
+		seed := uint64(time.Now().UnixNano()) + uint64(i)
+		t.Run(fmt.Sprintf("seed-%d", seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			s := newSimulation(t)
+			for range 6 {
+				for range 30 {
+					s.disturb(rng)
+				}
+				for _, c := range s.clusters {
+					c.down.Store(false)
+				}
+				s.await(s.want(all...))
+			}
+		})
+	}
+}
+
+func (s *simulation) disturb(rng *rand.Rand) {
+	name := all[rng.IntN(len(all))]
+	c := s.clusters[name]
+	service := fmt.Sprintf("s%d", rng.IntN(4))
+	switch rng.IntN(12) {
+	default:
+		var backends []string
+		for n := range rng.IntN(4) {
+			backends = append(backends, fmt.Sprintf("10.%d.0.%d:80", c.id, n+1))
+		}
+		s.say(name, service, backends...)
+	case 6, 7:
+		delete(c.said, service)
+		c.publish(service)
+	case 8:
+		c.BreakWatches(nil)
+	case 9:
+		c.Compact(c.Revision())
+	case 10:
+		c.down.Store(!c.down.Load())
+		c.BreakWatches(nil)
+	case 11:
+		if rng.IntN(2) == 0 {
+			c.NewLife()
+			c.publishAll()
+			return
+		}
+		s.stop()
+		s.start()
+	}
+}
