@@ -89,7 +89,9 @@ type Exporter struct {
 
 	dirty     dirty
 	published map[recKey]digest
+	counts    map[schema.Kind]int
 	problems  map[string][]Problem
+	sorted    []Problem // all problems, nil if they have to be listed anew
 	out       []Record
 	full      bool // emit what has not changed too
 }
@@ -115,7 +117,7 @@ func New(config Config, identities Identities) *Exporter {
 		slices: map[name]*discoveryv1.EndpointSlice{}, slicesOf: map[name]names{},
 		nodes: map[string]*corev1.Node{}, pods: map[name]*pod{},
 		claims: map[netip.Addr][]name{}, numbers: map[string]*numbered{}, waiting: map[string]struct{}{},
-		dirty: newDirty(), published: map[recKey]digest{}, problems: map[string][]Problem{},
+		dirty: newDirty(), published: map[recKey]digest{}, counts: map[schema.Kind]int{}, problems: map[string][]Problem{},
 	}
 }
 
@@ -255,25 +257,23 @@ func (e *Exporter) set(kind schema.Kind, key string, value []byte) {
 	if value == nil {
 		if exists {
 			delete(e.published, k)
+			e.counts[kind]--
 			e.out = append(e.out, Record{Kind: kind, Key: key})
 		}
 		return
 	}
 	sum := sha256.Sum256(value)
 	if now := digest(sum[:16]); !exists || now != old || e.full {
+		if !exists {
+			e.counts[kind]++
+		}
 		e.published[k] = now
 		e.out = append(e.out, Record{Kind: kind, Key: key, Value: value})
 	}
 }
 
 // Counts returns how many records of each kind are published.
-func (e *Exporter) Counts() map[schema.Kind]int {
-	counts := map[schema.Kind]int{}
-	for k := range e.published {
-		counts[k.kind]++
-	}
-	return counts
-}
+func (e *Exporter) Counts() map[schema.Kind]int { return maps.Clone(e.counts) }
 
 // String prints a record as a key and a value, or as a deletion.
 func (r Record) String() string {
@@ -281,4 +281,13 @@ func (r Record) String() string {
 		return "- " + r.Key
 	}
 	return fmt.Sprintf("%s\n%s", r.Key, r.Value)
+}
+
+// Objects returns how many objects of each kind are known, by the name of
+// their resource.
+func (e *Exporter) Objects() map[string]int {
+	return map[string]int{
+		"namespaces": len(e.namespaces), "services": len(e.services), "endpointslices": len(e.slices),
+		"nodes": len(e.nodes), "pods": len(e.pods),
+	}
 }

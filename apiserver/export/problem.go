@@ -35,14 +35,18 @@ type Problem struct {
 	Message string // what is wrong, with the value, and what to change
 }
 
-// Problems returns all present problems, sorted.
+// Problems returns all present problems, sorted. The caller must not change
+// them.
 func (e *Exporter) Problems() []Problem {
-	var all []Problem
-	for _, some := range e.problems {
-		all = append(all, some...)
+	if e.sorted != nil {
+		return e.sorted
 	}
-	slices.SortFunc(all, compareProblems)
-	return all
+	e.sorted = []Problem{}
+	for _, some := range e.problems {
+		e.sorted = append(e.sorted, some...)
+	}
+	slices.SortFunc(e.sorted, compareProblems)
+	return e.sorted
 }
 
 func compareProblems(a, b Problem) int {
@@ -51,11 +55,14 @@ func compareProblems(a, b Problem) int {
 
 // report replaces what is wrong at one place.
 func (e *Exporter) report(place string, found []Problem) {
-	if len(found) == 0 {
-		delete(e.problems, place)
+	if len(found) == 0 && len(e.problems[place]) == 0 {
 		return
 	}
+	e.sorted = nil
 	e.problems[place] = found
+	if len(found) == 0 {
+		delete(e.problems, place)
+	}
 }
 
 // findings collects the problems of one object.

@@ -1,0 +1,184 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+	"github.com/clustermesh/clustermesh/kvstore/server"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	heartbeatInterval = time.Minute     // readers give up after two
+	configInterval    = 5 * time.Minute // as Cilium's exporter
+	maxFailedLives    = 5               // in a row, before the process gives up
+	goodLife          = time.Minute     // a life that lasted this long was no failure to start
+)
+
+// life is one life of the store and what fills it.
+type life struct {
+	server     *server.Server
+	publishers map[schema.Kind]*kvstore.Publisher
+}
+
+func (a *apiserver) newLife() (*life, error) {
+	s, err := server.New(server.Config{
+		Cluster: a.config.ClusterName, DataDir: a.config.DataDir, Listen: a.config.Listen,
+		TLS: a.tls, Log: a.log, Registerer: a.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &life{server: s, publishers: map[schema.Kind]*kvstore.Publisher{}}
+	for _, k := range kinds() {
+		l.publishers[k] = kvstore.NewPublisher(s.Store(), kvstore.PublisherConfig{
+			Prefix: schema.WatchPrefix(k, a.config.ClusterName, false),
+			Canary: schema.CanaryKey(k, a.config.ClusterName, false),
+			Log:    a.log,
+		})
+	}
+	return l, nil
+}
+
+// publish hands records to the publishers; without a life it does nothing,
+// because a life begins with everything.
+func (l *life) publish(records []export.Record) {
+	if l == nil {
+		return
+	}
+	for _, r := range records {
+		if p := l.publishers[r.Kind]; r.Value == nil {
+			p.Delete(r.Key)
+		} else {
+			p.Put(r.Key, r.Value)
+		}
+	}
+}
+
+func (l *life) synced() {
+	if l == nil {
+		return
+	}
+	for _, p := range l.publishers {
+		p.Synced()
+	}
+}
+
+// serve keeps a store alive: when one fails it is replaced by an empty one,
+// which the core fills. A first life that does not start, or several in a row
+// that fail soon, end the process, for then the operator is needed.
+func (a *apiserver) serve(ctx context.Context) error {
+	for failures := 0; ; {
+		began := time.Now()
+		started, err := a.live(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) >= goodLife {
+			failures = 0
+		}
+		failures++
+		if !started && failures == 1 && !a.lived || failures >= maxFailedLives {
+			return fmt.Errorf("serve the store: %w", err)
+		}
+		a.log.Error("store failed, will be rebuilt from the source", "n", failures, "err", err)
+		sleep(ctx, time.Second<<(failures-1))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+var errStoreEnded = errors.New("store server ended without an error")
+
+// live runs one life to its end.
+func (a *apiserver) live(ctx context.Context) (started bool, err error) {
+	l, err := a.newLife()
+	if err != nil {
+		return false, err
+	}
+	a.status.setLife(l)
+	defer a.status.setLife(nil)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := l.server.Run(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		return errStoreEnded
+	})
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.server.Started():
+		}
+		started, a.lived = true, true
+		return a.fill(ctx, l)
+	})
+	err = group.Wait()
+	return started, err
+}
+
+// fill writes the cluster's announcement before anything else: a reader that
+// finds none has to poll for it. Only then do the publishers run, and with
+// them the canaries.
+func (a *apiserver) fill(ctx context.Context, l *life) error {
+	store := l.server.Store()
+	configKey, config := schema.ClusterConfigKey(a.config.ClusterName), a.config.clusterConfig().Encode()
+	err := store.Apply(ctx, []kvstore.Op{
+		{Key: configKey, Value: config},
+		{Key: schema.HeartbeatKey, Value: now()},
+	})
+	if err != nil {
+		return fmt.Errorf("announce the cluster: %w", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return kvstore.Keep(ctx, store, configKey, configInterval, func() []byte { return config }, a.keepFailed)
+	})
+	group.Go(func() error {
+		return kvstore.Keep(ctx, store, schema.HeartbeatKey, heartbeatInterval, now, a.keepFailed)
+	})
+	for _, p := range l.publishers {
+		group.Go(func() error { return p.Run(ctx) })
+	}
+	group.Go(func() error { return a.introduce(ctx, l) })
+	return group.Wait()
+}
+
+func now() []byte { return schema.EncodeTime(time.Now().Unix()) }
+
+func (a *apiserver) keepFailed(err error) {
+	a.log.Warn("failed to write the cluster's announcement or heartbeat, will retry", "err", err)
+}
+
+// introduce gives the life to the core and waits until it is filled.
+func (a *apiserver) introduce(ctx context.Context, l *life) error {
+	select {
+	case a.core.lives <- l:
+	case <-ctx.Done():
+		return nil
+	}
+	for _, k := range kinds() {
+		select {
+		case <-l.publishers[k].Done():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	l.server.SetServing(true)
+	a.log.Info("everything is published", "dur", time.Since(a.began))
+	a.once.Do(func() { a.announce(l) })
+	return nil
+}

@@ -1,0 +1,131 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/apiserver/identity"
+	"github.com/clustermesh/clustermesh/apiserver/source"
+	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+)
+
+// origin is where the cluster's objects come from.
+type origin interface {
+	// Run delivers batches to the sink until ctx ends; then it returns nil.
+	Run(ctx context.Context, sink source.Sink) error
+}
+
+// apiserver is what Run's goroutines share.
+type apiserver struct {
+	config   Config
+	log      *slog.Logger
+	tls      *tls.Config
+	origin   origin
+	core     *core
+	status   *status
+	registry *prometheus.Registry
+	http     net.Listener
+	began    time.Time
+	lived    bool // a life of the store has started once; used by serve alone
+	once     sync.Once
+}
+
+// Run serves until ctx ends, and then returns nil within seconds. An error
+// means that the apiserver cannot do its work: files or addresses that are not
+// usable, or a store that fails again and again.
+func Run(ctx context.Context, config Config) error {
+	if err := config.Validate(); err != nil {
+		return fmt.Errorf("configure apiserver: %w", err)
+	}
+	a, err := prepare(ctx, config)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.serveHTTP(ctx) })
+	group.Go(func() error { return a.core.run(ctx) })
+	group.Go(func() error { return a.origin.Run(ctx, a.core.sink(ctx)) })
+	group.Go(func() error { return a.serve(ctx) })
+	return group.Wait()
+}
+
+func prepare(ctx context.Context, config Config) (*apiserver, error) {
+	a := &apiserver{config: config, log: config.log(), began: time.Now(), registry: prometheus.NewRegistry()}
+	var err error
+	if a.tls, err = certs.ServerTLS(config.TLS, a.log); err != nil {
+		return nil, err
+	}
+	if a.origin, err = newOrigin(config, a.log); err != nil {
+		return nil, err
+	}
+	a.status = newStatus(config)
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status)
+	if a.core, err = newCore(config, a.status, a.log); err != nil {
+		return nil, err
+	}
+	if config.HTTP != "" {
+		if a.http, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTP); err != nil {
+			return nil, fmt.Errorf("listen on --http %q: %w; free the address or choose another", config.HTTP, err)
+		}
+	}
+	return a, nil
+}
+
+func newOrigin(config Config, log *slog.Logger) (origin, error) {
+	if config.Manifests != "" {
+		return source.NewManifests(config.Manifests, log), nil
+	}
+	client, err := source.Connect(config.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return source.NewKubernetes(client, log), nil
+}
+
+func newCore(config Config, status *status, log *slog.Logger) (*core, error) {
+	first, last := schema.IdentityRange(config.ClusterID, config.MaxConnectedClusters)
+	// The first number of the range is left out: Cilium counts 65535 (32767)
+	// identities per cluster, not one more.
+	table := identity.New(identity.Config{First: first + 1, Last: last, Quarantine: identity.DefaultQuarantine})
+	j, bad, err := openJournal(filepath.Join(config.DataDir, "identities"), table, time.Now().Unix())
+	if err != nil {
+		return nil, err
+	}
+	if bad > 0 {
+		log.Warn("journal of identities has damaged lines, which are left out", "n", bad)
+	}
+	exporter := export.New(export.Config{
+		Cluster: config.ClusterName, ClusterID: config.ClusterID, MaxClusters: config.MaxConnectedClusters,
+		DefaultGlobalNamespace: config.DefaultGlobalNamespace,
+	}, table)
+	return &core{
+		exporter: exporter, table: table, journal: j, status: status, log: log,
+		batches: make(chan source.Batch), lives: make(chan *life), problems: map[string]bool{},
+	}, nil
+}
+
+func (a *apiserver) announce(l *life) {
+	if a.config.OnReady == nil {
+		return
+	}
+	addresses := Addresses{Gateway: l.server.Addr()}
+	if a.http != nil {
+		addresses.HTTP = a.http.Addr()
+	}
+	a.config.OnReady(addresses)
+}
+
+// InCluster reports whether the process runs in a pod with a service account,
+// whose cluster is then the default source.
+func InCluster() bool { return source.InCluster() }

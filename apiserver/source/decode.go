@@ -1,0 +1,152 @@
+package source
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	yamlstream "k8s.io/apimachinery/pkg/util/yaml"
+	strictjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// decodeManifests reads the objects of one file: YAML or JSON, several
+// documents, lists of any kind. Kinds that export does not read are skipped.
+// An error names the document, counted from 1, and the field.
+func decodeManifests(data []byte) (map[key]metav1.Object, error) {
+	objects := map[key]metav1.Object{}
+	documents := yamlstream.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
+	for n := 1; ; n++ {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return objects, nil
+		}
+		if err == nil {
+			err = decodeDocument(document, objects)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", n, err)
+		}
+	}
+}
+
+func decodeDocument(document []byte, into map[key]metav1.Object) error {
+	data, err := yaml.YAMLToJSONStrict(document)
+	if err != nil {
+		return err
+	}
+	if string(data) == "null" {
+		return nil // nothing but comments
+	}
+	return decodeObject(data, into)
+}
+
+// typeMeta is what tells objects and lists apart.
+type typeMeta struct {
+	APIVersion string            `json:"apiVersion"`
+	Kind       string            `json:"kind"`
+	Items      []json.RawMessage `json:"items"`
+}
+
+func decodeObject(data []byte, into map[key]metav1.Object) error {
+	var t typeMeta
+	if err := json.Unmarshal(data, &t); err != nil {
+		return fmt.Errorf("is no Kubernetes object: %w", err)
+	}
+	if t.Kind == "" {
+		return errors.New("kind is missing; write apiVersion and kind")
+	}
+	if strings.HasSuffix(t.Kind, "List") && t.Items != nil {
+		return decodeItems(t, into)
+	}
+	object, err := newObject(t)
+	if object == nil || err != nil {
+		return err
+	}
+	if err := decodeInto(data, object); err != nil {
+		return fmt.Errorf("%s: %w", keyOf(object), err)
+	}
+	return addObject(object, into)
+}
+
+// decodeItems reads the items of a list. Those of a typed list, such as a
+// ServiceList, may leave out what the list's type says.
+func decodeItems(list typeMeta, into map[key]metav1.Object) error {
+	for i, item := range list.Items {
+		if err := decodeObject(typed(item, list), into); err != nil {
+			return fmt.Errorf("items[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func typed(item json.RawMessage, list typeMeta) []byte {
+	members := map[string]json.RawMessage{}
+	if list.Kind == "List" || json.Unmarshal(item, &members) != nil || members["kind"] != nil {
+		return item
+	}
+	members["kind"], _ = json.Marshal(strings.TrimSuffix(list.Kind, "List"))
+	members["apiVersion"], _ = json.Marshal(list.APIVersion)
+	filled, err := json.Marshal(members)
+	if err != nil {
+		return item
+	}
+	return filled
+}
+
+// newObject returns an empty object of a kind that export reads, or nil.
+func newObject(t typeMeta) (metav1.Object, error) {
+	var object metav1.Object
+	version := "v1"
+	switch t.Kind {
+	case "Service":
+		object = &corev1.Service{}
+	case "Namespace":
+		object = &corev1.Namespace{}
+	case "Node":
+		object = &corev1.Node{}
+	case "Pod":
+		object = &corev1.Pod{}
+	case "EndpointSlice":
+		object, version = &discoveryv1.EndpointSlice{}, "discovery.k8s.io/v1"
+	}
+	if object == nil || t.APIVersion == version {
+		return object, nil
+	}
+	if group, _, grouped := strings.Cut(t.APIVersion, "/"); grouped && t.Kind != "EndpointSlice" && group != "core" {
+		return nil, nil // another group's kind of that name
+	}
+	return nil, fmt.Errorf("apiVersion is %q; of kind %s only %s is read", t.APIVersion, t.Kind, version)
+}
+
+func decodeInto(data []byte, object metav1.Object) error {
+	strict, err := strictjson.UnmarshalStrict(data, object)
+	return errors.Join(append(strict, err)...)
+}
+
+func addObject(object metav1.Object, into map[key]metav1.Object) error {
+	if object.GetNamespace() == "" && namespaced(object) {
+		object.SetNamespace(metav1.NamespaceDefault)
+	}
+	k := keyOf(object)
+	if err := checkObject(object); err != nil {
+		return fmt.Errorf("%s: %w", k, err)
+	}
+	if _, twice := into[k]; twice {
+		return fmt.Errorf("%s: occurs twice in this file; remove one", k)
+	}
+	into[k] = object
+	return nil
+}
+
+func namespaced(object metav1.Object) bool {
+	kind := kindOf(object)
+	return kind != "Namespace" && kind != "Node"
+}

@@ -1,0 +1,105 @@
+package source
+
+import (
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// feed is the store of one reflector: it passes changes on to the queue and
+// remembers what it passed, to tell after a new list what is gone. One
+// reflector uses it, from one goroutine.
+type feed struct {
+	resource string
+	queue    *queue
+	known    map[key]any
+}
+
+var _ cache.TransformingStore = (*feed)(nil)
+
+// Transformer has objects trimmed as soon as they are decoded.
+func (f *feed) Transformer() cache.TransformFunc {
+	return func(object any) (any, error) { return trim(object), nil }
+}
+
+// Add takes a new object.
+func (f *feed) Add(object any) error { return f.Update(object) }
+
+// Update takes a changed object.
+func (f *feed) Update(object any) error {
+	object = trim(object)
+	o, ok := object.(metav1.Object)
+	if !ok || kindOf(object) == "" {
+		return wrongType(object)
+	}
+	f.queue.update(func() { f.put(keyOf(o), object) })
+	return nil
+}
+
+// Delete takes a deleted object, or the tombstone of one whose last state was
+// missed.
+func (f *feed) Delete(object any) error {
+	if stone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = stone.Obj
+	}
+	o, ok := object.(metav1.Object)
+	if !ok || kindOf(object) == "" {
+		return wrongType(object)
+	}
+	f.queue.update(func() { f.remove(keyOf(o)) })
+	return nil
+}
+
+// Replace takes the whole list: what it lacks is gone.
+func (f *feed) Replace(list []any, _ string) error {
+	present := map[key]any{}
+	for _, object := range list {
+		object = trim(object)
+		o, ok := object.(metav1.Object)
+		if !ok || kindOf(object) == "" {
+			return wrongType(object)
+		}
+		present[keyOf(o)] = object
+	}
+	f.queue.update(func() { f.replace(present) })
+	return nil
+}
+
+func (f *feed) replace(present map[key]any) {
+	for k := range f.known {
+		if _, still := present[k]; !still {
+			f.remove(k)
+		}
+	}
+	for k, object := range present {
+		if !sameVersion(f.known[k], object) {
+			f.put(k, object)
+		}
+	}
+	delete(f.queue.missing, f.resource)
+}
+
+// sameVersion spares a new list of unchanged objects the work downstream.
+func sameVersion(old, now any) bool {
+	a, ok := old.(metav1.Object)
+	if !ok {
+		return false
+	}
+	b := now.(metav1.Object)
+	return a.GetResourceVersion() != "" && a.GetResourceVersion() == b.GetResourceVersion()
+}
+
+func (f *feed) put(k key, object any) {
+	f.known[k] = object
+	f.queue.changes[k] = export.Change{Object: object}
+}
+
+func (f *feed) remove(k key) {
+	if object, ok := f.known[k]; ok {
+		delete(f.known, k)
+		f.queue.changes[k] = export.Change{Deleted: true, Object: object}
+	}
+}
+
+// Resync has nothing to do: the queue keeps what was not taken.
+func (f *feed) Resync() error { return nil }

@@ -1,0 +1,165 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// lostDirectory is how often a directory that vanished is looked for. There is
+// no event to wait for.
+const lostDirectory = time.Second
+
+// Manifests follows a directory of Kubernetes manifests: its files that end in
+// .yaml, .yml or .json, not those of sub-directories or with a leading dot.
+//
+// Every change of a file counts as soon as it is seen; so write a new file and
+// rename it into place, as a mounted ConfigMap does. A file that cannot be
+// read as a whole is a [Problem], and what it last said stays; so does that of
+// a file that became empty, which is what one looks like that is being
+// written. Remove a file to remove its objects.
+//
+// Nothing runs controllers here: a service's backends are what EndpointSlices
+// say, and a namespace that is used but not written exists without annotations.
+type Manifests struct {
+	dir string
+	log *slog.Logger
+}
+
+// NewManifests returns a source that has not begun; a nil log discards.
+func NewManifests(dir string, log *slog.Logger) *Manifests {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Manifests{dir: filepath.Clean(dir), log: log}
+}
+
+// Run delivers batches until ctx ends, and then returns nil. The first holds
+// all objects of the directory. It fails if the directory cannot be read at
+// the start; later that is a Problem.
+func (m *Manifests) Run(ctx context.Context, sink Sink) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch manifests: %w", err)
+	}
+	defer watcher.Close() //nolint:errcheck // nothing was written
+	if err := watcher.Add(m.dir); err != nil {
+		return fmt.Errorf("watch manifests in %q: %w; name a directory that exists", m.dir, err)
+	}
+	f := &folder{dir: m.dir, files: map[string]*file{}}
+	if err := f.scan(); err != nil {
+		return err
+	}
+	m.deliver(f, sink, true)
+	return m.follow(ctx, watcher, f, sink)
+}
+
+func (m *Manifests) deliver(f *folder, sink Sink, first bool) {
+	if b, news := f.batch(); news || first {
+		for _, p := range b.Problems {
+			m.log.Error("manifest refused, its last good state stays", "name", p.Origin, "err", p.Message)
+		}
+		sink(b)
+	}
+}
+
+func (m *Manifests) follow(ctx context.Context, watcher *fsnotify.Watcher, f *folder, sink Sink) error {
+	for {
+		if err := waitEvent(ctx, watcher); err != nil {
+			return orderly(ctx, err)
+		}
+		if err := f.scan(); err != nil {
+			if err := m.recover(ctx, watcher, f, sink, err); err != nil {
+				return orderly(ctx, err)
+			}
+		}
+		m.deliver(f, sink, false)
+	}
+}
+
+// recover reports that the directory is gone, keeps all objects, and waits
+// until it is back.
+func (m *Manifests) recover(ctx context.Context, watcher *fsnotify.Watcher, f *folder, sink Sink, err error) error {
+	f.lost = err.Error()
+	m.deliver(f, sink, false)
+	for ctx.Err() == nil {
+		if watcher.Add(m.dir) == nil && f.scan() == nil {
+			return nil
+		}
+		sleep(ctx, lostDirectory)
+	}
+	return ctx.Err()
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func orderly(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// waitEvent blocks until something happened in the directory, and then takes
+// all events there are. What they say does not matter: a scan compares the
+// content of files, so lost events and symbolic links are no special case.
+func waitEvent(ctx context.Context, watcher *fsnotify.Watcher) error {
+	if err := oneEvent(ctx, watcher, nil); err != nil {
+		return err
+	}
+	drained := make(chan struct{})
+	close(drained)
+	for {
+		if err := oneEvent(ctx, watcher, drained); err != nil {
+			if errors.Is(err, errDrained) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+var errDrained = errors.New("no event is waiting")
+
+// oneEvent takes an event; if idle is closed it does not wait for one.
+func oneEvent(ctx context.Context, watcher *fsnotify.Watcher, idle <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case _, ok := <-watcher.Events:
+		return closed(ok)
+	case _, ok := <-watcher.Errors: // an overflow: the scan sees everything
+		return closed(ok)
+	default:
+	}
+	select {
+	case <-idle:
+		return errDrained
+	case <-ctx.Done():
+		return ctx.Err()
+	case _, ok := <-watcher.Events:
+		return closed(ok)
+	case _, ok := <-watcher.Errors:
+		return closed(ok)
+	}
+}
+
+func closed(ok bool) error {
+	if !ok {
+		return fmt.Errorf("watch manifests: the watch ended: %w", os.ErrClosed)
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package source
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/clustermesh/clustermesh/apiserver/export"
+)
+
+// queue collects changes by object until they are taken, so that it never
+// holds more than one change of each object. It is safe for concurrent use.
+type queue struct {
+	mu       sync.Mutex
+	changes  map[key]export.Change
+	problems map[string]string
+	missing  map[string]struct{} // resources not listed yet
+	told     bool                // whether Synced was delivered
+	news     bool                // whether problems changed
+	wake     chan struct{}
+}
+
+func newQueue(resources ...string) *queue {
+	q := &queue{
+		changes: map[key]export.Change{}, problems: map[string]string{},
+		missing: map[string]struct{}{}, wake: make(chan struct{}, 1),
+	}
+	for _, r := range resources {
+		q.missing[r] = struct{}{}
+	}
+	return q
+}
+
+// update runs fn with the queue locked and wakes the taker.
+func (q *queue) update(fn func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	fn()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// problem sets or, with an empty message, clears what is wrong at an origin.
+func (q *queue) problem(origin, message string) {
+	q.mu.Lock()
+	same := q.problems[origin] == message
+	q.mu.Unlock()
+	if same {
+		return
+	}
+	q.update(func() {
+		q.news = true
+		q.problems[origin] = message
+		if message == "" {
+			delete(q.problems, origin)
+		}
+	})
+}
+
+// take blocks until there is something to deliver or ctx ends.
+func (q *queue) take(ctx context.Context) (Batch, error) {
+	for {
+		if b, ok := q.drain(); ok {
+			return b, nil
+		}
+		select {
+		case <-ctx.Done():
+			return Batch{}, ctx.Err()
+		case <-q.wake:
+		}
+	}
+}
+
+// drain takes everything there is. Until all resources are listed it holds the
+// changes back, so that the first batch with changes is complete.
+func (q *queue) drain() (Batch, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := Batch{Synced: len(q.missing) == 0, Problems: sortedProblems(q.problems)}
+	due := q.news || b.Synced && (!q.told || len(q.changes) > 0)
+	if b.Synced {
+		b.Changes = q.takeChanges()
+		q.told = true
+	}
+	q.news = false
+	return b, due
+}
+
+func (q *queue) takeChanges() []export.Change {
+	keys := make([]key, 0, len(q.changes))
+	for k := range q.changes {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareKeys)
+	changes := make([]export.Change, 0, len(keys))
+	for _, k := range keys {
+		changes = append(changes, q.changes[k])
+	}
+	clear(q.changes)
+	return changes
+}

@@ -1,0 +1,135 @@
+package apiserver
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/apiserver/identity"
+	"github.com/clustermesh/clustermesh/apiserver/source"
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// status is what health and metrics show. It is safe for concurrent use.
+type status struct {
+	version string
+	metrics descriptions
+
+	mu             sync.Mutex
+	synced         bool
+	life           *life
+	past           map[schema.Kind]kvstore.PublisherStats // of ended lives
+	lives          int
+	sourceProblems []source.Problem
+	sourceErrors   int
+	journalErrors  int
+	objects        map[string]int
+	records        map[schema.Kind]int
+	exportProblems []export.Problem
+	identities     identity.Stats
+	problemReasons map[export.Reason]int
+}
+
+func newStatus(config Config) *status {
+	return &status{version: config.Version, metrics: newDescriptions(), past: map[schema.Kind]kvstore.PublisherStats{}}
+}
+
+func (s *status) setSynced() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced = true
+}
+
+// setLife replaces the life; counters of the ended one go on counting.
+func (s *status) setLife(l *life) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life != nil {
+		for k, p := range s.life.publishers {
+			s.past[k] = add(s.past[k], p.Stats())
+		}
+	}
+	if l != nil {
+		s.lives++
+	}
+	s.life = l
+}
+
+func add(a, b kvstore.PublisherStats) kvstore.PublisherStats {
+	a.Puts += b.Puts
+	a.Deletes += b.Deletes
+	a.Errors += b.Errors
+	return a
+}
+
+func (s *status) setSource(problems []source.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sourceProblems = problems
+}
+
+func (s *status) sourceFailed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sourceErrors++
+}
+
+func (s *status) journalFailed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.journalErrors++
+}
+
+func (s *status) setExport(e *export.Exporter, identities identity.Stats) {
+	objects, records, problems := e.Objects(), e.Counts(), e.Problems()
+	reasons := map[export.Reason]int{}
+	for _, p := range problems {
+		reasons[p.Reason]++
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects, s.records, s.exportProblems, s.problemReasons, s.identities = objects, records, problems, reasons, identities
+}
+
+// missing says what stands between the apiserver and being ready.
+func (s *status) missing() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var missing []string
+	if !s.synced {
+		missing = append(missing, "source: not synced")
+	}
+	if s.life == nil {
+		return append(missing, "store: not running")
+	}
+	for _, k := range kinds() {
+		if p := s.life.publishers[k]; !done(p) {
+			missing = append(missing, fmt.Sprintf("publish %s: not complete, %d pending", k, p.Pending()))
+		}
+	}
+	return missing
+}
+
+func done(p *kvstore.Publisher) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// complaints lists what is wrong but does not keep the apiserver from serving.
+func (s *status) complaints() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, p := range s.sourceProblems {
+		all = append(all, "source: "+p.String())
+	}
+	for _, p := range s.exportProblems {
+		all = append(all, fmt.Sprintf("export: %s: %s: %s", p.Object, p.Reason, p.Message))
+	}
+	return all
+}

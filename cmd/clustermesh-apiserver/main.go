@@ -1,0 +1,83 @@
+// Command clustermesh-apiserver publishes a cluster's global services, nodes
+// and identities to the other clusters of a mesh.
+//
+// Exit codes: 0 ended when told to, 1 failed, 2 used wrongly.
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/clustermesh/clustermesh/apiserver"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func main() {
+	os.Exit(cli.Main(newCommand(os.Stderr), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options are the flags of the apiserver.
+type options struct {
+	apiserver.Config
+	log cli.LogFlags
+}
+
+func newCommand(stderr io.Writer) *cobra.Command {
+	o := &options{}
+	c := cli.Prepare(&cobra.Command{
+		Use:   "clustermesh-apiserver",
+		Short: "Publish this cluster's global services to the other clusters of the mesh",
+		Long: `clustermesh-apiserver reads a cluster's Services, EndpointSlices, Namespaces, Nodes
+and Pods, from its Kubernetes API server or from a directory of manifests, and
+publishes them through an etcd that others can only read, over mutual TLS, in
+Cilium ClusterMesh's format.
+
+Without --kubeconfig and --manifests it uses the service account of the pod it
+runs in. Every flag is also an environment variable (--cluster-name is
+CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
+		Example: `  clustermesh-apiserver --cluster-name east --cluster-id 1 \
+    --kubeconfig /etc/kubernetes/admin.conf --data-dir /var/lib/clustermesh \
+    --listen 0.0.0.0:2379 --http 127.0.0.1:9962 --tls-cert server.crt \
+    --tls-key server.key --tls-client-ca ca.crt`,
+		Version: version(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, logErr := o.log.Logger(stderr)
+			o.Log, o.Version, o.InCluster = log, version(), apiserver.InCluster()
+			if err := errors.Join(logErr, o.Validate()); err != nil {
+				return cli.Usage(err)
+			}
+			return apiserver.Run(c.Context(), o.Config)
+		},
+	})
+	o.addFlags(c.Flags())
+	return c
+}
+
+func (o *options) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ClusterName, "cluster-name", "", "name of this cluster in the mesh")
+	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of this cluster, unique in the mesh")
+	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
+	f.BoolVar(&o.DefaultGlobalNamespace, "default-global-namespace", true, "whether namespaces without the annotation clustermesh.cilium.io/global take part")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that names the API server to read; empty in a pod for its own cluster")
+	f.StringVar(&o.Manifests, "manifests", "", "directory of Kubernetes manifests to read instead, followed live")
+	f.StringVar(&o.DataDir, "data-dir", "", "directory for the store, which is rebuilt at every start, and the journal of identities")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:2379", "address that other clusters and this cluster's agents read from")
+	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once")
+	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key")
+	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from")
+	f.StringVar(&o.HTTP, "http", "127.0.0.1:9962", "address of /metrics, /healthz and /readyz; empty for none")
+	o.log.Add(f)
+}
+
+// version is the module's version, and the commit for a build from a checkout.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
