@@ -30,7 +30,7 @@
  * backends it meets every one, and in a larger set every cluster that holds
  * more than 1/CM_SWEEP of it (a cluster's records lie side by side). */
 #define CM_RANDOM_DRAWS 5
-#define CM_SWEEP 128
+#define CM_SWEEP 64
 
 /* Set by the loader: bpf_set_retval exists since Linux 5.18. Without it a
  * refusal is EPERM, the only error a hook could give before. */
@@ -159,9 +159,13 @@ static __always_inline int cm_equal(const struct cm_endpoint *a,
 	       a->port == b->port;
 }
 
-static __always_inline int cm_v4(const __u32 *addr)
+/* 0 for a v4-mapped address, 1 for any other. Without branches, which in the loop
+ * of cm_choose would cost the verifier time. */
+static __always_inline __u32 cm_v6(const __u32 *addr)
 {
-	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+	__u32 x = addr[0] | addr[1] | (addr[2] ^ bpf_htonl(0xffff));
+
+	return (x | -x) >> 31;
 }
 
 /* The number of the frontend at e, 0 if there is none. The second look-up is
@@ -195,47 +199,54 @@ static __always_inline __u64 cm_step(__u64 seed)
 	return seed * 6364136223846793005ULL + 1442695040888963407ULL;
 }
 
-/* One draw: the record at the point draw/2^32 of the current set. Multiply and
- * shift maps the 32-bit draw onto the set without a division. The header is
- * one word that is read once, so offset and count belong together. The owner
- * check catches a region that was given to another frontend meanwhile. */
-static __always_inline struct cm_backend *
-cm_draw(const volatile __u64 *header, __u32 id, __u32 draw, int v4)
+/* One draw: the slab index at the point draw/2^32 of the current set, 0 if that
+ * record cannot be used. Multiply and shift maps the 32-bit draw onto the set
+ * without a division. The header is one word that is read once, so offset and
+ * count belong together. The owner check catches a region that was given to
+ * another frontend meanwhile. */
+static __always_inline __u32 cm_draw(const volatile __u64 *header, __u32 id,
+				     __u32 draw, __u32 v6)
 {
 	__u64 h = *header;
 	__u32 n = (__u16)(h >> 16);
 	__u32 index = (__u32)(h >> 32) + (__u32)(((__u64)draw * n) >> 32);
 	struct cm_backend *b = bpf_map_lookup_elem(&cm_slab, &index);
 
-	if (!n || !b || b->frontend != id || cm_v4(b->addr) != v4)
+	if (!n || !b || b->frontend != id || (cm_v6(b->addr) ^ v6))
 		return 0;
-	return cm_withdrawn(b->cluster) ? 0 : b;
+	return cm_withdrawn(b->cluster) ? 0 : index;
 }
 
-/* A usable backend of frontend id, or null when the draws found none. */
-static __always_inline struct cm_backend *
-cm_pick(__u32 id, __u64 seed, const struct cm_endpoint *frontend)
+/* The slab index of a usable backend of frontend id, 0 if the draws found none.
+ * A global function, which the verifier checks once and not per caller's state. */
+__attribute__((noinline)) __u32 cm_choose(__u32 id, __u64 seed, __u32 v6)
 {
 	const volatile __u64 *header = bpf_map_lookup_elem(&cm_headers, &id);
-	int v4 = cm_v4(frontend->addr);
-	struct cm_backend *b;
-	__u32 draw = 0;
+	__u32 draw = 0, index = 0;
+	int i;
 
 	if (!header || !(__u16)(*header >> 16))
 		return 0;
-	for (int i = 0; i < CM_RANDOM_DRAWS + CM_SWEEP; i++) {
+	for (i = 0; i < CM_RANDOM_DRAWS + CM_SWEEP && !index; i++) {
 		if (i < CM_RANDOM_DRAWS) {
 			seed = cm_step(seed);
 			draw = seed >> 32;
 		} else {
 			draw += (__u32)((1ULL << 32) / CM_SWEEP);
 		}
-		b = cm_draw(header, id, draw, v4);
-		if (b)
-			return b;
-		cm_count(retries);
+		index = cm_draw(header, id, draw, v6);
 	}
-	return 0;
+	if (i > 1)
+		cm_count(retries);
+	return index;
+}
+
+static __always_inline struct cm_backend *
+cm_pick(__u32 id, __u64 seed, const struct cm_endpoint *frontend)
+{
+	__u32 index = cm_choose(id, seed, cm_v6(frontend->addr));
+
+	return index ? bpf_map_lookup_elem(&cm_slab, &index) : 0;
 }
 
 static __always_inline int cm_refuse(void)

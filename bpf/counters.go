@@ -11,8 +11,8 @@ type Counters struct {
 	Misses uint64
 	// Refused are those whose frontend had no usable backend.
 	Refused uint64
-	// Retries are draws of a backend that could not be used, because its cluster
-	// is withdrawn or its set was being replaced.
+	// Retries are the choices whose first draw hit a backend that could not be
+	// used, because its cluster is withdrawn or its set was being replaced.
 	Retries uint64
 	// Forgotten are translated sockets whose frontend could not be remembered,
 	// for want of memory, so that they see the backend's address.

@@ -266,7 +266,11 @@ func (c *client) ask(q request) (r response, err error) {
 
 func (f *fixture) startClient(cgroup string) *client {
 	f.Helper()
-	cmd := f.inCgroup(cgroup, "client")
+	return f.start(f.inCgroup(cgroup, "client"))
+}
+
+func (f *fixture) start(cmd *exec.Cmd) *client {
+	f.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		f.Fatal(err)

@@ -46,7 +46,9 @@ type Datapath struct {
 }
 
 // Load makes the kernel objects, or takes over those that are pinned, attaches
-// the programs and returns the datapath. Live entries are not touched. After a
+// the programs and returns the datapath. Live entries are not touched. When it
+// returns, no program run is under way any more that began before it took over,
+// so that every part of the slab that no header names may be written. After a
 // failure nothing new is attached.
 //
 // It fails with ErrBusy if another process has the pin directory, and with
@@ -65,7 +67,7 @@ func Load(opts Options) (*Datapath, error) {
 
 func (d *Datapath) open(opts Options) error {
 	steps := []func(Options) error{
-		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.rcu.open, d.attach,
+		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.rcu.open, d.attach, d.settle,
 	}
 	for _, step := range steps {
 		if err := step(opts); err != nil {
@@ -74,6 +76,9 @@ func (d *Datapath) open(opts Options) error {
 	}
 	return nil
 }
+
+// settle waits for program runs that began under the previous owner of the pins.
+func (d *Datapath) settle(Options) error { return d.WaitRCU() }
 
 func (d *Datapath) takeLock(opts Options) (err error) {
 	d.lock, err = lockPinDir(opts.PinDir)

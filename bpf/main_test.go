@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runIsolated())
 	case "client":
 		exit(serveClient(os.Stdin, os.Stdout))
+	case "bench client":
+		exit(errors.Join(prepareBenchClient(os.Args[1]), serveClient(os.Stdin, os.Stdout)))
 	case "loader":
 		exit(runLoader(os.Args[1], os.Args[2]))
 	case "suite":

@@ -265,7 +265,7 @@ func TestWithdrawnClusterIsSkipped(t *testing.T) {
 // TestLastBackendIsFound leaves one usable backend in a set as large as the
 // sweep, at its ends and in the middle.
 func TestLastBackendIsFound(t *testing.T) {
-	const size = 128
+	const size = 64
 	f := newFixture(t)
 	alive := f.backend("alive", "127.0.0.2:0", tcp)
 	f.dp.StoreCluster(2, layout.Cluster{State: layout.ClusterWithdrawn})
