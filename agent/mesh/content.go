@@ -43,7 +43,7 @@ func (p *part) each(f func(*record)) {
 		f(&p.said[i])
 	}
 	for i := range p.kept {
-		if _, replaced := slices.BinarySearchFunc(p.said, p.kept[i], compareRecords); !replaced || true {
+		if _, replaced := slices.BinarySearchFunc(p.said, p.kept[i], compareRecords); !replaced {
 			f(&p.kept[i])
 		}
 	}
