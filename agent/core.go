@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
@@ -33,6 +34,7 @@ type core struct {
 	retry    <-chan time.Time         // when to try the failed ones again
 	released chan datapath.Ticket     // grace periods that have passed
 	waiting  bool                     // for a grace period
+	waiters  sync.WaitGroup           // that use the kernel beside the core
 }
 
 // link is what status says of a cluster besides what the mesh knows.
@@ -83,6 +85,7 @@ func (c *core) do(ctx context.Context, f func(*core)) error {
 const maxDrain = 64
 
 func (c *core) run(ctx context.Context) error {
+	defer c.waiters.Wait() // the kernel may be closed after run
 	defer close(c.stopped)
 	for {
 		select {
@@ -157,7 +160,7 @@ func (c *core) awaitGrace() {
 		return
 	}
 	c.waiting = true
-	go func() {
+	c.waiters.Go(func() {
 		if err := c.kernel.WaitRCU(); err != nil {
 			c.log.Error("wait for a grace period", "err", err)
 			time.Sleep(retryPause) // longer than any program runs
@@ -166,7 +169,7 @@ func (c *core) awaitGrace() {
 		case c.released <- ticket:
 		case <-c.stopped:
 		}
-	}()
+	})
 }
 
 // restore takes in what the maps hold from a former life. What no frontend

@@ -147,6 +147,7 @@ func clusterIP(service string) netip.Addr {
 type simulation struct {
 	t        *testing.T
 	dir      string
+	mu       sync.Mutex // guards clusters against the agent's connections
 	clusters map[string]*fakeCluster
 	kernel   *memoryKernel
 	agent    *Agent
@@ -178,7 +179,9 @@ func (c memoryConn) Endpoint() string { return "memory" }
 func (c memoryConn) Close() error     { return nil }
 
 func (s *simulation) connect(_ context.Context, name string, _ clusterFile) (connection, error) {
+	s.mu.Lock()
 	c := s.clusters[name]
+	s.mu.Unlock()
 	if c == nil || c.down.Load() {
 		return nil, errDown
 	}
@@ -195,6 +198,12 @@ func newSimulation(t *testing.T) *simulation {
 	s.start()
 	t.Cleanup(func() { s.stop() })
 	return s
+}
+
+func (s *simulation) add(c *fakeCluster) {
+	s.mu.Lock()
+	s.clusters[c.name] = c
+	s.mu.Unlock()
 }
 
 func (s *simulation) file(name string) string { return filepath.Join(s.dir, "clusters", name) }
@@ -363,14 +372,12 @@ func TestSecondClaimantOfAnIDIsRefused(t *testing.T) {
 	s.say("home", "s1")
 	s.say("east", "s1", "10.2.0.1:80")
 	s.await(s.want(all...))
-	thief := newFakeCluster("thief", 2, false)
-	s.clusters["thief"] = thief
+	s.add(newFakeCluster("thief", 2, false))
 	s.say("thief", "s1", "10.9.0.1:80")
 	s.configure("thief")
 	s.awaitState("thief", "refused", "held by cluster east")
 	s.await(s.want(all...))
-	own := newFakeCluster("own", 1, false)
-	s.clusters["own"] = own
+	s.add(newFakeCluster("own", 1, false))
 	s.configure("own")
 	s.awaitState("own", "refused", "1")
 	s.say("east", "s1", "10.2.0.2:80") // the rest goes on

@@ -37,6 +37,7 @@ func (m *Mesh) Restore(restored []Restored) {
 	}
 	for k, group := range raw {
 		s := m.ensure(k.name)
+		s.nameUnlisted(group)
 		s.ensurePart(k.cluster).kept = m.records(group)
 		k.cluster.kept++
 	}
@@ -75,6 +76,24 @@ func (m *Mesh) collect(raw map[partKey][]rawBackend, r *Restored, b *lb.Backend)
 	k := partKey{r.Service, m.restoredCluster(b)}
 	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: b.State}
 	raw[k] = append(raw[k], rawBackend{record: rec, name: r.Frontend.PortName})
+}
+
+// unlisted is no port name. It makes a restored backend answer for unnamed
+// ports only.
+const unlisted = "?"
+
+// nameUnlisted keeps backends that only an unnamed port listed from answering
+// for the named ports beside it, which could have listed them and did not.
+// Kubernetes lets no port of several go without a name, but not every source
+// of services is Kubernetes.
+func (s *service) nameUnlisted(group []rawBackend) {
+	for i := range group {
+		if group[i].name == "" && s.kept != nil && slices.ContainsFunc(s.kept.frontends, func(f lb.Frontend) bool {
+			return f.PortName != "" && f.Protocol == group[i].proto && f.Addr.Addr().Is4() == netip.AddrFrom16(group[i].addr).Is4In6()
+		}) {
+			group[i].name = unlisted
+		}
+	}
 }
 
 // restoredCluster finds the cluster a restored backend belongs to, or makes one

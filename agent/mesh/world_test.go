@@ -184,9 +184,13 @@ func (o *oracle) restore(tables []lb.FrontendTable) {
 		e := at(own, t.Service)
 		e.affinity, e.frontends = t.Affinity, append(e.frontends, t.Frontend)
 		o.restored[own][t.Service] = e
+		name := t.Frontend.PortName
+		if name == "" && slices.ContainsFunc(tables, func(o lb.FrontendTable) bool { return o.Service == t.Service && o.Frontend.PortName != "" }) {
+			name = "?"
+		}
 		for _, c := range t.Backends {
 			e := at(c.Cluster, t.Service)
-			e.backends = addRestored(e.backends, c.Backend, t.Frontend.PortName)
+			e.backends = addRestored(e.backends, c.Backend, name)
 			o.restored[c.Cluster][t.Service] = e
 		}
 	}
