@@ -217,16 +217,22 @@ func (c *cluster) podsUp(ctx context.Context) error {
 	return nil
 }
 
-// uses returns a condition: the kernel of this node holds that many backends of
-// each cluster for the service, and its agent says so too.
-func (c *cluster) uses(want map[string]int) func(context.Context) error {
+// agentSays returns a condition on what the agent's local API answers.
+func (c *cluster) agentSays(cond func(context.Context, api.AgentClient) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		conn, err := grpc.NewClient("unix:"+c.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		agent := api.NewAgentClient(conn)
+		return cond(ctx, api.NewAgentClient(conn))
+	}
+}
+
+// uses returns a condition: the kernel of this node holds that many backends of
+// each cluster for the service, and its agent says so too.
+func (c *cluster) uses(want map[string]int) func(context.Context) error {
+	return c.agentSays(func(ctx context.Context, agent api.AgentClient) error {
 		decided, err := c.decided(ctx, agent)
 		if err != nil {
 			return err
@@ -239,7 +245,23 @@ func (c *cluster) uses(want map[string]int) func(context.Context) error {
 			return fmt.Errorf("node of %s uses backends %v and its kernel holds %v, want %v", c.name, decided, held, want)
 		}
 		return nil
-	}
+	})
+}
+
+// lost returns a condition: the agent has noticed that it lost a cluster.
+func (c *cluster) lost(cluster string) func(context.Context) error {
+	return c.agentSays(func(ctx context.Context, agent api.AgentClient) error {
+		res, err := agent.Status(ctx, &api.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		for _, other := range res.GetClusters() {
+			if other.GetName() == cluster && other.GetState() == "synced" {
+				return fmt.Errorf("agent of %s says that %s is %s", c.name, cluster, other.GetState())
+			}
+		}
+		return nil
+	})
 }
 
 func (c *cluster) decided(ctx context.Context, agent api.AgentClient) (map[string]int, error) {
@@ -259,7 +281,7 @@ func (c *cluster) decided(ctx context.Context, agent api.AgentClient) (map[strin
 	return used, nil
 }
 
-// held counts by address and not by what the map says of a backend's cluster.
+// held counts what was read back from the maps.
 func (c *cluster) held(ctx context.Context, agent api.AgentClient) (map[string]int, error) {
 	res, err := agent.Maps(ctx, &api.MapsRequest{})
 	if err != nil {

@@ -58,7 +58,13 @@ type service struct {
 }
 
 func (s service) String() string { return s.namespace + "/" + s.name }
-func (s service) url() string    { return "http://" + s.frontend.String() + "/" }
+
+func (s service) url() string {
+	if s.frontend.Port() == 80 {
+		return "http://" + strings.TrimSuffix(s.frontend.String(), ":80") + "/"
+	}
+	return "http://" + s.frontend.String() + "/"
+}
 
 // readManifests reads every YAML file of one cluster's directory.
 func readManifests(files fs.FS, cluster string) ([]manifest, error) {

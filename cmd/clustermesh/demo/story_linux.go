@@ -79,7 +79,7 @@ func (s service) podNames() string {
 func (s *story) controlPlanes(ctx context.Context) error {
 	s.heading("Each cluster publishes its services")
 	for _, c := range s.clusters() {
-		s.typed(c.name, short(c.apiserverArgs(s.found.apiserver, s.pki()), s.dir)...)
+		s.typed(c.name, program(c.apiserverArgs(s.found.apiserver, s.pki()), s.dir)...)
 		if err := s.startApiserver(c); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (s *story) nodes(ctx context.Context) error {
 			return err
 		}
 		args := c.agentArgs(s.found.agent)
-		s.typed(c.name, short(args, s.dir, s.found.cgroups)...)
+		s.typed(c.name, program(args, s.dir, s.found.cgroups)...)
 		var err error
 		if c.agent, err = spawn(c.node, c.system, s.logs(), "agent", args...); err != nil {
 			return err
@@ -141,13 +141,21 @@ func (s *story) both(ctx context.Context) error {
 	if err := s.requestAll(ctx, "both", s.all()); err != nil {
 		return err
 	}
-	return s.showServices(ctx, s.east)
+	return s.ask(ctx, s.east, "services", s.east.service.String())
 }
 
 func (s *story) crash(ctx context.Context) error {
 	s.heading("The control plane of west is killed; nothing moves")
 	s.typed(s.west.name, "kill -9", strconv.Itoa(s.west.apiserver.cmd.Process.Pid))
 	s.west.apiserver.kill()
+	for _, c := range s.clusters() {
+		if err := s.await(ctx, "the agent of "+c.name+" notices", c.lost(s.west.name), c.agent); err != nil {
+			return err
+		}
+	}
+	if err := s.ask(ctx, s.east, "status"); err != nil {
+		return err
+	}
 	return s.requestAll(ctx, "west control plane dead", s.all())
 }
 
@@ -165,7 +173,7 @@ func (s *story) withdraw(ctx context.Context) error {
 	if err := s.requestAll(ctx, "east withdrawn", want); err != nil {
 		return err
 	}
-	return s.showServices(ctx, s.east)
+	return s.ask(ctx, s.east, "services", s.east.service.String())
 }
 
 func (s *story) recover(ctx context.Context) error {
@@ -285,9 +293,9 @@ func (s *story) check(ctx context.Context, c *cluster, step Step, want map[strin
 	}
 }
 
-// showServices shows what the agent of a node says of its services.
-func (s *story) showServices(ctx context.Context, c *cluster) error {
-	args := []string{"services", c.service.String(), "--api-socket", c.socket()}
+// ask shows what the agent of a node answers to a command of the operator.
+func (s *story) ask(ctx context.Context, c *cluster, args ...string) error {
+	args = append(args, "--api-socket", c.socket())
 	s.typed(c.name, append([]string{"clustermesh"}, short(args, s.dir)...)...)
 	out, err := output(ctx, c.node, c.system, append([]string{s.cfg.Self}, args...)...)
 	if err != nil {
@@ -301,10 +309,15 @@ func (s *story) await(ctx context.Context, what string, cond func(context.Contex
 	return await(ctx, s.cfg.timeout(), what, procs, cond)
 }
 
-// short leaves out of a command what only this run of the demo needs to know.
+// program is short for a whole command line.
+func program(args []string, prefixes ...string) []string {
+	return append([]string{filepath.Base(args[0])}, short(args[1:], prefixes...)...)
+}
+
+// short leaves out of arguments what only this run of the demo needs to know.
 func short(args []string, prefixes ...string) []string {
-	out := []string{filepath.Base(args[0])}
-	for _, a := range args[1:] {
+	var out []string
+	for _, a := range args {
 		for _, p := range prefixes {
 			a = strings.TrimPrefix(a, p+"/")
 		}
