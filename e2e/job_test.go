@@ -6,14 +6,38 @@ import "testing"
 // world and run one after the other; each leaves it as it found it.
 func TestMainJob(t *testing.T) {
 	w := newWorld(t)
-	step(t, "ground", w, checkGround)
-	step(t, "ground_translation", w, checkUntouched)
+	checks := func(steps ...check) {
+		for _, s := range steps {
+			t.Run(s.name, func(t *testing.T) { s.run(t, w) })
+		}
+	}
+	checks(
+		check{"ground_direct", checkGround},
+		check{"ground_other_load_balancer", checkUntouched},
+	)
 	w.up(t)
-	step(t, "a_even_shares_and_peers", w, checkReach)
-	step(t, "a_other_services_untouched", w, checkUntouched)
+	checks(
+		check{"a_even_shares_and_peers", checkReach},
+		check{"a_other_services_untouched", checkUntouched},
+		check{"b_flips", checkFlips},
+		check{"b_hand_over", checkHandOver},
+		check{"b_no_backend", checkNoBackend},
+		check{"c_kills", checkKills},
+		check{"c_restart", checkRestart},
+		check{"d_empty_store", checkEmptyStore},
+		check{"e_drain", checkDrain},
+		check{"e_stop", checkStop},
+		check{"e_cleanup", checkCleanup},
+		check{"f_intruders", checkIntruders},
+		check{"f_read_only", checkReadOnly},
+		check{"g_bad_cluster_files", checkBadClusterFiles},
+		check{"g_impostors", checkImpostors},
+		check{"g_bad_manifests", checkBadManifests},
+	)
 }
 
-func step(t *testing.T, name string, w *world, check func(*testing.T, *world)) {
-	t.Helper()
-	t.Run(name, func(t *testing.T) { check(t, w) })
+// check is one named part of a test.
+type check struct {
+	name string
+	run  func(*testing.T, *world)
 }
