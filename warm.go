@@ -1,4 +1,4 @@
-package warm
+package clustermesh
 import (
  _ "go.etcd.io/etcd/server/v3/embed"
  _ "go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
