@@ -244,7 +244,8 @@ func timeUDP(q request, _ int) (time.Duration, error) {
 	return best, nil
 }
 
-// timeTCP connects a new socket to each target in turn and returns the median.
+// timeTCP connects a new socket to each target in turn and returns the tenth percentile:
+// the machine is shared.
 func timeTCP(q request, listener int) (time.Duration, error) {
 	times := make([]time.Duration, q.N)
 	for i := range times {
@@ -254,7 +255,7 @@ func timeTCP(q request, listener int) (time.Duration, error) {
 		}
 	}
 	slices.Sort(times)
-	return times[len(times)/2], nil
+	return times[len(times)/10], nil
 }
 
 func timeOne(kind, target string, listener int) (time.Duration, error) {

@@ -269,7 +269,7 @@ func TestLastBackendIsFound(t *testing.T) {
 	f := newFixture(t)
 	alive := f.backend("alive", "127.0.0.2:0", tcp)
 	f.dp.StoreCluster(2, layout.Cluster{State: layout.ClusterWithdrawn})
-	for i, at := range []int{0, 1, 77, size - 1} {
+	for i, at := range []int{0, 1, 37, size - 1} {
 		list := make([]layout.Backend, size)
 		for i := range list {
 			list[i] = alive
