@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,15 +46,27 @@ func (c ConnConfig) secure(ctx context.Context, raw net.Conn, to target) (net.Co
 	return conn, nil
 }
 
-// tlsStage tells who ended a TLS handshake.
+// tlsStage tells who ended a TLS connection, and about what.
 func tlsStage(err error) DialStage {
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
-		return StageRefused
-	}
 	if bad := (*tls.CertificateVerificationError)(nil); errors.As(err, &bad) {
 		return StageVerify
 	}
+	if aboutCertificate(err) {
+		return StageRefused
+	}
 	return StageTLS
+}
+
+// aboutCertificate tells whether err is an alert from the server about this
+// side's certificate. The type of alerts is not exported, their texts are
+// those of RFC 8446 section 6.2.
+func aboutCertificate(err error) bool {
+	op := (*net.OpError)(nil)
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	text := op.Err.Error()
+	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
 }
 
 // transport is a connection given to gRPC once. It notes when something was
@@ -92,6 +105,35 @@ func (t *transport) Read(p []byte) (int, error) {
 		t.fail(err)
 	}
 	return n, err
+}
+
+// Write implements net.Conn. A server that refuses a certificate sends its
+// alert and closes, often before the first request is written; the alert is
+// then behind the write error, still to be read.
+func (t *transport) Write(p []byte) (int, error) {
+	n, err := t.Conn.Write(p)
+	if err != nil {
+		t.drain()
+		t.fail(err)
+	}
+	return n, err
+}
+
+// drain reads to the end of a connection that is over.
+func (t *transport) drain() {
+	const patience = 200 * time.Millisecond
+	t.Conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck // then Read fails
+	var discard [512]byte
+	for {
+		_, err := t.Conn.Read(discard[:])
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+			return
+		}
+		if err != nil {
+			t.fail(err)
+			return
+		}
+	}
 }
 
 func (t *transport) fail(err error) {
