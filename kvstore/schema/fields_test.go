@@ -394,3 +394,36 @@ func checkPrintable(t *testing.T, err error) {
 		t.Errorf("error of %d bytes is not short printable ASCII: %q", len(text), text)
 	}
 }
+
+func TestErrorShowsTheWholeNumberThatWasRefused(t *testing.T) {
+	for _, number := range []string{"7.5", "7e1", "-7", "007", "99999999999999999999999"} {
+		value := change(t, eastService, `"clusterID":7`, `"clusterID":`+number)
+		_, err := DecodeService(east(false), ServiceKey("east", "shop", "web"), value, DefaultLimits())
+		var e *Error
+		if !errors.As(err, &e) || !strings.HasPrefix(e.Value, number) {
+			t.Errorf("clusterID %s: got %v", number, err)
+		}
+	}
+}
+
+func TestIdentityLabelsAreLimited(t *testing.T) {
+	l := DefaultLimits()
+	l.MaxNames = 3
+	if _, err := DecodeIdentity(east(false), 255, IdentityKey(458753), []byte(idEast), l); err != nil {
+		t.Error(err)
+	}
+	l.MaxNames = 2
+	_, err := DecodeIdentity(east(false), 255, IdentityKey(458753), []byte(idEast), l)
+	wantField(t, err, "labels")
+}
+
+func TestNameListsOfBackendsAreSortedSets(t *testing.T) {
+	value := change(t, localWeb, `"portNames":["http"],"ready":true`, `"portNames":["z","a","z"],"ready":true`)
+	s, err := DecodeLocalService(east(false), LocalServiceKey("east", "shop", "web"), value, DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(s.Backends[0].PortNames, " "); got != "a z" {
+		t.Errorf("port names %q, want %q", got, "a z")
+	}
+}

@@ -63,3 +63,17 @@ func TestDecodingHostileServicesCostsLittleMemory(t *testing.T) {
 		})
 	}
 }
+
+// Backends that are spelled alike share what they say, so the allocations of a
+// large service do not grow with it.
+func TestDecodingLargeServicesAllocatesLittle(t *testing.T) {
+	value, key := sizedService(1000).Encode(), ServiceKey("east", "shop", "web")
+	allocs := testing.AllocsPerRun(10, func() {
+		if _, err := DecodeService(east(false), key, value, DefaultLimits()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocs > 100 {
+		t.Errorf("1000 backends cost %v allocations", allocs)
+	}
+}
