@@ -15,10 +15,16 @@ import (
 	"github.com/clustermesh/clustermesh/cmd/clustermesh/demo"
 )
 
-// TestDemo runs the whole demo with the real programs and holds its report
-// against what each step promises.
+// TestDemo runs the demo with the real programs.
 func TestDemo(t *testing.T) {
 	bin := buildAll(t)
+	t.Run("whole", func(t *testing.T) { runDemo(t, bin) })
+	t.Run("interrupted", func(t *testing.T) { interruptDemo(t, bin) })
+	t.Run("broken program", func(t *testing.T) { breakDemo(t, bin) })
+}
+
+// runDemo holds the report against what each step promises.
+func runDemo(t *testing.T, bin string) {
 	var stdout, stderr bytes.Buffer
 	cmd := demoCommand(t, bin, "-o", "json")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -52,10 +58,31 @@ func TestDemo(t *testing.T) {
 	wantCleanTemp(t, cmd)
 }
 
-// TestDemoInterrupted ends the demo with the signal of Ctrl-C while the mesh is
-// up.
-func TestDemoInterrupted(t *testing.T) {
-	bin := buildAll(t)
+// breakDemo has an agent that fails: the demo must fail with its last words.
+func breakDemo(t *testing.T, bin string) {
+	broken := t.TempDir()
+	if err := os.Symlink(filepath.Join(bin, "clustermesh-apiserver"), filepath.Join(broken, "clustermesh-apiserver")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "clustermesh-agent"), []byte("#!/bin/sh\necho out of luck; exit 9\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := demoCommand(t, bin, "--bin-dir", broken)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("ended with %v, want exit code 1", err)
+	}
+	for _, want := range []string{"agent of east ended: exit status 9", "out of luck"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("output does not mention %q:\n%s", want, out)
+		}
+	}
+	wantCleanTemp(t, cmd)
+}
+
+// interruptDemo ends the demo with the signal of Ctrl-C while the mesh is up.
+func interruptDemo(t *testing.T, bin string) {
 	cmd := demoCommand(t, bin)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

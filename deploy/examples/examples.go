@@ -1,6 +1,6 @@
 // Package examples holds the manifests of two clusters, east and west, that
-// share the global service galaxy/rebel-base. They are for kubectl apply, for
-// the apiserver's --manifests and for clustermesh demo.
+// share the global service galaxy/rebel-base. They are for the apiserver's
+// --manifests and for clustermesh demo.
 package examples
 
 import (

@@ -6,11 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
+	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
+	"github.com/vishvananda/netlink"
 )
 
 // machine is what the demo found on this machine.
@@ -39,7 +39,9 @@ func preflight(cfg Config) (machine, error) {
 	if os.Geteuid() != 0 {
 		note(errors.New("root: namespaces, cgroups and eBPF programs need it; run it with sudo"))
 	} else {
-		note(checkKernel())
+		for _, err := range tryOut(m.cgroups) {
+			note(err)
+		}
 	}
 	if len(missing) > 0 {
 		return m, missing
@@ -73,20 +75,39 @@ func (c Config) findIn(name, dir string) (string, error) {
 	return path, nil
 }
 
-func checkKernel() error {
-	data, err := os.ReadFile("/proc/filesystems")
-	if err != nil {
-		return err
-	}
-	var errs []string
-	if !slices.Contains(strings.Fields(string(data)), "bpf") {
-		errs = append(errs, "bpf file system: the kernel lacks it (CONFIG_BPF_SYSCALL)")
-	}
+// tryOut does once, in a namespace that is gone afterwards, everything that
+// needs a right or a part of the kernel. Being root is not enough in a
+// container.
+func tryOut(cgroups string) []error {
+	var errs []error
 	if err := features.HaveProgramType(ebpf.CGroupSockAddr); err != nil {
-		errs = append(errs, fmt.Sprintf("eBPF programs on cgroup sockets (CONFIG_CGROUP_BPF): %v", err))
+		errs = append(errs, fmt.Errorf("eBPF programs on cgroup sockets (CONFIG_CGROUP_BPF, CAP_BPF): %w", err))
 	}
-	if len(errs) == 0 {
-		return nil
+	if cgroups != "" {
+		errs = append(errs, tryCgroup(cgroups))
 	}
-	return errors.New(strings.Join(errs, "\n- "))
+	trial, err := newPlace("trial")
+	if err != nil {
+		return append(errs, fmt.Errorf("namespaces (CONFIG_NET_NS, CAP_SYS_ADMIN): %w", err))
+	}
+	defer trial.close()
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
+	if err := trial.link.LinkAdd(bridge); err != nil {
+		errs = append(errs, fmt.Errorf("bridges (CONFIG_BRIDGE): %w", err))
+	}
+	if err := trial.link.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a"}, PeerName: "b"}); err != nil {
+		errs = append(errs, fmt.Errorf("veth pairs (CONFIG_VETH): %w", err))
+	}
+	if err := trial.mountBPF(os.TempDir()); err != nil {
+		errs = append(errs, fmt.Errorf("bpf file system (CONFIG_BPF_SYSCALL): %w", err))
+	}
+	return errs
+}
+
+func tryCgroup(root string) error {
+	g, err := newCgroup(filepath.Join(root, cgroupPrefix+"trial-"+strconv.Itoa(os.Getpid())))
+	if err != nil {
+		return fmt.Errorf("a writable cgroup2 file system: %w", err)
+	}
+	return g.remove()
 }

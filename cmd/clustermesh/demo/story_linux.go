@@ -26,12 +26,17 @@ func Run(ctx context.Context, cfg Config) (report Report, err error) {
 	start := time.Now()
 	s := &story{mesh: mesh{cfg: cfg, found: found}, screen: screen{w: cfg.Out}}
 	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = errInterrupted // and not what broke because of it
+		}
 		err = errors.Join(err, s.close())
 		s.report.Seconds = time.Since(start).Seconds()
 		report = s.report
 	}()
 	return report, s.play(ctx)
 }
+
+var errInterrupted = errors.New("interrupted before the end")
 
 // story is a mesh with a narrator.
 type story struct {
