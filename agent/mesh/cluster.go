@@ -93,9 +93,10 @@ func (m *Mesh) Connecting(name string) {
 // cannot be meshed with ours. Nothing changes then but the state; the
 // connection should be closed and tried again later.
 //
-// If the cluster held another id before, everything known of it is dropped
-// (addresses and identities belong to an id), and fresh is true: its watch must
-// start again from an empty memory.
+// If the cluster held another id before, everything known of it is dropped, as
+// Cilium does (addresses and identities belong to an id). If its keys moved
+// below or out of a relay's prefixes, its content is kept as by [Mesh.Relist].
+// In both cases fresh is true: its watch must start from an empty memory.
 func (m *Mesh) Connected(name string, announced schema.ClusterConfig) (fresh bool, err error) {
 	c := m.clusters[name]
 	if c == nil || !c.configured {
@@ -106,9 +107,14 @@ func (m *Mesh) Connected(name string, announced schema.ClusterConfig) (fresh boo
 		return false, err
 	}
 	cached := announced.Capabilities.Cached && !c.local
-	if fresh = c.id != 0 && (c.id != announced.ID || c.accepted && c.cached != cached); fresh {
+	switch {
+	case c.id != 0 && c.id != announced.ID:
+		fresh = true
 		m.drain(c)
 		m.releaseID(c)
+	case c.accepted && c.cached != cached:
+		fresh = true
+		m.Relist(name)
 	}
 	c.id, c.accepted, c.cached = announced.ID, true, cached
 	m.ids[c.id] = c
@@ -169,6 +175,24 @@ func (m *Mesh) Synced(name string) {
 	}
 }
 
+// Relist says that the cluster's watch starts again with an empty memory: it
+// will not name the keys that vanished meanwhile. All that is known becomes
+// provisional, as if it had been restored: it stays in force until the cluster
+// is synced, and goes then unless it was said again.
+func (m *Mesh) Relist(name string) {
+	c := m.clusters[name]
+	if c == nil {
+		return
+	}
+	if c.state == Synced {
+		c.state = Syncing
+	}
+	for _, s := range m.services {
+		m.keep(c, s)
+	}
+	c.forgetRefused()
+}
+
 // confirm drops what s holds restored from c.
 func (m *Mesh) confirm(c *cluster, s *service) {
 	touched := false
@@ -192,10 +216,7 @@ func (m *Mesh) drain(c *cluster) {
 		m.confirm(c, s)
 		m.withdraw(c, s.name)
 	}
-	c.refused = nil
-	for i := range c.rejections {
-		c.rejections[i].Keys = 0
-	}
+	c.forgetRefused()
 }
 
 func (m *Mesh) releaseID(c *cluster) {

@@ -189,6 +189,31 @@ func (m *Mesh) forget(p *part) {
 	p.cluster.kept--
 }
 
+// keep turns what c says of s into kept content; what is in force stays as it
+// is, so nothing becomes dirty.
+func (m *Mesh) keep(c *cluster, s *service) {
+	if c.local && s.said != nil {
+		s.kept, s.said = &face{affinity: s.said.affinity, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
+	}
+	p := s.part(c)
+	if p == nil || !p.present {
+		return
+	}
+	all := make([]record, 0, len(p.said)+len(p.kept))
+	p.each(func(r *record) { all = append(all, *r) })
+	slices.SortFunc(all, compareRecords)
+	for i := range all { // the new set's references, before the old ones go
+		m.words.share(all[i].names)
+		m.words.share(all[i].zone)
+	}
+	if p.kept != nil {
+		m.forget(p)
+	}
+	m.setSaid(p, false, nil)
+	p.kept = all
+	c.kept++
+}
+
 // claim is what makes a frontend one: no two services can have it.
 type claim struct {
 	addr  netip.AddrPort

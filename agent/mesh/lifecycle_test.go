@@ -228,7 +228,8 @@ func TestRestoredFrontendGoesWithTheOwnSync(t *testing.T) {
 	}
 }
 
-// TestRestoredNameIsKept: what the kernel calls nobody's stays apart.
+// TestRestoredWithoutClusterName: backends of a cluster whose name was never
+// written stay apart and in force.
 func TestRestoredWithoutClusterName(t *testing.T) {
 	m := mesh.New(config())
 	b := backend("", netip.MustParseAddrPort("10.8.0.1:80"), nil, lb.Active, "")
@@ -281,4 +282,8 @@ func TestRelayedKeys(t *testing.T) {
 	if fresh, _ := m.Connected(remote, announce(remote)); !fresh {
 		t.Error("other keys, yet the watch may go on")
 	}
+	wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.1")
+	m.Apply(remote, []mesh.Change{far(remote, "cart", "10.1.0.2")})
+	m.Synced(remote)
+	wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.2")
 }

@@ -43,6 +43,7 @@ func TestStateMachine(t *testing.T) {
 			"deliver":    m.deliver,
 			"deliver2":   m.deliver,
 			"sync":       m.sync,
+			"relist":     m.relist,
 			"restart":    m.restart,
 			"":           m.check,
 		})
@@ -168,6 +169,20 @@ func (m *machine) sync(t *rapid.T) {
 	m.m.Synced(c)
 	m.conn[c] = "following"
 	delete(m.o.restored, c)
+}
+
+// relist loses the watch's memory.
+func (m *machine) relist(t *rapid.T) {
+	c := genCluster(t)
+	m.m.Relist(c)
+	if dirty := m.m.Dirty(); len(dirty) > 0 {
+		t.Fatalf("dirty: %v", dirty)
+	}
+	delete(m.heard, c)
+	m.o.keep(c)
+	if m.conn[c] == "following" {
+		m.conn[c] = "listing"
+	}
 }
 
 func (m *machine) restart(t *rapid.T) {

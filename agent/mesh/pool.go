@@ -63,6 +63,13 @@ func (p *pool) add(list []string) uint32 {
 	return n
 }
 
+// share counts another reference to n, which is in use.
+func (p *pool) share(n uint32) {
+	if n != 0 {
+		p.entries[n].refs++
+	}
+}
+
 // drop takes one reference back.
 func (p *pool) drop(n uint32) {
 	if n == 0 {

@@ -123,6 +123,14 @@ func (c *cluster) readmit(key string) {
 	}
 }
 
+// forgetRefused starts the count of refused keys anew.
+func (c *cluster) forgetRefused() {
+	c.refused = nil
+	for i := range c.rejections {
+		c.rejections[i].Keys = 0
+	}
+}
+
 func hashKey(key string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(key))

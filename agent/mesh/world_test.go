@@ -196,6 +196,20 @@ func (o *oracle) restore(tables []lb.FrontendTable) {
 	}
 }
 
+// keep makes what a cluster said count as restored.
+func (o *oracle) keep(cluster string) {
+	if o.restored[cluster] == nil {
+		o.restored[cluster] = map[lb.ServiceName]entry{}
+	}
+	for n, e := range o.delivered[cluster] {
+		old := o.restored[cluster][n]
+		e.frontends = overlay(e.frontends, old.frontends, frontendKey)
+		e.backends = overlay(e.backends, old.backends, backendKey)
+		o.restored[cluster][n] = e
+	}
+	delete(o.delivered, cluster)
+}
+
 func addRestored(in []lb.Backend, b lb.Backend, name string) []lb.Backend {
 	b.Names, b.Zone = nil, ""
 	i := slices.IndexFunc(in, func(o lb.Backend) bool { return o.Addr == b.Addr })
