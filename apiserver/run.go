@@ -84,7 +84,7 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 
 func newOrigin(config Config, log *slog.Logger) (origin, error) {
 	if config.Manifests != "" {
-		return source.NewManifests(config.Manifests, log), nil
+		return source.NewManifests(config.Manifests), nil
 	}
 	client, err := source.Connect(config.Kubeconfig)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -29,16 +28,10 @@ const lostDirectory = time.Second
 // say, and a namespace that is used but not written exists without annotations.
 type Manifests struct {
 	dir string
-	log *slog.Logger
 }
 
-// NewManifests returns a source that has not begun; a nil log discards.
-func NewManifests(dir string, log *slog.Logger) *Manifests {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Manifests{dir: filepath.Clean(dir), log: log}
-}
+// NewManifests returns a source that has not begun.
+func NewManifests(dir string) *Manifests { return &Manifests{dir: filepath.Clean(dir)} }
 
 // Run delivers batches until ctx ends, and then returns nil. The first holds
 // all objects of the directory. It fails if the directory cannot be read at
@@ -56,15 +49,12 @@ func (m *Manifests) Run(ctx context.Context, sink Sink) error {
 	if err := f.scan(); err != nil {
 		return err
 	}
-	m.deliver(f, sink, true)
+	deliverFolder(f, sink, true)
 	return m.follow(ctx, watcher, f, sink)
 }
 
-func (m *Manifests) deliver(f *folder, sink Sink, first bool) {
+func deliverFolder(f *folder, sink Sink, first bool) {
 	if b, news := f.batch(); news || first {
-		for _, p := range b.Problems {
-			m.log.Error("manifest refused, its last good state stays", "name", p.Origin, "err", p.Message)
-		}
 		sink(b)
 	}
 }
@@ -74,22 +64,31 @@ func (m *Manifests) follow(ctx context.Context, watcher *fsnotify.Watcher, f *fo
 		if err := waitEvent(ctx, watcher); err != nil {
 			return orderly(ctx, err)
 		}
-		if err := f.scan(); err != nil {
+		if err := m.look(watcher, f); err != nil {
 			if err := m.recover(ctx, watcher, f, sink, err); err != nil {
 				return orderly(ctx, err)
 			}
 		}
-		m.deliver(f, sink, false)
+		deliverFolder(f, sink, false)
 	}
+}
+
+// look watches the directory that has the name now, which need not be the one
+// that had it before, and scans it.
+func (m *Manifests) look(watcher *fsnotify.Watcher, f *folder) error {
+	if err := watcher.Add(m.dir); err != nil {
+		return fmt.Errorf("watch manifests: %w", err)
+	}
+	return f.scan()
 }
 
 // recover reports that the directory is gone, keeps all objects, and waits
 // until it is back.
 func (m *Manifests) recover(ctx context.Context, watcher *fsnotify.Watcher, f *folder, sink Sink, err error) error {
 	f.lost = err.Error()
-	m.deliver(f, sink, false)
+	deliverFolder(f, sink, false)
 	for ctx.Err() == nil {
-		if watcher.Add(m.dir) == nil && f.scan() == nil {
+		if m.look(watcher, f) == nil {
 			return nil
 		}
 		sleep(ctx, lostDirectory)

@@ -1,0 +1,154 @@
+package source_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/apiserver/source"
+	"github.com/rogpeppe/go-internal/txtar"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"sigs.k8s.io/yaml"
+)
+
+func meta(name, v string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"v": v}}
+}
+
+func TestKubernetesFollowsObjects(t *testing.T) {
+	ctx := t.Context()
+	client := fake.NewClientset(
+		&corev1.Service{ObjectMeta: meta("web", "1")},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}},
+		&corev1.Pod{ObjectMeta: meta("p1", "1")},
+		&discoveryv1.EndpointSlice{ObjectMeta: meta("web-1", "")},
+	)
+	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l.until("was synced", func() bool { return l.last.Synced })
+	if len(l.objects) != 5 {
+		t.Fatalf("the first batch holds %v", l.objects)
+	}
+	if _, err := client.CoreV1().Services("shop").Update(ctx, &corev1.Service{ObjectMeta: meta("web", "2")}, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l.untilHas(map[string]string{"Service shop/web": "2"})
+	if err := client.CoreV1().Pods("shop").Delete(ctx, "p1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l.until("lost the pod", func() bool { _, ok := l.objects["Pod shop/p1"]; return !ok })
+}
+
+// While one list fails nothing is delivered, and the problem says which; after
+// that the first batch is complete.
+func TestKubernetesIsNotSyncedBeforeAllLists(t *testing.T) {
+	client := fake.NewClientset(&corev1.Service{ObjectMeta: meta("web", "1")}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	refuse := make(chan struct{})
+	client.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		select {
+		case <-refuse:
+			return false, nil, nil
+		default:
+			return true, nil, errors.New("nodes are forbidden")
+		}
+	})
+	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l.untilProblem("nodes", "forbidden", "may list and watch")
+	if l.last.Synced || len(l.objects) != 0 {
+		t.Fatalf("delivered %v, synced %v", l.objects, l.last.Synced)
+	}
+	close(refuse)
+	l.until("was synced", func() bool { return l.last.Synced && len(l.last.Problems) == 0 })
+	if want := []string{"Node n1", "Service shop/web"}; !slices.Equal(slices.Sorted(maps.Keys(l.objects)), want) {
+		t.Fatalf("have %v", l.objects)
+	}
+}
+
+// What vanished while the watch was down is gone after the next list, although
+// nobody said so.
+func TestKubernetesNoticesMissedDeletions(t *testing.T) {
+	client := fake.NewClientset(&corev1.Service{ObjectMeta: meta("old", "1")})
+	broken := watch.NewFake()
+	first := true
+	client.PrependWatchReactor("services", func(clienttesting.Action) (bool, watch.Interface, error) {
+		if first {
+			first = false
+			return true, broken, nil
+		}
+		return false, nil, nil
+	})
+	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l.until("was synced", func() bool { return l.last.Synced })
+	if err := client.CoreV1().Services("shop").Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	gone := metav1.Status{Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonExpired, Message: "too old"}
+	broken.Error(&gone)
+	l.until("lost the service", func() bool { return len(l.objects) == 0 })
+}
+
+// What is trimmed away makes no difference to export: every scenario of
+// export's own tests leads to the same records.
+func TestTrimmedObjectsExportAlike(t *testing.T) {
+	files, err := filepath.Glob("../export/testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, trimmed := exporter(), exporter()
+		for _, f := range txtar.Parse(data).Files {
+			if !strings.HasPrefix(f.Name, "apply") {
+				continue
+			}
+			changes := parseScenario(t, f.Data)
+			a, b := whole.Apply(changes), trimmed.Apply(source.Trim(changes))
+			if fmt.Sprint(a) != fmt.Sprint(b) {
+				t.Errorf("%s, %s:\n%v\ntrimmed\n%v", file, f.Name, a, b)
+			}
+		}
+	}
+}
+
+type sequential struct{}
+
+func (sequential) Acquire(labels string) (uint32, bool) { return uint32(500000 + len(labels)), true }
+func (sequential) Release(string)                       {}
+
+func exporter() *export.Exporter {
+	return export.New(export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true}, sequential{})
+}
+
+func parseScenario(t *testing.T, data []byte) []export.Change {
+	var changes []export.Change
+	for document := range strings.SplitSeq(string(data), "---\n") {
+		var kind struct{ Kind string }
+		if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
+			t.Fatal(err)
+		}
+		object := map[string]any{
+			"Service": &corev1.Service{}, "EndpointSlice": &discoveryv1.EndpointSlice{},
+			"Namespace": &corev1.Namespace{}, "Node": &corev1.Node{}, "Pod": &corev1.Pod{},
+		}[kind.Kind]
+		if err := yaml.Unmarshal([]byte(document), object); err != nil {
+			t.Fatal(err)
+		}
+		changes = append(changes, export.Change{Object: object})
+	}
+	return changes
+}
