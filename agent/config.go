@@ -111,4 +111,10 @@ func (c Config) Validate() error {
 }
 
 // pinDir is where this agent's pins live.
-func (c Config) pinDir() string { return filepath.Join(c.BPFFS, "clustermesh") }
+func (c Config) pinDir() string {
+	dir := filepath.Join(c.BPFFS, "clustermesh")
+	if absolute, err := filepath.Abs(dir); err == nil {
+		return absolute
+	}
+	return dir
+}
