@@ -112,7 +112,7 @@ func (a *apiserver) live(ctx context.Context) (started bool, err error) {
 	defer a.status.setLife(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := l.server.Run(ctx); err != nil || ctx.Err() != nil {
+		if err := a.runServer(ctx, l.server); err != nil || ctx.Err() != nil {
 			return err
 		}
 		return errStoreEnded

@@ -15,6 +15,7 @@ import (
 	"github.com/clustermesh/clustermesh/apiserver/source"
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
+	"github.com/clustermesh/clustermesh/kvstore/server"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
@@ -37,8 +38,10 @@ type apiserver struct {
 	registry *prometheus.Registry
 	http     net.Listener
 	began    time.Time
-	lived    bool // a life of the store has started once; used by serve alone
-	once     sync.Once
+	// runServer is how a life is run; tests let one fail.
+	runServer func(context.Context, *server.Server) error
+	lived     bool // a life of the store has started once; used by serve alone
+	once      sync.Once
 }
 
 // Run serves until ctx ends, and then returns nil within seconds. An error
@@ -52,6 +55,10 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	return a.run(ctx)
+}
+
+func (a *apiserver) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.serveHTTP(ctx) })
 	group.Go(func() error { return a.core.run(ctx) })
@@ -61,7 +68,7 @@ func Run(ctx context.Context, config Config) error {
 }
 
 func prepare(ctx context.Context, config Config) (*apiserver, error) {
-	a := &apiserver{config: config, log: config.log(), began: time.Now(), registry: prometheus.NewRegistry()}
+	a := &apiserver{config: config, log: config.log(), began: time.Now(), registry: prometheus.NewRegistry(), runServer: runServer}
 	var err error
 	if a.tls, err = certs.ServerTLS(config.TLS, a.log); err != nil {
 		return nil, err
@@ -81,6 +88,8 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	}
 	return a, nil
 }
+
+func runServer(ctx context.Context, s *server.Server) error { return s.Run(ctx) }
 
 func newOrigin(config Config, log *slog.Logger) (origin, error) {
 	if config.Manifests != "" {

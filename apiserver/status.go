@@ -56,6 +56,13 @@ func (s *status) setLife(l *life) {
 	s.life = l
 }
 
+// current returns the present life, nil between two.
+func (s *status) current() *life {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life
+}
+
 func add(a, b kvstore.PublisherStats) kvstore.PublisherStats {
 	a.Puts += b.Puts
 	a.Deletes += b.Deletes
