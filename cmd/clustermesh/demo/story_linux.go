@@ -69,7 +69,7 @@ func (s *story) setUp(context.Context) error {
 	for _, c := range s.clusters() {
 		s.say("%s: node %s, service %s at %s, backends %s", c.name, c.ip, c.service, c.service.frontend, c.service.podNames())
 	}
-	s.say("certificates, as issued by \"clustermesh certs\": %s", s.pki())
+	s.say("files below are relative to %s; certificates in pki are as \"clustermesh certs\" issues them", s.dir)
 	return nil
 }
 
