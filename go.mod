@@ -39,7 +39,7 @@ require (
 	go.uber.org/zap v1.28.0
 	// cluster files; the maintained continuation of gopkg.in/yaml.v3, and viper's own
 	go.yaml.in/yaml/v3 v3.0.5
-	// OCSP-free certificate test cases
+	// the bcrypt cost that etcd's configuration wants
 	golang.org/x/crypto v0.58.0
 	// errgroup
 	golang.org/x/sync v0.24.0
