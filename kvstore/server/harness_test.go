@@ -22,7 +22,7 @@ import (
 
 const (
 	testCluster = "east"
-	patience    = 30 * time.Second
+	patience    = 15 * time.Second
 )
 
 // world is a running server of a test and what it said.
@@ -188,4 +188,19 @@ func show(ev *clientv3.Event) string {
 	}
 	return fmt.Sprintf("%s %s=%s create=%d mod=%d version=%d lease=%d",
 		kind, ev.Kv.Key, ev.Kv.Value, ev.Kv.CreateRevision, ev.Kv.ModRevision, ev.Kv.Version, ev.Kv.Lease)
+}
+
+// etcdWatchers returns how many watchers all etcd stores of the process have.
+func etcdWatchers(t *testing.T) float64 {
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "etcd_debugging_mvcc_watcher_total" {
+			return f.Metric[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatal("etcd does not count its watchers")
+	return 0
 }

@@ -44,8 +44,17 @@ func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.Level > zapcore.WarnLevel {
 		level = slog.LevelError
 	}
+	if premature(e.Message) {
+		level = slog.LevelDebug
+	}
 	c.log.Log(context.Background(), level, "embedded etcd reported", "event", e.Message, "detail", detail(c.fields, fields))
 	return nil
+}
+
+// premature tells the messages of etcd's storage version monitor, which looks
+// for a version before the first commit has written one, and later finds it.
+func premature(message string) bool {
+	return message == "Failed to detect schema version" || message == "failed to update storage version"
 }
 
 func (c slogCore) Sync() error { return nil }
