@@ -133,7 +133,11 @@ func TestLoadRepairs(t *testing.T) {
 		if len(datapath.Check(d, mem.Capacity())) == 0 {
 			t.Errorf("%s: Check sees nothing", want)
 		}
-		loaded, err := datapath.New(mem).Load()
+		r := datapath.New(mem)
+		loaded, err := r.Load()
+		if u := r.Usage(); u.Frontends+u.FreeFrontends+u.QuarantinedFrontends+1 != 8 {
+			t.Errorf("%s: numbers leak: %+v", want, u)
+		}
 		if err != nil || len(loaded.Repairs) != 1 || !strings.Contains(loaded.Repairs[0].String(), want) {
 			t.Errorf("%s: repairs %v, error %v", want, loaded.Repairs, err)
 		}
@@ -153,6 +157,77 @@ func spoilRegion(m *datapath.Memory, key layout.FrontendKey, meta layout.Meta, o
 	m.StoreBackends(offset, layout.Region{Total: 1, Frontend: 3}, []layout.Backend{{Frontend: 3}})
 	m.StoreHeader(3, layout.MakeHeader(offset, selected, 1))
 	m.InsertFrontend(key, 3)
+}
+
+// TestFewerSelected: the same backends with fewer selected are another set.
+func TestFewerSelected(t *testing.T) {
+	mem := newMemory(8, 100)
+	r := datapath.New(mem)
+	less := tables(0, 0, 3)
+	must(r.Set(serviceName(0), tables(0, 0, 3)))
+	less[0].Backends[2].Selected = false
+	must(r.Set(serviceName(0), less))
+	if got := have(t, mem); got != datapath.Want(less) {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestGenerationGrows: each header store counts, over a restart and over the
+// number's next frontend too.
+func TestGenerationGrows(t *testing.T) {
+	mem := newMemory(2, 100)
+	r := datapath.New(mem)
+	generation := func() uint16 {
+		d, _ := mem.Dump()
+		return d.Frontends[0].Header.Generation()
+	}
+	for n := range uint16(3) {
+		must(r.Set(serviceName(0), tables(0, int(n), 3)))
+		if got := generation(); got != n+1 {
+			t.Errorf("generation %d after %d stores", got, n+1)
+		}
+	}
+	mem.Grace()
+	r = datapath.New(mem)
+	if _, err := r.Load(); err != nil {
+		t.Fatal(err)
+	}
+	must(r.Set(serviceName(0), tables(0, 7, 3)))
+	if got := generation(); got != 4 {
+		t.Errorf("generation %d after a restart", got)
+	}
+	must(r.Set(serviceName(0), nil))
+	release(t, mem, r)
+	must(r.Set(serviceName(1), tables(1, 0, 3)))
+	if got := generation(); got != 6 {
+		t.Errorf("generation %d of the number's next frontend", got)
+	}
+}
+
+// TestMoveThatFails: a frontend that cannot be taken from its service stays
+// there, known and in force, and the move succeeds later.
+func TestMoveThatFails(t *testing.T) {
+	mem := newMemory(8, 100)
+	r := datapath.New(mem)
+	must(r.Set(serviceName(0), tables(0, 0, 3)))
+	before := have(t, mem)
+	moved := tables(0, 5, 2)
+	moved[0].Service = serviceName(1)
+	mem.Fail = func(string, layout.FrontendKey) error { return errDeaf }
+	if _, err := r.Set(serviceName(1), moved); !errors.Is(err, errDeaf) {
+		t.Errorf("got %v", err)
+	}
+	mem.Fail = nil
+	if got := have(t, mem); got != before {
+		t.Errorf("got %s", got)
+	}
+	if report, err := r.Set(serviceName(0), tables(0, 0, 3)); err != nil || report.Changed() {
+		t.Errorf("the service is not known any more: %+v, %v", report, err)
+	}
+	must(r.Set(serviceName(1), moved))
+	if got := have(t, mem); got != datapath.Want(moved) {
+		t.Errorf("got %s", got)
+	}
 }
 
 // TestLoadReportsAFailingDump: an error of the maps is not taken for emptiness.

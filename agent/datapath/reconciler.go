@@ -204,6 +204,7 @@ func (r *Reconciler) move(f *frontend, to span) {
 type Usage struct {
 	Frontends, FreeFrontends uint32 // numbers in use and free
 	Backends                 uint32 // backend records that frontends lead to
+	Records                  uint32 // slab records their regions take, head and rounding included
 	FreeRecords, LargestFree uint32 // free slab records and the longest free run
 	QuarantinedRecords       uint32
 	QuarantinedFrontends     uint32
@@ -218,6 +219,7 @@ func (r *Reconciler) Usage() Usage {
 	}
 	for _, f := range r.frontends {
 		u.Backends += uint32(len(f.backends))
+		u.Records += f.region.size
 	}
 	return u
 }

@@ -161,6 +161,9 @@ func (m *machine) check(t *rapid.T) {
 	if u.Frontends != uint32(len(d.Frontends)) || u.Frontends+u.FreeFrontends+u.QuarantinedFrontends+1 != m.mem.Capacity().Frontends {
 		t.Fatalf("numbers leak: %+v of %d", u, m.mem.Capacity().Frontends)
 	}
+	if records := m.mem.Capacity().Records; records > 0 && u.Records+u.FreeRecords+u.QuarantinedRecords+1 != records {
+		t.Fatalf("records leak: %+v of %d", u, records)
+	}
 }
 
 // killed is what ends a writer in the middle of its work.
