@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clustermesh/clustermesh/cmd/clustermesh/demo"
-	"github.com/clustermesh/clustermesh/deploy/examples"
 )
 
 func newDemo(a *app) *cobra.Command {
@@ -52,9 +51,10 @@ report to standard output.`,
 	return cmd
 }
 
+// exampleFiles is nil for the built-in ones.
 func exampleFiles(dir string) fs.FS {
 	if dir == "" {
-		return examples.FS()
+		return nil
 	}
 	return os.DirFS(dir)
 }

@@ -50,7 +50,7 @@ type cluster struct {
 func newCluster(cfg Config, tmp, name string, id int, ip string) (*cluster, error) {
 	c := &cluster{name: name, id: id, ip: netip.MustParseAddr(ip), dir: filepath.Join(tmp, name)}
 	var err error
-	if c.manifests, err = readManifests(cfg.Examples, name); err != nil {
+	if c.manifests, err = readManifests(cfg.examples(), name); err != nil {
 		return nil, err
 	}
 	if c.service, err = findService(c.manifests); err != nil {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"time"
+
+	"github.com/clustermesh/clustermesh/deploy/examples"
 )
 
 // Config says what to run and where to show it.
@@ -15,7 +17,8 @@ type Config struct {
 	// BinDir holds clustermesh-apiserver and clustermesh-agent. When empty they
 	// are looked for beside Self and then on PATH.
 	BinDir string
-	// Examples holds one directory of manifests per cluster, east and west.
+	// Examples holds one directory of manifests per cluster, east and west. The
+	// built-in ones are used when nil.
 	Examples fs.FS
 	// Out receives the story as text.
 	Out io.Writer
@@ -45,13 +48,17 @@ func (c Config) Validate() error {
 	if c.Self == "" {
 		errs = append(errs, errors.New("the path of the clustermesh executable is not set"))
 	}
-	if c.Examples == nil {
-		errs = append(errs, errors.New("the example manifests are not set"))
-	}
 	if c.StepTimeout < 0 {
 		errs = append(errs, fmt.Errorf("step timeout %s is negative", c.StepTimeout))
 	}
 	return errors.Join(errs...)
+}
+
+func (c Config) examples() fs.FS {
+	if c.Examples == nil {
+		return examples.FS()
+	}
+	return c.Examples
 }
 
 func (c Config) timeout() time.Duration {

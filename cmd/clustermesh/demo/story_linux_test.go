@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/clustermesh/clustermesh/deploy/examples"
 )
 
 // TestMain makes the test binary a pod, a client, or a whole mesh without
@@ -69,7 +67,7 @@ func newTestStory(ctx context.Context) (*story, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := Config{Self: self, Examples: examples.FS(), Out: io.Discard}
+	cfg := Config{Self: self, Out: io.Discard}
 	s := &story{mesh: mesh{cfg: cfg, found: machine{cgroups: root}}, screen: screen{w: io.Discard}}
 	if err := s.prepare(); err != nil {
 		return s, err
