@@ -81,7 +81,11 @@ func missingCapabilities(status string) error {
 func checkCgroup(opts Options) Finding {
 	var d Datapath
 	err := d.findCgroup(opts)
-	return found("cgroup2", d.cgroup, err, "mount a cgroup2 hierarchy and name a directory of it in Cgroup")
+	detail := d.cgroup + ", which is a part of the node's processes"
+	if wholeNode(d.cgroup) {
+		detail = d.cgroup + ", which is every process of the node"
+	}
+	return found("cgroup2", detail, err, "mount a cgroup2 hierarchy and name a directory of it in Cgroup")
 }
 
 func checkPinDir(opts Options) Finding {

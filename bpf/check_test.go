@@ -79,6 +79,7 @@ func TestCgroup2Mount(t *testing.T) {
 		tmpfs = "30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
 		root  = "42 32 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
 		bind  = "43 32 0:38 /kubepods /host/a\\040b rw - cgroup2 cgroup2 rw\n"
+		host  = "45 32 0:38 /../.. /host/cgroup rw - cgroup2 cgroup2 rw\n"
 		v1    = "44 32 0:39 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
 	)
 	for text, want := range map[string]string{
@@ -87,11 +88,23 @@ func TestCgroup2Mount(t *testing.T) {
 		tmpfs + v1 + root:  "/sys/fs/cgroup/unified",
 		bind + root + bind: "/sys/fs/cgroup/unified",
 		v1 + bind:          "/host/a b",
+		root + host + bind: "/host/cgroup",
 		"garbage\n" + root: "/sys/fs/cgroup/unified",
 	} {
 		if got := cgroup2Mount(text); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
+	}
+}
+
+func TestCheckSaysHowMuchTheCgroupCovers(t *testing.T) {
+	f := newPlace(t)
+	covered := func() string { return checkCgroup(f.opts).Detail }
+	if got := covered(); got != f.opts.Cgroup+", which is a part of the node's processes" {
+		t.Errorf("got %q", got)
+	}
+	if !wholeNode(t.TempDir()) { // like the root, it has no cgroup.type
+		t.Error("the root counts as a part")
 	}
 }
 
