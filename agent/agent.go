@@ -141,7 +141,7 @@ func (a *Agent) followClusters(ctx context.Context) error {
 		for name, file := range change.set {
 			next := a.newRemote(name, file)
 			if former := stop(name); former != nil {
-				next.watcher = former.watcher
+				next.watcher, next.prefix = former.watcher, former.prefix
 			}
 			_ = a.core.do(ctx, func(c *core) { c.addCluster(name) })
 			running[name] = next.start(ctx, &all)

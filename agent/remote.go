@@ -25,8 +25,10 @@ type remote struct {
 	cfg   Config
 	core  *core
 	dial  dialer
-	// watcher remembers across connections which keys the core has been told of.
+	// watcher remembers across connections which keys below prefix the core has
+	// been told of.
 	watcher *kvstore.Watcher
+	prefix  string
 }
 
 // connection is an open connection to one cluster's store.
@@ -200,8 +202,11 @@ func (r *remote) awaitCanary(ctx context.Context, conn connection, cached bool) 
 // followServices hands the core every change of the cluster's services.
 func (r *remote) followServices(ctx context.Context, conn connection, cached bool, synced *bool) error {
 	prefix := schema.WatchPrefix(r.kind(), r.name, cached)
-	if r.watcher == nil {
-		r.watcher = kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: prefix})
+	if r.watcher == nil || r.prefix != prefix {
+		r.watcher, r.prefix = kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: prefix}), prefix
+		if err := r.core.do(ctx, func(c *core) { c.mesh.Relist(r.name) }); err != nil {
+			return err
+		}
 	}
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
 		err := r.core.do(ctx, func(c *core) { c.update(r.name, u) })

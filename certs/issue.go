@@ -153,7 +153,7 @@ func leafTemplate(req IssueRequest, ca *x509.Certificate, now time.Time) *x509.C
 func asServer(tmpl *x509.Certificate, req IssueRequest) {
 	tmpl.Subject = pkix.Name{CommonName: "clustermesh-apiserver." + req.Cluster}
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	hosts := append([]string{req.Cluster + "." + meshDomain, "*." + meshDomain, "localhost", "127.0.0.1", "::1"}, req.Hosts...)
+	hosts := append([]string{req.Cluster + "." + meshDomain, "localhost", "127.0.0.1", "::1"}, req.Hosts...)
 	seen := map[string]bool{}
 	for _, h := range hosts {
 		addHost(tmpl, h, seen)

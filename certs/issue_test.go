@@ -88,7 +88,7 @@ func TestIssue(t *testing.T) {
 	}{
 		{IssueRequest{Kind: Server, Cluster: "east", Hosts: []string{"Mesh.Example.com", "192.0.2.7", "2001:db8::7", "localhost"}}, "server-east",
 			"clustermesh-apiserver.east", x509.ExtKeyUsageServerAuth,
-			[]string{"east.mesh.cilium.io", "*.mesh.cilium.io", "localhost", "mesh.example.com", "127.0.0.1", "::1", "192.0.2.7", "2001:db8::7"}},
+			[]string{"east.mesh.cilium.io", "localhost", "mesh.example.com", "127.0.0.1", "::1", "192.0.2.7", "2001:db8::7"}},
 		{IssueRequest{Kind: Remote, Cluster: "east"}, "remote-east", "remote-east", x509.ExtKeyUsageClientAuth, nil},
 		{IssueRequest{Kind: Remote}, "remote", "remote", x509.ExtKeyUsageClientAuth, nil},
 		{IssueRequest{Kind: Local, Cluster: "east"}, "local-east", "local-east", x509.ExtKeyUsageClientAuth, nil},

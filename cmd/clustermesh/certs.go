@@ -79,7 +79,7 @@ func newCertsIssue(a *app) *cobra.Command {
 		Long: `Issue a certificate with the CA in DIR and write it there with its key. A
 certificate of the same kind and cluster is replaced, which is how it is renewed.
 
-Server certificates are valid for <cluster>.mesh.cilium.io, *.mesh.cilium.io,
+Server certificates are valid for <cluster>.mesh.cilium.io,
 localhost and every --host.`,
 		Example: "  clustermesh certs issue --dir pki --kind server --cluster east --host mesh.east.example.com --host 192.0.2.10\n  clustermesh certs issue --dir pki --kind remote --cluster east --validity 90d",
 		Args:    cobra.NoArgs,
