@@ -84,10 +84,14 @@ func openSocket(kind string) (clientSocket, error) {
 	if kind[0] == '6' {
 		family = unix.AF_INET6
 	}
-	if strings.HasSuffix(kind, "udp") {
+	if !strings.HasSuffix(kind, "tcp") {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, 0)
+	proto := 0 // the usual one of the type
+	if strings.HasSuffix(kind, "udplite") {
+		proto = unix.IPPROTO_UDPLITE
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
 		return clientSocket{}, err
 	}

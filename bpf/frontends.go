@@ -59,7 +59,7 @@ func (d *Datapath) DeleteFrontend(k layout.FrontendKey) error {
 // does not belong to it, comes with a zero Region and no backends.
 func (d *Datapath) Dump() (layout.Dump, error) {
 	dump := layout.Dump{Clusters: map[uint16]layout.Cluster{}}
-	for id, c := range d.clusters {
+	for id, c := range d.clusters.all {
 		if c != (layout.Cluster{}) {
 			dump.Clusters[uint16(id)] = c
 		}
@@ -95,11 +95,11 @@ func (d *Datapath) eachFrontend(visit func(layout.FrontendKey, uint32)) error {
 
 func (d *Datapath) dumpFrontend(k layout.FrontendKey, id uint32) layout.DumpFrontend {
 	f := layout.DumpFrontend{Key: k, ID: id}
-	if int64(id) >= int64(len(d.headers)) {
+	if int64(id) >= int64(len(d.headers.all)) {
 		return f
 	}
-	f.Header = layout.Header(atomic.LoadUint64(&d.headers[id]))
-	f.Meta = d.meta[id]
+	f.Header = layout.Header(atomic.LoadUint64(&d.headers.all[id]))
+	f.Meta = d.meta.upTo(uint64(id) + 1)[id]
 	f.Region, f.Backends = d.region(f.Header, id)
 	return f
 }
@@ -107,13 +107,13 @@ func (d *Datapath) dumpFrontend(k layout.FrontendKey, id uint32) layout.DumpFron
 // region copies the region that h names, if it is frontend id's.
 func (d *Datapath) region(h layout.Header, id uint32) (layout.Region, []layout.Backend) {
 	offset := uint64(h.Offset())
-	if offset == 0 || offset > uint64(len(d.slab)) {
+	if offset == 0 || offset > uint64(len(d.slab.all)) {
 		return layout.Region{}, nil
 	}
-	r := *(*layout.Region)(unsafe.Pointer(&d.slab[offset-1]))
+	r := *(*layout.Region)(unsafe.Pointer(&d.slab.upTo(offset)[offset-1]))
 	end := offset + uint64(r.Total)
-	if r.Frontend != id || end > uint64(len(d.slab)) || r.Total < uint32(h.Selected()) {
+	if r.Frontend != id || end > uint64(len(d.slab.all)) || r.Total < uint32(h.Selected()) {
 		return layout.Region{}, nil
 	}
-	return r, slices.Clone(d.slab[offset:end])
+	return r, slices.Clone(d.slab.upTo(end)[offset:])
 }

@@ -36,11 +36,10 @@ type Datapath struct {
 	links  []link.Link // referenced, or the collector would close them
 	fresh  []string    // pins of links that this Load made
 
-	mappings [][]byte
-	headers  []uint64
-	slab     []layout.Backend
-	meta     []layout.Meta
-	clusters []layout.Cluster
+	headers  *window[uint64]
+	slab     *window[layout.Backend]
+	meta     *window[layout.Meta]
+	clusters *window[layout.Cluster]
 
 	rcu rcuWaiter
 }

@@ -3,63 +3,44 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"unsafe"
-
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
-// mapMemory maps the arrays that are written by plain stores.
-func (d *Datapath) mapMemory(Options) (err error) {
-	if d.headers, err = mapRecords[uint64](d, clustermeshMapCmHeaders); err != nil {
-		return err
-	}
-	if d.slab, err = mapRecords[layout.Backend](d, clustermeshMapCmSlab); err != nil {
-		return err
-	}
-	if d.meta, err = mapRecords[layout.Meta](d, clustermeshMapCmMeta); err != nil {
-		return err
-	}
-	d.clusters, err = mapRecords[layout.Cluster](d, clustermeshMapCmClusters)
-	return err
+// mapMemory opens the arrays that are written by plain stores. The small ones
+// are mapped whole at once.
+func (d *Datapath) mapMemory(Options) error {
+	return errors.Join(
+		open(d, clustermeshMapCmHeaders, &d.headers, true),
+		open(d, clustermeshMapCmSlab, &d.slab, false),
+		open(d, clustermeshMapCmMeta, &d.meta, false),
+		open(d, clustermeshMapCmClusters, &d.clusters, true),
+	)
 }
 
-// mapRecords maps a whole array map as a slice of its records.
-func mapRecords[T any](d *Datapath, name string) ([]T, error) {
-	m := d.coll.Maps[name]
-	raw, err := mapWhole(m, unsafe.Sizeof(*new(T)))
+func open[T any](d *Datapath, name string, to **window[T], whole bool) error {
+	w, err := openWindow[T](d.coll.Maps[name])
 	if err != nil {
-		return nil, fmt.Errorf("map memory of %s: %w", name, err)
+		return fmt.Errorf("map memory of %s: %w", name, err)
 	}
-	d.mappings = append(d.mappings, raw)
-	return unsafe.Slice((*T)(unsafe.Pointer(&raw[0])), m.MaxEntries()), nil
-}
-
-func mapWhole(m *ebpf.Map, record uintptr) ([]byte, error) {
-	if uintptr(m.ValueSize()) != record || record%8 != 0 {
-		return nil, fmt.Errorf("record has %d bytes in the kernel, %d here", m.ValueSize(), record)
+	if whole {
+		w.upTo(uint64(len(w.all)))
 	}
-	page := os.Getpagesize()
-	size := (int(m.MaxEntries())*int(record) + page - 1) / page * page
-	return unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	*to = w
+	return nil
 }
 
 func (d *Datapath) unmapMemory() error {
-	var errs []error
-	for _, raw := range d.mappings {
-		errs = append(errs, unix.Munmap(raw))
-	}
-	d.mappings, d.headers, d.slab, d.meta, d.clusters = nil, nil, nil, nil, nil
-	return errors.Join(errs...)
+	err := errors.Join(d.headers.close(), d.slab.close(), d.meta.close(), d.clusters.close())
+	d.headers, d.slab, d.meta, d.clusters = nil, nil, nil, nil
+	return err
 }
 
 // Capacity is the size of the maps as they are, which is that of their creation.
 func (d *Datapath) Capacity() layout.Capacity {
-	return layout.Capacity{Frontends: uint32(len(d.headers)), Records: uint32(len(d.slab))}
+	return layout.Capacity{Frontends: uint32(len(d.headers.all)), Records: uint32(len(d.slab.all))}
 }
 
 // StoreBackends writes a region: its Region record at offset-1 and the backends
@@ -67,8 +48,8 @@ func (d *Datapath) Capacity() layout.Capacity {
 // within the last RCU period (see WaitRCU). It panics if the region does not lie
 // inside the slab: offset is at least 1, and record 0 is usable for a Region.
 func (d *Datapath) StoreBackends(offset uint32, region layout.Region, backends []layout.Backend) {
-	head := &d.slab[offset-1]
-	body := d.slab[offset:][:len(backends):len(backends)]
+	slab := d.slab.upTo(uint64(offset) + uint64(len(backends)))
+	head, body := &slab[offset-1], slab[offset:]
 	*(*layout.Region)(unsafe.Pointer(head)) = region
 	copy(body, backends)
 }
@@ -76,17 +57,17 @@ func (d *Datapath) StoreBackends(offset uint32, region layout.Region, backends [
 // StoreHeader publishes a set of backends by one atomic store, after everything
 // written before it. It panics if id is not below Capacity().Frontends.
 func (d *Datapath) StoreHeader(id uint32, h layout.Header) {
-	atomic.StoreUint64(&d.headers[id], uint64(h))
+	atomic.StoreUint64(&d.headers.all[id], uint64(h))
 }
 
 // StoreMeta writes what is needed to know a frontend again after a restart. It
 // panics if id is not below Capacity().Frontends.
-func (d *Datapath) StoreMeta(id uint32, m layout.Meta) { d.meta[id] = m }
+func (d *Datapath) StoreMeta(id uint32, m layout.Meta) { d.meta.upTo(uint64(id) + 1)[id] = m }
 
 // StoreCluster writes the record of a cluster; its state is in force at once for
 // every frontend. It panics if id is not below MaxClusters.
 func (d *Datapath) StoreCluster(id uint16, c layout.Cluster) {
-	rec := &d.clusters[id]
+	rec := &d.clusters.all[id]
 	rec.Name = c.Name
 	atomic.StoreUint32(&rec.State, c.State)
 }

@@ -213,6 +213,31 @@ func TestOneSocketManyServices(t *testing.T) {
 		"ok; a from 10.96.0.1:53; ok; b from 10.96.0.2:53; ok; c from "+direct+"; ok; a from 10.96.0.1:53")
 }
 
+// TestSharedBackend has two services with the same backend: an answer belongs to
+// the one that was asked last.
+func TestSharedBackend(t *testing.T) {
+	f := newFixture(t)
+	shared := f.backend("b", "127.0.0.2:0", udp)
+	f.service("10.96.0.1:53", udp, shared)
+	f.service("10.96.0.2:53", udp, shared)
+	f.only(f.run(5, "4 udp", "sendto 10.96.0.1:53", "recv", "sendto 10.96.0.2:53", "recv", "sendto 10.96.0.1:53", "recv"),
+		"ok; b from 10.96.0.1:53; ok; b from 10.96.0.2:53; ok; b from 10.96.0.1:53")
+}
+
+// TestOtherProtocolsAreUntouched uses UDP-Lite, which shares UDP's hooks. Where
+// the kernel has none, there is nothing to touch.
+func TestOtherProtocolsAreUntouched(t *testing.T) {
+	f := newFixture(t)
+	f.service("127.0.0.9:53", 136, f.backend("b", "127.0.0.2:0", udp))
+	got := f.run(3, "4 udplite", "connect 127.0.0.9:53", "peer")
+	if got["EPROTONOSUPPORT"] == 0 {
+		f.only(got, "ok; 127.0.0.9:53")
+	}
+	if c := f.counters(); c != (Counters{}) {
+		t.Errorf("counters: %+v", c)
+	}
+}
+
 // TestSharesAreEven has a bound that even shares exceed once in 10^9 runs.
 func TestSharesAreEven(t *testing.T) {
 	const backends, runs, bound = 10, 3000, 60.0
@@ -324,6 +349,28 @@ func TestReplacementLosesNoConnection(t *testing.T) {
 	}
 	if c := f.counters(); c.Hits < 3*runs || c.Refused != 0 {
 		t.Errorf("counters: %+v", c)
+	}
+}
+
+// TestRestartLosesNoConnection replaces the agent again and again meanwhile.
+func TestRestartLosesNoConnection(t *testing.T) {
+	f := newFixture(t)
+	f.service("10.96.0.1:80", tcp, f.backends(4, "b", tcp)...)
+	f.service("10.96.0.1:53", udp, f.backends(4, "b", udp)...)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.allNamed(f.run(4000, "4 tcp", "connect 10.96.0.1:80", "recv"), "ok; b")
+		f.allNamed(f.run(4000, "6 udp", "sendto 10.96.0.1:53", "recv"), "ok; b")
+	}()
+	for running := true; running; {
+		f.close()
+		f.load()
+		select {
+		case <-done:
+			running = false
+		default:
+		}
 	}
 }
 
