@@ -67,8 +67,10 @@ type Limits struct {
 	// CreatesPerSecond is the lasting rate at which a connection may create
 	// watches; twice WatchesPerConnection may come at once. Default 20.
 	CreatesPerSecond float64
-	// Ranges is the number of listings encoded at a time; more wait. Default 16.
-	Ranges int
+	// Ranges is the number of listings read at a time, RangesPerConnection that
+	// of one connection; more wait. Defaults 16 and 4.
+	Ranges              int
+	RangesPerConnection int
 	// ReceiveBytes is the largest request. Default 64 KiB.
 	ReceiveBytes int
 	// HeaderBytes is the largest HTTP/2 header list. Default 16 KiB.
@@ -113,6 +115,7 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.WatchesPerConnection, 256)
 	orDefault(&l.CreatesPerSecond, 20)
 	orDefault(&l.Ranges, 16)
+	orDefault(&l.RangesPerConnection, 4)
 	orDefault(&l.ReceiveBytes, 64<<10)
 	orDefault(&l.HeaderBytes, 16<<10)
 	orDefault(&l.ReplyBytes, 1<<20)
@@ -179,7 +182,7 @@ func (c Config) validatePlainText() error {
 func (l Limits) validate() error {
 	for _, v := range []int64{
 		int64(l.Connections), int64(l.Handshakes), int64(l.HandshakeTimeout), int64(l.WatchesPerStream),
-		int64(l.WatchesPerConnection), int64(l.CreatesPerSecond), int64(l.Ranges), int64(l.ReceiveBytes), int64(l.ReplyBytes),
+		int64(l.WatchesPerConnection), int64(l.CreatesPerSecond), int64(l.Ranges), int64(l.RangesPerConnection), int64(l.ReceiveBytes), int64(l.ReplyBytes),
 		int64(l.UnpagedBytes), l.UnreadBytes, int64(l.SendTimeout), int64(l.RingRevisions),
 		int64(l.RingBytes), int64(l.ProgressInterval),
 	} {

@@ -19,7 +19,8 @@ type conn struct {
 	grant   grant
 	creates *rate.Limiter
 	watches atomic.Int64
-	expiry  *time.Timer // closes the connection when its certificate expires
+	ranges  chan struct{} // one per listing of this connection being read
+	expiry  *time.Timer   // closes the connection when its certificate expires
 
 	unread atomic.Int64  // bytes of listings handed to gRPC and not yet sent
 	sent   chan struct{} // holds a token when unread became smaller
@@ -85,6 +86,7 @@ func (s *connSet) add(raw net.Conn) (*conn, bool) {
 		Conn:    raw,
 		set:     s,
 		creates: rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection),
+		ranges:  make(chan struct{}, s.limits.RangesPerConnection),
 		sent:    make(chan struct{}, 1),
 	}
 	s.mu.Lock()

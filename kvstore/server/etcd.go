@@ -39,7 +39,7 @@ const (
 	// writes force compactions.
 	keptRevisions = 1000
 
-	stopTimeout = 3 * time.Second
+	stopTimeout = 2 * time.Second
 )
 
 // life is one etcd from its empty directory to its end.
@@ -88,7 +88,7 @@ func emptyDir(dataDir string) (string, error) {
 	dir := filepath.Join(dataDir, "etcd")
 	err := os.MkdirAll(dataDir, 0o700)
 	if err == nil {
-		err = os.RemoveAll(dir)
+		err = removeLife(dir)
 	}
 	if err == nil {
 		err = os.Mkdir(dir, 0o700)
@@ -98,6 +98,17 @@ func emptyDir(dataDir string) (string, error) {
 			dataDir, err, os.Getuid())
 	}
 	return dir, nil
+}
+
+// removeLife deletes what an earlier life left. That life may hang in this very
+// process with its files open, so the big ones, the preallocated logs, are made
+// small first. (The database is mapped into memory and must keep its size.)
+func removeLife(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, "member", "wal", "*"))
+	for _, file := range logs {
+		err = errors.Join(err, os.Truncate(file, 0))
+	}
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // etcdConfig configures a single member that listens nowhere. Its content is
@@ -190,23 +201,38 @@ func (l *life) watch(ctx context.Context) error {
 }
 
 // makeRoom compacts after a write when the database is half full, for a burst
-// of writes can reach the quota long before etcd's own compaction is due.
-func (l *life) makeRoom(ctx context.Context, quota int64) error {
-	size := l.etcd.Backend().SizeInUse()
-	if size < quota/2 || !l.compacting.TryLock() {
-		return nil
+// of writes can reach the quota long before etcd's own compaction is due. The
+// writer waits for it, so that a burst cannot outrun it.
+func (l *life) makeRoom(ctx context.Context, quota int64) {
+	if l.etcd.Backend().SizeInUse() < quota/2 || !l.compacting.TryLock() {
+		return
 	}
 	defer l.compacting.Unlock()
 	rev := l.etcd.KV().Rev() - keptRevisions
 	if rev < l.compacted+keptRevisions {
-		return nil
+		return
 	}
 	l.compacted = rev
-	_, err := l.etcd.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
-	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
-		return fmt.Errorf("compact embedded etcd of %d bytes: %w", size, err)
+	done := make(chan struct{})
+	go func() { // it does not heed ctx while it waits for the disk
+		defer close(done)
+		l.compact(ctx, rev)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
-	return nil
+}
+
+func (l *life) compact(ctx context.Context, rev int64) {
+	if l.enter() != nil {
+		return
+	}
+	defer l.leave()
+	_, err := l.etcd.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, mvcc.ErrCompacted) {
+		l.fail(fmt.Errorf("compact at revision %d: %w", rev, err))
+	}
 }
 
 // enter allows a call into etcd, to be ended by leave. Without it a call after
@@ -222,8 +248,9 @@ func (l *life) enter() error {
 
 func (l *life) leave() { l.mu.RUnlock() }
 
-// stop ends etcd and waits for it, but not for ever: after a failure parts of
-// it may never return. They hold deleted files only; the next life has its own.
+// stop ends etcd and waits for it, but not for ever: after a failed write parts
+// of it never return. What is left of it is harmless but not free: goroutines,
+// memory and the disk space of its deleted database.
 func (l *life) stop() error {
 	l.cancel()
 	done := make(chan struct{})

@@ -41,7 +41,7 @@ type gateway struct {
 	metrics *metrics
 	conns   *connSet
 	health  *health.Server
-	ranges  chan struct{} // one per listing being encoded
+	ranges  chan struct{} // one per listing being read
 	life    *life         // set by run before anything is served
 	closing <-chan struct{}
 }
@@ -80,17 +80,21 @@ func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
 	case <-ctx.Done():
 	}
 	g.health.Shutdown()
-	drain(srv)
-	<-failed
-	return nil
+	return drain(srv, failed)
 }
 
 // drain lets calls in progress end, for a moment. Watches end by themselves
-// when closing is closed.
-func drain(srv *grpc.Server) {
+// when closing is closed. A call that hangs in a broken etcd is abandoned.
+func drain(srv *grpc.Server, served <-chan error) error {
 	cut := time.AfterFunc(drainTimeout, srv.Stop)
 	defer cut.Stop()
-	srv.GracefulStop()
+	go srv.GracefulStop()
+	select {
+	case <-served: // after the last handler
+		return nil
+	case <-time.After(2 * drainTimeout):
+		return fmt.Errorf("stop gateway: calls still running after %v", 2*drainTimeout)
+	}
 }
 
 func (g *gateway) options() []grpc.ServerOption {
@@ -188,6 +192,10 @@ func (g *gateway) header(rev int64) *pb.ResponseHeader {
 
 func (g *gateway) serveStatus(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	g.metrics.requests.WithLabelValues(kindStatus).Inc()
+	if g.life.enter() != nil {
+		return nil, errStopping()
+	}
+	defer g.life.leave()
 	etcd := g.life.etcd
 	return &pb.StatusResponse{
 		Header:           g.header(etcd.KV().Rev()),
@@ -200,6 +208,15 @@ func (g *gateway) serveStatus(context.Context, *pb.StatusRequest) (*pb.StatusRes
 		RaftAppliedIndex: etcd.AppliedIndex(),
 		RaftTerm:         etcd.Term(),
 	}, nil
+}
+
+// revision returns the store's current revision.
+func (g *gateway) revision() (int64, error) {
+	if g.life.enter() != nil {
+		return 0, errStopping()
+	}
+	defer g.life.leave()
+	return g.life.etcd.KV().Rev(), nil
 }
 
 // errStopping ends calls when the server stops.

@@ -69,7 +69,11 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 	if err := g.admitRange(ctx, c); err != nil {
 		return nil, err
 	}
-	defer func() { <-g.ranges }()
+	defer func() { <-g.ranges; <-c.ranges }()
+	if g.life.enter() != nil {
+		return nil, errStopping()
+	}
+	defer g.life.leave()
 	if l.countOnly {
 		return g.count(ctx, l)
 	}
@@ -77,13 +81,24 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 }
 
 // admitRange waits until the connection has read most of what it asked for
-// before, and for one of the slots for listings.
+// before, then for one of its slots for listings, then for one of all.
 func (g *gateway) admitRange(ctx context.Context, c *conn) error {
 	if err := g.awaitReader(ctx, c); err != nil {
 		return err
 	}
+	if err := g.takeSlot(ctx, c.ranges); err != nil {
+		return err
+	}
+	err := g.takeSlot(ctx, g.ranges)
+	if err != nil {
+		<-c.ranges
+	}
+	return err
+}
+
+func (g *gateway) takeSlot(ctx context.Context, slots chan<- struct{}) error {
 	select {
-	case g.ranges <- struct{}{}:
+	case slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()

@@ -38,7 +38,9 @@ func New(cfg Config) (*Server, error) {
 // Run starts the embedded etcd with an empty store, then the gateway, and
 // blocks until ctx ends (it returns nil) or one of them fails. It closes
 // readers' connections and etcd before it returns, within 5 s. A server runs
-// once; after an error make a new one and publish again.
+// once; after an error make a new one and publish again. If etcd died of a
+// failed write the error says that it is still running: parts of it hang, and a
+// new process is then better than a new server in the old one.
 func (s *Server) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("run store server: it ran before; make a new one")

@@ -19,8 +19,9 @@ var (
 )
 
 // store is the in-process way into the embedded etcd. Writes go through etcd's
-// request checks and raft log, listings to its multi-version store, watches to
-// the ring that the gateway's readers use too.
+// request checks and raft log (at most 16384 keys and 8 MiB a transaction),
+// listings to its multi-version store, watches to the ring that the gateway's
+// readers use too.
 type store struct{ server *Server }
 
 var _ kvstore.Store = store{}
@@ -160,7 +161,8 @@ func (s store) Apply(ctx context.Context, ops []kvstore.Op) error {
 	defer context.AfterFunc(l.ctx, cancel)()
 	_, err = l.kv.Txn(ctx, txnOf(ops))
 	if err == nil {
-		return l.makeRoom(ctx, s.server.cfg.QuotaBytes)
+		l.makeRoom(ctx, s.server.cfg.QuotaBytes)
+		return nil
 	}
 	err = fmt.Errorf("write %d keys to embedded etcd: %w", len(ops), err)
 	if errors.Is(err, rpctypes.ErrGRPCNoSpace) {

@@ -310,15 +310,25 @@ func (ws *watchStream) handle(req *pb.WatchRequest) error {
 		}
 	case *pb.WatchRequest_CancelRequest:
 		if r.CancelRequest != nil && ws.remove(r.CancelRequest.WatchId) {
-			rev := ws.g.life.etcd.KV().Rev()
-			return ws.send(&pb.WatchResponse{Header: ws.g.header(rev), WatchId: r.CancelRequest.WatchId, Canceled: true})
+			return ws.confirm(r.CancelRequest.WatchId)
 		}
 	case *pb.WatchRequest_ProgressRequest:
 		if !ws.report {
-			ws.report, ws.target = true, ws.g.life.etcd.KV().Rev()
+			now, err := ws.g.revision()
+			ws.report, ws.target = true, now
+			return err
 		}
 	}
 	return nil
+}
+
+// confirm says that a watch is canceled, as asked for.
+func (ws *watchStream) confirm(id int64) error {
+	now, err := ws.g.revision()
+	if err != nil {
+		return err
+	}
+	return ws.send(&pb.WatchResponse{Header: ws.g.header(now), WatchId: id, Canceled: true})
 }
 
 // remove forgets a watch and reports whether there was one.
@@ -335,7 +345,10 @@ func (ws *watchStream) remove(id int64) bool {
 // create adds a watch or answers why not, as etcd does: with a reply that is
 // both created and canceled.
 func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
-	now := ws.g.life.etcd.KV().Rev()
+	now, err := ws.g.revision()
+	if err != nil {
+		return err
+	}
 	w, err := ws.parseWatch(r, now)
 	if err != nil {
 		return ws.send(&pb.WatchResponse{
