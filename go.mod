@@ -9,6 +9,8 @@ require (
 	github.com/fsnotify/fsnotify v1.10.1
 	// takes client-go's log into slog
 	github.com/go-logr/logr v1.4.4
+	// zstd: endpoint slices travel compressed
+	github.com/klauspost/compress v1.20.3
 	// metrics
 	github.com/prometheus/client_golang v1.25.0
 	// reads metrics back in tests
