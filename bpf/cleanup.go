@@ -70,7 +70,7 @@ func Cleanup(opts Options) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(removePins(opts), lock.Close())
+	return errors.Join(removePins(opts), unlock(lock))
 }
 
 func removePins(opts Options) error {

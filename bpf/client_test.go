@@ -80,16 +80,15 @@ type clientSocket struct {
 }
 
 func openSocket(kind string) (clientSocket, error) {
-	family, typ := unix.AF_INET, unix.SOCK_STREAM
+	family, typ := unix.AF_INET, unix.SOCK_DGRAM
 	if kind[0] == '6' {
 		family = unix.AF_INET6
 	}
-	if !strings.HasSuffix(kind, "tcp") {
-		typ = unix.SOCK_DGRAM
-	}
-	proto := 0 // the usual one of the type
-	if strings.HasSuffix(kind, "udplite") {
-		proto = unix.IPPROTO_UDPLITE
+	proto := map[string]int{
+		"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "udplite": unix.IPPROTO_UDPLITE, "icmp": unix.IPPROTO_ICMP,
+	}[kind[2:]]
+	if proto == unix.IPPROTO_TCP {
+		typ = unix.SOCK_STREAM
 	}
 	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, proto)
 	if err != nil {

@@ -9,7 +9,12 @@
  *
  * Both families take one path, because every address here has 16 bytes. That
  * also serves dual-stack sockets, which the kernel shows to the IPv4 hooks when
- * they send and to the IPv6 hooks when they receive. */
+ * they send and to the IPv6 hooks when they receive.
+ *
+ * Limits. An unconnected UDP socket that asks two frontends with a common
+ * backend gets both answers from the one it asked last. An MPTCP socket is
+ * translated through its first subflow, but its getpeername() names the backend,
+ * because the kernel asks about another socket than the one that connected. */
 
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>

@@ -306,6 +306,18 @@ func TestOneWriter(t *testing.T) {
 	}
 }
 
+// TestCloseUnlocksAtOnce stands for a child process that was forked meanwhile.
+func TestCloseUnlocksAtOnce(t *testing.T) {
+	f := newFixture(t)
+	shared, err := unix.Dup(int(f.dp.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(shared)
+	f.close()
+	f.load()
+}
+
 func TestOtherLayoutIsRefused(t *testing.T) {
 	f := newFixture(t)
 	before := f.pinned()

@@ -230,7 +230,7 @@ func (d *Datapath) Close() error {
 		d.coll.Close()
 	}
 	if d.lock != nil {
-		errs = append(errs, d.lock.Close())
+		errs = append(errs, unlock(d.lock))
 	}
 	d.links, d.coll, d.lock = nil, nil, nil
 	return errors.Join(errs...)

@@ -72,7 +72,7 @@ func onBPFFS(path string) (bool, error) {
 }
 
 // lockPinDir takes the pin directory for this process, until the returned file
-// is closed or the process ends. Two writers would share one slab.
+// is unlocked or the process ends. Two writers would share one slab.
 func lockPinDir(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -87,6 +87,12 @@ func lockPinDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %q: %w; stop the agent that runs on it first", dir, ErrBusy)
 	}
 	return nil, fmt.Errorf("lock %q: %w", dir, err)
+}
+
+// unlock gives the directory free at once. Closing alone would not while a child
+// process, between its fork and its exec, shares the open file.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }
 
 // pinner is what ebpf.Program and link.Link have in common here.

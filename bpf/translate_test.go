@@ -4,8 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
@@ -224,14 +227,19 @@ func TestSharedBackend(t *testing.T) {
 		"ok; b from 10.96.0.1:53; ok; b from 10.96.0.2:53; ok; b from 10.96.0.1:53")
 }
 
-// TestOtherProtocolsAreUntouched uses UDP-Lite, which shares UDP's hooks. Where
-// the kernel has none, there is nothing to touch.
+// TestOtherProtocolsAreUntouched uses the two protocols that share hooks with TCP
+// and UDP: ping sockets have the connect hook, UDP-Lite ones the sendmsg hook.
 func TestOtherProtocolsAreUntouched(t *testing.T) {
+	if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0); err != nil {
+		t.Fatal(err) // of this network namespace
+	}
 	f := newFixture(t)
-	f.service("127.0.0.9:53", 136, f.backend("b", "127.0.0.2:0", udp))
-	got := f.run(3, "4 udplite", "connect 127.0.0.9:53", "peer")
-	if got["EPROTONOSUPPORT"] == 0 {
-		f.only(got, "ok; 127.0.0.9:53")
+	b := f.backend("b", "127.0.0.2:0", udp)
+	f.service("127.0.0.9:53", unix.IPPROTO_ICMP, b)
+	f.service("127.0.0.9:53", udp, b)
+	f.only(f.run(3, "4 icmp", "connect 127.0.0.9:53", "peer"), "ok; 127.0.0.9:53")
+	if got := f.run(3, "4 udplite", "sendto 127.0.0.9:53"); got["EPROTONOSUPPORT"] == 0 {
+		f.only(got, "ok")
 	}
 	if c := f.counters(); c != (Counters{}) {
 		t.Errorf("counters: %+v", c)
@@ -357,6 +365,7 @@ func TestRestartLosesNoConnection(t *testing.T) {
 	f := newFixture(t)
 	f.service("10.96.0.1:80", tcp, f.backends(4, "b", tcp)...)
 	f.service("10.96.0.1:53", udp, f.backends(4, "b", udp)...)
+	f.run(1, "4 tcp", "connect 10.96.0.1:80") // starts the client
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
