@@ -28,13 +28,17 @@ func checkReach(t *testing.T, w *world) {
 }
 
 // rebelBase makes the global service rebel-base in both clusters with n pods
-// each, waits for the maps and returns addresses and pods.
+// each for the duration of the check, and returns addresses and pods.
 func (w *world) rebelBase(t *testing.T, n int) (map[*cluster][]netip.Addr, map[*cluster][]*workload) {
 	t.Helper()
-	return w.globalService(t, "rebel-base", n)
+	ips, pods := w.makeGlobal(t, "rebel-base", n)
+	t.Cleanup(func() { w.undo(t, "rebel-base", pods) })
+	return ips, pods
 }
 
-func (w *world) globalService(t *testing.T, name string, n int) (map[*cluster][]netip.Addr, map[*cluster][]*workload) {
+// makeGlobal makes a global service in both clusters with n pods each and
+// waits for the maps.
+func (w *world) makeGlobal(t *testing.T, name string, n int) (map[*cluster][]netip.Addr, map[*cluster][]*workload) {
 	t.Helper()
 	ips, pods := map[*cluster][]netip.Addr{}, map[*cluster][]*workload{}
 	var reached []condition
@@ -44,7 +48,6 @@ func (w *world) globalService(t *testing.T, name string, n int) (map[*cluster][]
 		reached = append(reached, endpoints(c, name, n))
 	}
 	w.settle(t, both(reached...))
-	t.Cleanup(func() { w.undo(t, name, pods) })
 	return ips, pods
 }
 

@@ -73,15 +73,41 @@ func checkFlips(t *testing.T, w *world) {
 	f.took.report(t)
 }
 
+// stop ends the servers of pods that no map names any more, once the requests
+// that had chosen them are through.
+func (f *flips) stop(pods []*workload) {
+	f.t.Helper()
+	f.traffic.pass(f.t)
+	stop(f.t, pods)
+}
+
 func (f *flips) sharing() {
 	f.t.Helper()
 	for _, c := range f.w.clusters {
 		f.annotate(c, sharedKey, "false")
 		f.annotate(c, sharedKey, "")
 	}
-	east := f.w.clusters[0]
-	f.after("namespace kept at home", func() error { return annotateNamespace(live(f.t), east, "false") }, now)
-	f.after("namespace global again", func() error { return annotateNamespace(live(f.t), east, "true") }, now)
+}
+
+// namespaces keeps a whole namespace at home and opens it again.
+func (f *flips) namespaces() {
+	f.t.Helper()
+	for _, c := range f.w.clusters {
+		for _, value := range []string{"false", "true"} {
+			f.after(c.name+" namespace global="+value, func() error { return annotateNamespace(live(f.t), c, value) }, namespaceIs(c, value))
+		}
+	}
+}
+
+func namespaceIs(c *cluster, value string) condition {
+	return func(all []kube.Objects) bool {
+		for _, n := range objectsOf(all, c).Namespaces {
+			if n.Name == namespace {
+				return n.Annotations["clustermesh.cilium.io/global"] == value
+			}
+		}
+		return false
+	}
 }
 
 // annotateNamespace says whether the namespace's services may be global.
@@ -122,7 +148,7 @@ func (f *flips) terminating() {
 		f.after("others not ready", func() error { ready(f.t, f.pods[c], false); return nil }, endpoints(c, f.service, 0))
 		f.after("others ready", func() error { ready(f.t, f.pods[c], true); return nil }, endpoints(c, f.service, 2))
 		f.after("terminated", func() error { return c.kube.FinishPod(live(f.t), last.Pod) }, present(c, f.service, 2))
-		stop(f.t, []*workload{last})
+		f.stop([]*workload{last})
 	}
 }
 
@@ -130,12 +156,12 @@ func (f *flips) terminating() {
 func (f *flips) scale() {
 	f.t.Helper()
 	c := f.w.clusters[0]
-	f.after("scale to 1", func() error { withdraw(f.t, f.pods[c][1:]); return nil }, endpoints(c, f.service, 1))
-	stop(f.t, f.pods[c][1:])
+	f.after("scale to 1", func() error { withdraw(f.t, f.pods[c][1:]); return nil }, present(c, f.service, 1))
+	f.stop(f.pods[c][1:])
 	pods := f.pods[c][:1]
 	f.after("scale to 50", func() error { pods = append(pods, c.deploy(f.t, f.service, 49)...); return nil }, endpoints(c, f.service, 50))
-	f.after("scale to 0", func() error { withdraw(f.t, pods); return nil }, endpoints(c, f.service, 0))
-	stop(f.t, pods)
+	f.after("scale to 0", func() error { withdraw(f.t, pods); return nil }, present(c, f.service, 0))
+	f.stop(pods)
 	f.after("scale to 3", func() error { f.pods[c] = c.deploy(f.t, f.service, 3); return nil }, endpoints(c, f.service, 3))
 }
 
@@ -166,7 +192,9 @@ func (f *flips) recreate() {
 	}
 }
 
-// present waits for n endpoints of a service per family, ready or not.
+// present waits for n endpoints of a service per family, ready or not. A pod
+// that is deleted is in its slices as terminating for a moment, so this is what
+// tells that it is gone.
 func present(c *cluster, service string, n int) condition {
 	return func(all []kube.Objects) bool {
 		count := 0
@@ -208,6 +236,7 @@ func checkHandOver(t *testing.T, w *world) {
 		f.annotate(c, globalKey, "True")
 	}
 	f.annotate(w.clusters[0], globalKey, "true")
+	f.namespaces()
 	f.traffic.end(t)
 	f.took.report(t)
 }

@@ -106,7 +106,7 @@ func checkImpostors(t *testing.T, w *world) {
 	samplers := w.watchSets(t, ips)
 	for _, who := range []impostor{
 		{"south", "south", 1, "id 1"},
-		{"south", "south", 2, "id 2"},
+		{"south", "south", 2, `id "2"`},
 		{"south", "north", 3, "north"},
 		{"west", "south", 4, "south"},
 	} {
@@ -124,35 +124,33 @@ func checkImpostors(t *testing.T, w *world) {
 	requireConstant(t, samplers)
 }
 
-// foreign is a service that would add a backend to rebels/rebel-base.
-var foreign = manifest("rebel-base", "10.98.0.10", "10.200.0.1")
+// foreign is the manifest of a service that would add a backend to rebels/rebel-base.
+var foreign = home + "---\n" + manifest("rebel-base", "10.98.0.10", "10.200.0.1")
+
+const home = "apiVersion: v1\nkind: Namespace\nmetadata: {name: rebels}\n"
 
 func manifest(name, ip, endpoint string) string {
-	return strings.NewReplacer("NAME", name, "IP", ip, "ENDPOINT", endpoint).Replace(`apiVersion: v1
-kind: Namespace
-metadata: {name: rebels}
----
-apiVersion: v1
+	return strings.NewReplacer("@name", name, "@ip", ip, "@endpoint", endpoint).Replace(`apiVersion: v1
 kind: Service
 metadata:
-  name: NAME
+  name: @name
   namespace: rebels
   annotations: {service.cilium.io/global: "true"}
 spec:
-  clusterIP: IP
-  clusterIPs: [IP]
+  clusterIP: "@ip"
+  clusterIPs: ["@ip"]
   ipFamilies: [IPv4]
   ports: [{name: http, protocol: TCP, port: 80, targetPort: 8080}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
-  name: NAME-1
+  name: @name-1
   namespace: rebels
-  labels: {kubernetes.io/service-name: NAME}
+  labels: {kubernetes.io/service-name: @name}
 addressType: IPv4
 ports: [{name: http, protocol: TCP, port: 8080}]
-endpoints: [{addresses: [ENDPOINT], conditions: {ready: true}}]
+endpoints: [{addresses: ["@endpoint"], conditions: {ready: true}}]
 `)
 }
 
@@ -188,7 +186,7 @@ func (a *agent) awaitRefused(t *testing.T, name, says string) {
 	for {
 		why := a.lastError(t, name)
 		failures := readMetric(t, a.http, fmt.Sprintf(`clustermesh_agent_cluster_failures_total{cluster="%s"}`, name))
-		logged := strings.Contains(readLog(a.Process), says)
+		logged := strings.Contains(strings.ReplaceAll(readLog(a.Process), `\"`, `"`), says)
 		if strings.Contains(why, says) && failures > 0 && logged {
 			return
 		}
@@ -223,7 +221,7 @@ func (a *agent) awaitForgotten(t *testing.T, name string) {
 // checkBadManifests: a bad manifest is explained; the others are exported, and
 // what the file last said when it was good stays.
 func checkBadManifests(t *testing.T, w *world) {
-	s := w.startManifests(t, "south", 5, map[string]string{"good.yaml": manifest("good", "10.98.0.1", "10.200.0.1"), "soon-bad.yaml": manifest("soon-bad", "10.98.0.2", "10.200.0.2")})
+	s := w.startManifests(t, "south", 5, map[string]string{"home.yaml": home, "good.yaml": manifest("good", "10.98.0.1", "10.200.0.1"), "soon-bad.yaml": manifest("soon-bad", "10.98.0.2", "10.200.0.2")})
 	dir := s.args[5]
 	s.awaitKeys(t, w, "good", "soon-bad")
 	must(t, os.WriteFile(filepath.Join(dir, "soon-bad.yaml"), []byte("kind: Service\nmetadata: [\n"), 0o600))

@@ -33,6 +33,10 @@ func TestMainJob(t *testing.T) {
 		check{"g_bad_cluster_files", checkBadClusterFiles},
 		check{"g_impostors", checkImpostors},
 		check{"g_bad_manifests", checkBadManifests},
+		check{"h_no_growth", checkGrowth},
+		check{"figures_propagation", checkPropagation},
+		check{"h_nothing_left", checkNothingLeft},
+		check{"demo", checkDemo},
 	)
 }
 

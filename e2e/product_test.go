@@ -247,6 +247,8 @@ func (w *world) up(t *testing.T) {
 // end of the log, when the process has ended.
 func await(t *testing.T, p *lab.Process, address, page string) {
 	t.Helper()
+	begin := time.Now()
+	defer func() { t.Logf("%s answered on %s after %v", p.Name, page, time.Since(begin)) }()
 	deadline := time.After(startLimit)
 	for {
 		text, err := fetch(address, page)

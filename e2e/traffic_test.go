@@ -114,6 +114,22 @@ func (tr *traffic) survive(t *testing.T, step string) {
 	}
 }
 
+// pass waits until every request that is under way now has ended: each loop
+// makes one request at a time, so two that ended later are enough.
+func (tr *traffic) pass(t *testing.T) {
+	t.Helper()
+	for i, f := range tr.flows {
+		deadline := time.Now().Add(giveUp)
+		one := &traffic{flows: []*pod.Flow{f}, nodes: tr.nodes[i : i+1]}
+		for made := 0; made < 2; {
+			made += one.take(t, "requests under way", (*pod.Flow).Take)
+			if time.Now().After(deadline) {
+				t.Fatalf("tight loop from %s over %s stands still", tr.nodes[i].name, f.Load.Network)
+			}
+		}
+	}
+}
+
 // end stops the loops and checks for the last time.
 func (tr *traffic) end(t *testing.T) {
 	t.Helper()

@@ -58,7 +58,8 @@ func (l *Lab) Running() ([]int, error) { return processesIn(l.cgroup) }
 func (l *Lab) Close() error {
 	errs := []error{killAll(l.cgroup)}
 	for _, dir := range l.mounts {
-		errs = append(errs, unix.Unmount(dir, 0))
+		// A killed process leaves its cgroup a moment before it lets go of files.
+		errs = append(errs, eventually(5*time.Second, func() error { return unix.Unmount(dir, 0) }))
 	}
 	for _, n := range l.nodes {
 		errs = append(errs, n.close())

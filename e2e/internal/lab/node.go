@@ -28,7 +28,8 @@ type Node struct {
 func addBridge() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
-	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	snooping := false // nobody queries here; neighbour discovery must always get through
+	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
 	if err := netlink.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("add bridge: %w", err)
 	}
@@ -145,6 +146,25 @@ func (n *Node) routeTo(other *Node) error {
 		route := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(pods), Gw: net.IP(via.AsSlice())}
 		if err := n.nl.RouteAdd(route); err != nil {
 			return fmt.Errorf("add route to %s via %s: %w", pods, via, err)
+		}
+	}
+	return n.know(eth0, other)
+}
+
+// know makes the other node's link address permanent: on a busy machine the
+// discovery of neighbours may time out, which would look like a lost backend.
+func (n *Node) know(eth0 netlink.Link, other *Node) error {
+	theirs, err := other.nl.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, a := range other.Addrs {
+		neighbour := &netlink.Neigh{
+			LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT,
+			IP: a.Addr().AsSlice(), HardwareAddr: theirs.Attrs().HardwareAddr,
+		}
+		if err := n.nl.NeighSet(neighbour); err != nil {
+			return fmt.Errorf("set neighbour %s: %w", a, err)
 		}
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 
 // pause lies between two requests of a tight loop, so that a few loops do not
 // take the whole machine from what they test.
-const pause = 500 * time.Microsecond
+const pause = 2 * time.Millisecond
 
 // IsChild tells whether this process was started by [Start].
 func IsChild() bool { return os.Getenv(childEnv) != "" }
