@@ -46,6 +46,7 @@ var imports = map[string][]string{
 	"kvstore":                   {},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/schema":            {},
+	"kvstore/schema/schemapb":   {},
 	"kvstore/server":            {"certs", "kvstore", "kvstore/schema"},
 }
 
