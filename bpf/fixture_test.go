@@ -100,9 +100,10 @@ func newCgroup(t testing.TB) string {
 	return dir
 }
 
-// removeCgroup waits for processes in it that are about to end.
+// removeCgroup ends whatever a failed test left in it, and waits for that.
 func removeCgroup(t testing.TB, dir string) {
 	t.Helper()
+	_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
 	eventually(t, "cgroup removed", func() error {
 		err := os.Remove(dir)
 		if os.IsNotExist(err) {
