@@ -145,6 +145,9 @@ func (c *Conn) Range(ctx context.Context, start, end string, limit, revision int
 	if err := c.admit(reply.GetHeader()); err != nil {
 		return Range{}, fmt.Errorf("range %q at %s: %w", start, c.endpoint, err)
 	}
+	if limit > 0 && int64(len(reply.Kvs)) > limit {
+		return Range{}, fmt.Errorf("range %q at %s: %d keys came although at most %d were asked for", start, c.endpoint, len(reply.Kvs), limit)
+	}
 	kvs := make([]KV, len(reply.Kvs))
 	for i, kv := range reply.Kvs {
 		kvs[i] = fromWire(kv)

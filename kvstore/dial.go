@@ -229,7 +229,8 @@ func newConn(cfg ConnConfig, to target, raw net.Conn) (*Conn, error) {
 	cc, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(to.host, to.port),
 		grpc.WithContextDialer(wire.dialOnce),
 		grpc.WithTransportCredentials(handshaken{secure: to.secure}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxRecvBytes)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cfg.MaxRecvBytes), grpc.ForceCodecV2(codec{})),
+		grpc.WithMaxHeaderListSize(maxHeaderBytes),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithDisableServiceConfig(),
@@ -249,3 +250,6 @@ const (
 	streamWindow = 1 << 20
 	connWindow   = 4 << 20
 )
+
+// maxHeaderBytes bounds the headers of a reply; gRPC's own bound is 16 MiB.
+const maxHeaderBytes = 64 << 10

@@ -34,7 +34,6 @@ type known struct {
 	free    []int32
 	listing uint32 // the current listing
 	total   total  // of what the current listing or a live change confirmed
-	before  total
 	undo    []undone
 	scratch []Change
 	count   atomic.Int64
@@ -67,7 +66,7 @@ func newKnown(cfg WatcherConfig) known {
 // beginList makes everything known stale.
 func (k *known) beginList() {
 	k.listing++
-	k.total, k.before = total{}, total{}
+	k.total = total{}
 }
 
 // list notes a page and returns what is new or changed in it. The result is
@@ -223,12 +222,12 @@ func (k *known) note(suffix string, old record, had bool) {
 
 // commit keeps what was noted since the last commit or rollback.
 func (k *known) commit() {
-	k.before = k.total
 	k.forgetUndo()
 	k.count.Store(int64(len(k.index)))
 }
 
-// rollback takes back what was noted since the last commit.
+// rollback takes back what was noted since the last commit. It does not restore
+// the total: a session ends with it, and the next listing counts anew.
 func (k *known) rollback() {
 	for _, u := range slices.Backward(k.undo) {
 		at, has := k.index[u.suffix]
@@ -238,7 +237,6 @@ func (k *known) rollback() {
 			k.unset(u.suffix, at)
 		}
 	}
-	k.total = k.before
 	k.forgetUndo()
 }
 

@@ -28,7 +28,7 @@ type PublisherConfig struct {
 	// MaxBytes bounds the keys and values of one transaction of more than one
 	// operation; default 1 MiB, below etcd's request limit of 1.5 MiB.
 	MaxBytes int
-	// PageSize is the page of the listing that finds leftovers; default 2000.
+	// PageSize is the page of the listing that finds leftovers; default 5000.
 	PageSize int64
 	// LifeCheck is how often the store is asked whether it still is the one that
 	// was filled; default 5 s.
@@ -59,7 +59,7 @@ func (c PublisherConfig) Validate() error {
 func (c PublisherConfig) withDefaults() PublisherConfig {
 	c.MaxOps = orDefault(c.MaxOps, 128)
 	c.MaxBytes = orDefault(c.MaxBytes, 1<<20)
-	c.PageSize = orDefault(c.PageSize, 2000)
+	c.PageSize = orDefault(c.PageSize, 5000)
 	c.LifeCheck = orDefault(c.LifeCheck, 5*time.Second)
 	if c.CanaryValue == nil {
 		c.CanaryValue = func() []byte { return []byte(time.Now().UTC().Format(time.RFC3339)) }

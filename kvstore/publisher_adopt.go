@@ -61,7 +61,6 @@ func (p *Publisher) list(ctx context.Context) (map[string]uint64, error) {
 func (p *Publisher) merge(found map[string]uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(found, p.cfg.Canary)
 	p.listed, p.armed = true, false
 	p.stats.Refills++
 	for key, hash := range found {
@@ -81,9 +80,10 @@ func (p *Publisher) merge(found map[string]uint64) {
 	p.arm()
 }
 
-// checkLife finds out whether the store is still the one that was filled.
+// checkLife finds out whether the store is still the one that was filled. It
+// reads one key that is not there: of a range, etcd counts all the rest.
 func (p *Publisher) checkLife(ctx context.Context) error {
-	r, err := p.store.Range(ctx, p.cfg.Prefix, PrefixEnd(p.cfg.Prefix), 1, 0)
+	r, err := p.store.Range(ctx, p.cfg.Prefix, "", 1, 0)
 	if err != nil {
 		return fmt.Errorf("check the store behind %s: %w", p.cfg.Prefix, err)
 	}

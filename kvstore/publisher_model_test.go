@@ -196,6 +196,10 @@ func (m *publishing) atSyncWasDeletion(key string, least int) bool {
 func (m *publishing) drain() {
 	m.poison = map[string]bool{}
 	m.sync(m.t)
+	for range rapid.IntRange(0, 12).Draw(m.t, "faulty steps at the end") {
+		m.step(m.t)
+		m.check(m.t)
+	}
 	for range 1000 {
 		if m.p.Pending() == 0 && m.content()[modelCanary] == "now" && m.done() {
 			return

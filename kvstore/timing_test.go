@@ -154,7 +154,7 @@ func TestWatcherSurvivesCompactionStorm(t *testing.T) {
 				return nil
 			})
 		})
-		time.Sleep(30 * time.Second)
+		time.Sleep(5 * time.Second)
 		stop()
 		if len(have) != 50 {
 			t.Fatalf("has %d keys of 50", len(have))
@@ -258,6 +258,50 @@ func TestPublisherIsolatesARefusedValue(t *testing.T) {
 		<-p.Done()
 		if value(m, "p/77") != "1" {
 			t.Fatal("the refused value was given up")
+		}
+		stop()
+	})
+}
+
+func TestPublisherTriesAChangedValueAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := kvstore.NewMemory()
+		m.SetFault(func(f kvstore.Fault) error {
+			for _, op := range f.Ops {
+				if string(op.Value) == "bad" {
+					return errors.New("value refused")
+				}
+			}
+			return nil
+		})
+		p, _, stop := publish(t, m)
+		p.Put("p/a", []byte("bad"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		p.Put("p/a", []byte("good"))
+		synctest.Wait()
+		if value(m, "p/a") != "good" {
+			t.Fatal("the corrected value waits for the retry of the refused one")
+		}
+		stop()
+	})
+}
+
+func TestPublisherCanaryInsideThePrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := kvstore.NewMemory()
+		p := kvstore.NewPublisher(m, kvstore.PublisherConfig{Prefix: "p/", Canary: "p/.synced", LifeCheck: time.Second})
+		stop := background(t, p.Run)
+		p.Put("p/a", []byte("1"))
+		p.Synced()
+		<-p.Done()
+		for range 3 {
+			p.Resync()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if value(m, "p/.synced") == "" || p.Len() != 1 {
+				t.Fatalf("canary %q, %d keys", value(m, "p/.synced"), p.Len())
+			}
 		}
 		stop()
 	})

@@ -174,6 +174,15 @@ func (p *proxy) cut() {
 
 func dialOdd(t *testing.T, s oddWatch) *kvstore.Conn {
 	t.Helper()
+	return dialServices(t, s)
+}
+
+// dialServices serves any implementation and connects to it.
+func dialServices(t *testing.T, s interface {
+	etcdserverpb.KVServer
+	etcdserverpb.WatchServer
+}) *kvstore.Conn {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
