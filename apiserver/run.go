@@ -93,7 +93,7 @@ func runServer(ctx context.Context, s *server.Server) error { return s.Run(ctx) 
 
 func newOrigin(config Config, log *slog.Logger) (origin, error) {
 	if config.Manifests != "" {
-		return source.NewManifests(config.Manifests), nil
+		return source.NewManifests(config.Manifests, filepath.Join(config.DataDir, "manifests")), nil
 	}
 	client, err := source.Connect(config.Kubeconfig)
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 // folder is what is known of a directory of manifests.
 type folder struct {
 	dir       string
+	keep      keep
+	kept      string // why good states cannot be kept, "" if they can
 	lost      string // why the directory cannot be read, "" if it can
 	files     map[string]*file
 	delivered map[key]metav1.Object
@@ -39,9 +41,13 @@ func (f *folder) scan() error {
 		return err
 	}
 	f.lost = ""
+	if f.delivered == nil {
+		f.keep.prune(names)
+	}
 	for name := range f.files {
 		if !slices.Contains(names, name) {
 			delete(f.files, name)
+			f.keep.forget(name)
 		}
 	}
 	for _, name := range names {
@@ -83,8 +89,27 @@ func (f *folder) read(name string) {
 	}
 	if sum := sha256.Sum256(data); sum != known.sum {
 		known.sum = sum
-		known.decode(data)
+		f.decode(name, known, data)
 	}
+}
+
+// decode takes the content of a file. If it is not good, and no good state was
+// seen since the start, that of an earlier run is taken.
+func (f *folder) decode(name string, known *file, data []byte) {
+	known.decode(data)
+	switch {
+	case known.problem == "":
+		f.kept = messageOf(f.keep.save(name, data))
+	case known.objects == nil:
+		known.objects = f.keep.load(name)
+	}
+}
+
+func messageOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (f *file) decode(data []byte) {
@@ -124,7 +149,7 @@ func (f *folder) merge() (map[key]metav1.Object, []Problem) {
 		}
 		problems[name] = join(problems[name], here.problem)
 	}
-	problems[f.dir] = f.lost
+	problems[f.dir] = join(f.lost, f.kept)
 	maps.DeleteFunc(problems, func(_, message string) bool { return message == "" })
 	addNamespaces(objects)
 	return objects, sortedProblems(problems)

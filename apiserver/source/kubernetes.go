@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
+	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
@@ -14,12 +16,20 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
+)
+
+// How often the API server is asked for a sign of life, and how long it has.
+const (
+	probeInterval = 5 * time.Second
+	probeTimeout  = 5 * time.Second
 )
 
 const protobuf = "application/vnd.kubernetes.protobuf"
@@ -118,6 +128,10 @@ func (k *Kubernetes) Run(ctx context.Context, sink Sink) error {
 			return nil
 		})
 	}
+	group.Go(func() error {
+		k.probe(ctx, q)
+		return nil
+	})
 	group.Go(func() error { return deliver(ctx, q, sink) })
 	return group.Wait()
 }
@@ -135,8 +149,36 @@ func deliver(ctx context.Context, q *queue, sink Sink) error {
 func (k *Kubernetes) reflect(ctx context.Context, r resource, q *queue) {
 	logger := klog.Logger(logr.FromSlogHandler(k.log.Handler()))
 	store := &feed{resource: r.name, queue: q, known: map[key]any{}}
-	options := cache.ReflectorOptions{Name: r.name, Logger: &logger}
+	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Cap: 3 * time.Second, Steps: 16, Factor: 2, Jitter: 1}
+	options := cache.ReflectorOptions{Name: r.name, Logger: &logger, Backoff: &backoff}
 	cache.NewReflectorWithOptions(k.listWatch(r, q), r.object, store, options).RunWithContext(ctx)
+}
+
+// probe asks the API server for a sign of life, because a watch on a server
+// that hangs stays silent for most of a minute before it fails.
+func (k *Kubernetes) probe(ctx context.Context, q *queue) {
+	server := discovery.ToServerVersionInterfaceWithContext(k.client.Discovery())
+	for ctx.Err() == nil {
+		asking, cancel := context.WithTimeout(ctx, probeTimeout)
+		_, err := server.ServerVersionWithContext(asking)
+		cancel()
+		switch {
+		case err == nil:
+			q.problem("api server", "")
+		case ctx.Err() == nil:
+			q.problem("api server", fmt.Sprintf("no sign of life: %v; what is published stays as it is", plain(err)))
+		}
+		sleep(ctx, probeInterval)
+	}
+}
+
+// plain leaves out the URL of a request, which differs at each attempt.
+func plain(err error) error {
+	var e *url.Error
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }
 
 // listWatch notes how the calls end, so that an API server that refuses or
@@ -148,7 +190,7 @@ func (k *Kubernetes) listWatch(r resource, q *queue) cache.ListerWatcher {
 			return
 		}
 		if !errors.Is(err, context.Canceled) {
-			q.problem(r.name, fmt.Sprintf("%s: %v; check the API server, and that the account may list and watch %s", what, err, r.name))
+			q.problem(r.name, fmt.Sprintf("%s: %v; check the API server, and that the account may list and watch %s", what, plain(err), r.name))
 		}
 	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{

@@ -76,6 +76,15 @@ func TestKubernetesIsNotSyncedBeforeAllLists(t *testing.T) {
 	}
 }
 
+func TestKubernetesReportsDeadServer(t *testing.T) {
+	client := fake.NewClientset()
+	client.PrependReactor("get", "version", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("nobody answers")
+	})
+	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l.untilProblem("api server", "no sign of life", "nobody answers")
+}
+
 // What vanished while the watch was down is gone after the next list, although
 // nobody said so.
 func TestKubernetesNoticesMissedDeletions(t *testing.T) {

@@ -27,11 +27,16 @@ const lostDirectory = time.Second
 // Nothing runs controllers here: a service's backends are what EndpointSlices
 // say, and a namespace that is used but not written exists without annotations.
 type Manifests struct {
-	dir string
+	dir  string
+	keep keep
 }
 
-// NewManifests returns a source that has not begun.
-func NewManifests(dir string) *Manifests { return &Manifests{dir: filepath.Clean(dir)} }
+// NewManifests returns a source that has not begun. In the directory keep it
+// remembers the last good state of each file over restarts; if keep is empty,
+// a file that is bad at the start has no objects.
+func NewManifests(dir, keep string) *Manifests {
+	return &Manifests{dir: filepath.Clean(dir), keep: newKeep(dir, keep)}
+}
 
 // Run delivers batches until ctx ends, and then returns nil. The first holds
 // all objects of the directory. It fails if the directory cannot be read at
@@ -45,7 +50,7 @@ func (m *Manifests) Run(ctx context.Context, sink Sink) error {
 	if err := watcher.Add(m.dir); err != nil {
 		return fmt.Errorf("watch manifests in %q: %w; name a directory that exists", m.dir, err)
 	}
-	f := &folder{dir: m.dir, files: map[string]*file{}}
+	f := &folder{dir: m.dir, keep: m.keep, files: map[string]*file{}}
 	if err := f.scan(); err != nil {
 		return err
 	}

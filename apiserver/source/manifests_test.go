@@ -116,7 +116,7 @@ func put(t *testing.T, dir, name, content string) {
 }
 
 func listenDir(t *testing.T, dir string) *listener {
-	return listen(t, source.NewManifests(dir).Run)
+	return listen(t, source.NewManifests(dir, "").Run)
 }
 
 func TestManifestsFollowFiles(t *testing.T) {
@@ -267,8 +267,35 @@ func TestManifestsSurviveTheirDirectory(t *testing.T) {
 }
 
 func TestManifestsWithoutDirectory(t *testing.T) {
-	err := source.NewManifests(filepath.Join(t.TempDir(), "none")).Run(t.Context(), func(source.Batch) {})
+	err := source.NewManifests(filepath.Join(t.TempDir(), "none"), "").Run(t.Context(), func(source.Batch) {})
 	if err == nil || !strings.Contains(err.Error(), "name a directory that exists") {
 		t.Fatalf("error %v", err)
 	}
+}
+
+// A file that is broken while nobody looks says what it last said, also after
+// a restart; and one that is removed says nothing.
+func TestManifestsKeepLastGoodStateOverRestart(t *testing.T) {
+	dir, keep := t.TempDir(), filepath.Join(t.TempDir(), "keep")
+	put(t, dir, "a.yaml", service("web", "1"))
+	put(t, dir, "gone.yaml", service("gone", "1"))
+	run := func(t *testing.T) *listener { return listen(t, source.NewManifests(dir, keep).Run) }
+	t.Run("good", func(t *testing.T) {
+		l := run(t)
+		l.untilHas(map[string]string{"Service shop/web": "1", "Service shop/gone": "1"})
+		if err := os.Remove(filepath.Join(dir, "gone.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		l.until("lost a service", func() bool { return len(l.objects) == 2 })
+	})
+	put(t, dir, "a.yaml", "kind: [")
+	put(t, dir, "gone.yaml", "kind: [")
+	t.Run("bad", func(t *testing.T) {
+		l := run(t)
+		l.untilProblem("a.yaml", "document 1")
+		l.untilHas(map[string]string{"Service shop/web": "1"})
+		if len(l.objects) != 2 {
+			t.Errorf("have %v", l.objects)
+		}
+	})
 }
