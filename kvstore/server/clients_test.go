@@ -140,6 +140,50 @@ func pages(t *testing.T, w *world, c *clientv3.Client, between func(page int)) (
 	}
 }
 
+// TestListingWithoutLimitIsOneRevision lists more keys than are read at a time
+// while transactions change the first and the last together.
+func TestListingWithoutLimitIsOneRevision(t *testing.T) {
+	w := start(t)
+	var ops []kvstore.Op
+	for i := range 3 * rangeChunk {
+		ops = append(ops, kvstore.Op{Key: fmt.Sprintf("cilium/state/%05d", i), Value: []byte("0")})
+	}
+	ends := []*kvstore.Op{&ops[0], &ops[len(ops)-1]}
+	if err := w.s.Store().Apply(w.ctx(), ops); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			pair := []kvstore.Op{{Key: ends[0].Key, Value: fmt.Append(nil, i)}, {Key: ends[1].Key, Value: fmt.Append(nil, i)}}
+			if err := w.s.Store().Apply(context.Background(), pair); err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	c := w.client("remote")
+	for range 100 {
+		r, err := c.Get(w.ctx(), "cilium/state/", clientv3.WithPrefix())
+		if err != nil || len(r.Kvs) != len(ops) || r.Count != int64(len(ops)) {
+			t.Fatalf("%v, %v", r, err)
+		}
+		if first, last := r.Kvs[0], r.Kvs[len(ops)-1]; first.ModRevision != last.ModRevision || r.Header.Revision < last.ModRevision {
+			t.Fatalf("first key is of revision %d, last of %d, header %d", first.ModRevision, last.ModRevision, r.Header.Revision)
+		}
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPagesEndEarlyWhenLarge reads large values in pages of many keys.
 func TestPagesEndEarlyWhenLarge(t *testing.T) {
 	w := start(t, func(c *Config) { c.Limits.ReplyBytes, c.Limits.UnpagedBytes = 10_000, 100_000 })

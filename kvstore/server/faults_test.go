@@ -67,7 +67,7 @@ func TestReaderThatLeavesListingsUnread(t *testing.T) {
 	}
 	defer conn.Close()
 	req := &pb.RangeRequest{Key: []byte("cilium/state/"), RangeEnd: []byte("cilium/state0")}
-	for range 4 {
+	for range 12 { // more than may be read at a time
 		s, err := conn.NewStream(w.ctx(), &grpc.StreamDesc{ServerStreams: true}, pb.KV_Range_FullMethodName)
 		if err != nil {
 			break
