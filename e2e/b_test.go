@@ -29,7 +29,8 @@ type flips struct {
 	took    convergence
 }
 
-// after does a change, waits for its effect and checks.
+// after does a change, waits for its effect and checks. No request that had
+// chosen a backend before the change is under way when it returns.
 func (f *flips) after(step string, change func() error, reached condition) {
 	f.t.Helper()
 	must(f.t, change())
@@ -71,14 +72,6 @@ func checkFlips(t *testing.T, w *world) {
 	f.traffic = &traffic{}
 	f.recreate()
 	f.took.report(t)
-}
-
-// stop ends the servers of pods that no map names any more, once the requests
-// that had chosen them are through.
-func (f *flips) stop(pods []*workload) {
-	f.t.Helper()
-	f.traffic.pass(f.t)
-	stop(f.t, pods)
 }
 
 func (f *flips) sharing() {
@@ -148,7 +141,7 @@ func (f *flips) terminating() {
 		f.after("others not ready", func() error { ready(f.t, f.pods[c], false); return nil }, endpoints(c, f.service, 0))
 		f.after("others ready", func() error { ready(f.t, f.pods[c], true); return nil }, endpoints(c, f.service, 2))
 		f.after("terminated", func() error { return c.kube.FinishPod(live(f.t), last.Pod) }, present(c, f.service, 2))
-		f.stop([]*workload{last})
+		stop(f.t, []*workload{last})
 	}
 }
 
@@ -157,11 +150,11 @@ func (f *flips) scale() {
 	f.t.Helper()
 	c := f.w.clusters[0]
 	f.after("scale to 1", func() error { withdraw(f.t, f.pods[c][1:]); return nil }, present(c, f.service, 1))
-	f.stop(f.pods[c][1:])
+	stop(f.t, f.pods[c][1:])
 	pods := f.pods[c][:1]
 	f.after("scale to 50", func() error { pods = append(pods, c.deploy(f.t, f.service, 49)...); return nil }, endpoints(c, f.service, 50))
 	f.after("scale to 0", func() error { withdraw(f.t, pods); return nil }, present(c, f.service, 0))
-	f.stop(pods)
+	stop(f.t, pods)
 	f.after("scale to 3", func() error { f.pods[c] = c.deploy(f.t, f.service, 3); return nil }, endpoints(c, f.service, 3))
 }
 

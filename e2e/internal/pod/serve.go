@@ -29,6 +29,9 @@ func open(s Server) (*servers, error) {
 			return nil, errors.Join(fmt.Errorf("add pod address %s: %w", a, err), run.close())
 		}
 		run.addrs = append(run.addrs, a)
+		if err := awaitRoute(a); err != nil {
+			return nil, errors.Join(err, run.close())
+		}
 		for _, port := range s.Ports {
 			if err := run.listen(netip.AddrPortFrom(a, port), s.Name); err != nil {
 				return nil, errors.Join(err, run.close())
@@ -56,6 +59,26 @@ func setAddress(change func(netlink.Link, *netlink.Addr) error, a netip.Addr) er
 	}
 	host := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 	return change(lo, &netlink.Addr{IPNet: host, Flags: unix.IFA_F_NODAD})
+}
+
+// routeLimit is how long the kernel may take to make a new address reachable.
+const routeLimit = 10 * time.Second
+
+// awaitRoute waits until packets for a new address are taken in. For IPv6 the
+// kernel adds the route some time after the address, while sockets can be bound
+// to it already.
+func awaitRoute(a netip.Addr) error {
+	deadline := time.Now().Add(routeLimit)
+	for {
+		routes, err := netlink.RouteGet(a.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(fmt.Errorf("address %s has no local route after %v: %v", a, routeLimit, routes), err)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (r *servers) listen(at netip.AddrPort, name string) error {
