@@ -95,6 +95,39 @@ func CheckCompatible(local, remote ClusterConfig, max uint32) error {
 	return checkExportMode("", remote.Capabilities.EndpointSlicesExportMode)
 }
 
+// ReadServicesFrom returns the kind of entry from which a reader learns the
+// backends of a cluster's services, given what the cluster announces:
+// [KindEndpointSlice] if it publishes slices, else [KindService]. Slices are
+// preferred where both exist, as they are smaller, say more of each endpoint and
+// outlive the other kind in Cilium's plans.
+func ReadServicesFrom(c ClusterConfig) Kind {
+	if c.Capabilities.EndpointSlicesExportMode == "" {
+		return KindService
+	}
+	return KindEndpointSlice
+}
+
+// PublishedKinds returns Cilium's kinds that a cluster publishes according to
+// its announcement, in the order in which they are declared. A reader may wait
+// for the canary of each of them, if the cluster announces canaries, and for
+// no other; an exporter must write them even for kinds without an entry, and
+// for service exports even if these are announced as disabled.
+func PublishedKinds(c ClusterConfig) []Kind {
+	mode := c.Capabilities.EndpointSlicesExportMode
+	var kinds []Kind
+	if mode != ModeEndpointSlicesOnly {
+		kinds = append(kinds, KindService)
+	}
+	kinds = append(kinds, KindNode, KindIdentity, KindIP)
+	if mode != "" {
+		kinds = append(kinds, KindEndpointSlice)
+	}
+	if c.Capabilities.ServiceExportsEnabled != nil {
+		kinds = append(kinds, KindServiceExport)
+	}
+	return kinds
+}
+
 func checkExportMode(key, mode string) error {
 	switch mode {
 	case "", ModeServicesAndEndpointSlices, ModeEndpointSlicesOnly:

@@ -1,9 +1,13 @@
 package schema
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 func TestValidateClusterName(t *testing.T) {
@@ -126,6 +130,89 @@ func TestServiceExportsEnabledHasThreeStates(t *testing.T) {
 			t.Errorf("with %q: got %s, want %s", member, got, want)
 		}
 	}
+}
+
+// What a reader does and waits for, by what the peer announces.
+func TestNegotiation(t *testing.T) {
+	always := []Kind{KindNode, KindIdentity, KindIP}
+	services, endpoints, exports := []Kind{KindService}, []Kind{KindEndpointSlice}, []Kind{KindServiceExport}
+	tests := []struct {
+		name, value string
+		from        Kind
+		published   [][]Kind
+	}{
+		{"minimal", configMinimal, KindService, [][]Kind{services, always}},
+		{"id alone", `{"id":7}`, KindService, [][]Kind{services, always}},
+		{"stock", configStock, KindEndpointSlice, [][]Kind{services, always, endpoints, exports}},
+		{"exports enabled", configEast, KindEndpointSlice, [][]Kind{services, always, endpoints, exports}},
+		{"cached", configCached, KindService, [][]Kind{services, always}},
+		{"cached with slices", `{"id":7,"capabilities":{"syncedCanaries":true,"cached":true,"endpointSlicesExportMode":"services-and-endpointslices"}}`,
+			KindEndpointSlice, [][]Kind{services, always, endpoints}},
+		{"empty mode", `{"id":7,"capabilities":{"endpointSlicesExportMode":""}}`, KindService, [][]Kind{services, always}},
+		{"slices only", `{"id":5,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false,"endpointSlicesExportMode":"endpointslices-only"}}`,
+			KindEndpointSlice, [][]Kind{always, endpoints, exports}},
+		{"exports disabled", `{"id":7,"capabilities":{"serviceExportsEnabled":false}}`, KindService, [][]Kind{services, always, exports}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := DecodeClusterConfig("east", []byte(tt.value))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := ReadServicesFrom(c); got != tt.from {
+				t.Errorf("services are read from %v, want %v", got, tt.from)
+			}
+			if got, want := PublishedKinds(c), joined(tt.published); !reflect.DeepEqual(got, want) {
+				t.Errorf("published are %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func joined(parts [][]Kind) (all []Kind) {
+	for _, part := range parts {
+		all = append(all, part...)
+	}
+	return all
+}
+
+// A reader never waits for the kind it reads services from in vain.
+func TestServicesAreReadFromAPublishedKind(t *testing.T) {
+	for _, mode := range []string{"", ModeServicesAndEndpointSlices, ModeEndpointSlicesOnly} {
+		c := ClusterConfig{ID: 7, Capabilities: Capabilities{EndpointSlicesExportMode: mode}}
+		if kind := ReadServicesFrom(c); !slices.Contains(PublishedKinds(c), kind) {
+			t.Errorf("in mode %q services are read from %v, of %v", mode, kind, PublishedKinds(c))
+		}
+	}
+}
+
+func TestParseTimeAgreesWithPackageTime(t *testing.T) {
+	good := []string{"1970-01-01T00:00:00Z", "2026-11-21T00:35:12Z", "2024-02-29T23:59:59Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
+		"2026-11-21T00:35:12.999999999Z", "2026-11-21T00:35:12.5+01:00", "2026-11-21T00:35:12-23:59", "1969-12-31T23:59:59.9Z"}
+	bad := []string{"", "Z", "2026-11-21", "2026-11-21T00:35:12", "2026-11-21T00:35:12z", "2026-11-21t00:35:12Z", "2026-11-21 00:35:12Z",
+		"2023-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-00-01T00:00:00Z", "2026-01-00T00:00:00Z", "2026-01-32T00:00:00Z",
+		"2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z", "2026-01-01T00:00:60Z", "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00+1:00",
+		"2026-01-01T00:00:00+24:00", "2026-01-01T00:00:00+00:60", "2026-01-01T00:00:00*01:00", "2026-01-01T00:00:00ZZ", "20260-1-01T00:00:00Z", "-026-01-01T00:00:00Z"}
+	for _, text := range good {
+		want, err := time.Parse(time.RFC3339, text)
+		if got, ok := parseTime([]byte(text)); err != nil || !ok || got != want.Unix() {
+			t.Errorf("%s is %d (%v), want %d (%v)", text, got, ok, want.Unix(), err)
+		}
+	}
+	for _, text := range bad {
+		if got, ok := parseTime([]byte(text)); ok {
+			t.Errorf("%q is read as %d", text, got)
+		}
+	}
+}
+
+func TestTimesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := rapid.Int64Range(-62167219200, 253402300799).Draw(t, "seconds")
+		if got, ok := parseTime(EncodeTime(want)); !ok || got != want {
+			t.Fatalf("%s is read as %d (%v), want %d", EncodeTime(want), got, ok, want)
+		}
+	})
 }
 
 func TestEncodeTimeAgreesWithPackageTime(t *testing.T) {

@@ -34,6 +34,8 @@ const (
 	KindIdentity
 	KindIP
 	KindLocalService
+	KindEndpointSlice
+	KindServiceExport
 )
 
 // String returns the kind's name in keys, or "local-services"; it is meant for
@@ -50,6 +52,10 @@ func (k Kind) String() string {
 		return "ip"
 	case KindLocalService:
 		return "local-services"
+	case KindEndpointSlice:
+		return "endpointslices"
+	case KindServiceExport:
+		return "serviceexports"
 	}
 	return "kind-" + strconv.Itoa(int(k))
 }
@@ -92,6 +98,10 @@ func (k Kind) root() string {
 		return "nodes/v1/"
 	case KindIP:
 		return "ip/v1/"
+	case KindEndpointSlice:
+		return "endpointslices/v1/"
+	case KindServiceExport:
+		return "serviceexports/v1/"
 	}
 	return k.String() + "/v1/"
 }
@@ -136,6 +146,17 @@ func ServiceKey(cluster, namespace, name string) string {
 	return statePrefix + "services/v1/" + cluster + "/" + namespace + "/" + name
 }
 
+// EndpointSliceKey returns the live key of an [EndpointSlice]; name is the
+// slice's own, not its service's.
+func EndpointSliceKey(cluster, namespace, name string) string {
+	return statePrefix + "endpointslices/v1/" + cluster + "/" + namespace + "/" + name
+}
+
+// ServiceExportKey returns the live key of a [ServiceExport].
+func ServiceExportKey(cluster, namespace, name string) string {
+	return statePrefix + "serviceexports/v1/" + cluster + "/" + namespace + "/" + name
+}
+
 // LocalServiceKey returns the key of a [LocalService].
 func LocalServiceKey(cluster, namespace, name string) string {
 	return localServices + cluster + "/" + namespace + "/" + name
@@ -168,9 +189,10 @@ func PrefixEnd(prefix string) string {
 	return "\x00"
 }
 
-// ParseServiceKey splits the key of a service (KindService or
-// KindLocalService) of the named cluster into namespace and name. The error is
-// an *[Error] if the key is not below the kind's prefix or does not end in two
+// ParseServiceKey splits the key of an entry of the named cluster that is named
+// like a service, by a namespace and a name of its own (KindService,
+// KindLocalService, KindEndpointSlice, KindServiceExport), into both. The error
+// is an *[Error] if the key is not below the kind's prefix or does not end in two
 // Kubernetes names.
 func ParseServiceKey(k Kind, cluster string, cached bool, key string) (namespace, name string, err error) {
 	rest, ok := below(k, cluster, cached, key)

@@ -11,6 +11,8 @@ func TestKeysAreSpelledAsObservedOnTheWire(t *testing.T) {
 		{NodeKey("east", "n1"), "cilium/state/nodes/v1/east/n1"},
 		{IdentityKey(458753), "cilium/state/identities/v1/id/458753"},
 		{IPKey("10.7.0.21"), "cilium/state/ip/v1/default/10.7.0.21"},
+		{EndpointSliceKey("east", "shop", "web-x7k2p"), "cilium/state/endpointslices/v1/east/shop/web-x7k2p"},
+		{ServiceExportKey("east", "shop", "web"), "cilium/state/serviceexports/v1/east/shop/web"},
 		{LocalServiceKey("east", "shop", "web"), "clustermesh/local/services/v1/east/shop/web"},
 		{ClusterConfigKey("east"), "cilium/cluster-config/east"},
 		{HeartbeatKey, "cilium/.heartbeat"},
@@ -21,6 +23,10 @@ func TestKeysAreSpelledAsObservedOnTheWire(t *testing.T) {
 		{WatchPrefix(KindIdentity, "east", false), "cilium/state/identities/v1/id/"},
 		{WatchPrefix(KindIP, "east", false), "cilium/state/ip/v1/default/"},
 		{WatchPrefix(KindLocalService, "east", false), "clustermesh/local/services/v1/east/"},
+		{WatchPrefix(KindEndpointSlice, "east", false), "cilium/state/endpointslices/v1/east/"},
+		{WatchPrefix(KindServiceExport, "east", false), "cilium/state/serviceexports/v1/east/"},
+		{WatchPrefix(KindEndpointSlice, "east", true), "cilium/cache/endpointslices/v1/east/"},
+		{WatchPrefix(KindServiceExport, "east", true), "cilium/cache/serviceexports/v1/east/"},
 		{WatchPrefix(KindService, "east", true), "cilium/cache/services/v1/east/"},
 		{WatchPrefix(KindNode, "east", true), "cilium/cache/nodes/v1/east/"},
 		{WatchPrefix(KindIdentity, "east", true), "cilium/cache/identities/v1/east/id/"},
@@ -34,6 +40,10 @@ func TestKeysAreSpelledAsObservedOnTheWire(t *testing.T) {
 		{CanaryKey(KindNode, "east", true), "cilium/synced/east/cilium/cache/nodes/v1"},
 		{CanaryKey(KindIdentity, "east", true), "cilium/synced/east/cilium/cache/identities/v1"},
 		{CanaryKey(KindIP, "east", true), "cilium/synced/east/cilium/cache/ip/v1"},
+		{CanaryKey(KindEndpointSlice, "east", false), "cilium/synced/east/cilium/state/endpointslices/v1"},
+		{CanaryKey(KindServiceExport, "east", false), "cilium/synced/east/cilium/state/serviceexports/v1"},
+		{CanaryKey(KindEndpointSlice, "east", true), "cilium/synced/east/cilium/cache/endpointslices/v1"},
+		{CanaryKey(KindServiceExport, "east", true), "cilium/synced/east/cilium/cache/serviceexports/v1"},
 		{CanaryKey(KindLocalService, "east", false), "clustermesh/synced/east/local/services/v1"},
 		{CanaryKey(KindLocalService, "east", true), "clustermesh/synced/east/local/services/v1"},
 	}
@@ -47,7 +57,7 @@ func TestKeysAreSpelledAsObservedOnTheWire(t *testing.T) {
 func TestKindNames(t *testing.T) {
 	want := map[Kind]string{
 		KindService: "services", KindNode: "nodes", KindIdentity: "identities", KindIP: "ip",
-		KindLocalService: "local-services", Kind(99): "kind-99",
+		KindLocalService: "local-services", KindEndpointSlice: "endpointslices", KindServiceExport: "serviceexports", Kind(99): "kind-99",
 	}
 	for k, name := range want {
 		if k.String() != name {
@@ -61,6 +71,7 @@ func TestWatchPrefixHoldsItsEntriesAlone(t *testing.T) {
 	entries := map[Kind]string{
 		KindService: ServiceKey("a", "ns", "s"), KindNode: NodeKey("a", "n"), KindIdentity: IdentityKey(65537),
 		KindIP: IPKey("10.0.0.1"), KindLocalService: LocalServiceKey("a", "ns", "s"),
+		KindEndpointSlice: EndpointSliceKey("a", "ns", "s"), KindServiceExport: ServiceExportKey("a", "ns", "s"),
 	}
 	for k, key := range entries {
 		for other := range entries {
@@ -105,6 +116,13 @@ func TestParseServiceKey(t *testing.T) {
 		{KindService, true, "cilium/cache/services/v1/east/shop/web", "shop", "web", true},
 		{KindLocalService, false, "clustermesh/local/services/v1/east/shop/web", "shop", "web", true},
 		{KindLocalService, true, "clustermesh/local/services/v1/east/shop/web", "shop", "web", true},
+		{KindEndpointSlice, false, "cilium/state/endpointslices/v1/east/shop/web-x7k2p", "shop", "web-x7k2p", true},
+		{KindEndpointSlice, true, "cilium/cache/endpointslices/v1/east/shop/web-x7k2p", "shop", "web-x7k2p", true},
+		{KindServiceExport, false, "cilium/state/serviceexports/v1/east/shop/web", "shop", "web", true},
+		{KindServiceExport, true, "cilium/cache/serviceexports/v1/east/shop/web", "shop", "web", true},
+		{KindServiceExport, false, "cilium/state/services/v1/east/shop/web", "", "", false},
+		{KindService, false, "cilium/state/serviceexports/v1/east/shop/web", "", "", false},
+		{KindEndpointSlice, true, "cilium/state/endpointslices/v1/east/shop/web", "", "", false},
 		{KindService, false, "cilium/cache/services/v1/east/shop/web", "", "", false},
 		{KindService, false, "cilium/state/services/v1/east2/shop/web", "", "", false},
 		{KindService, false, "cilium/state/services/v1/east/shop", "", "", false},

@@ -17,12 +17,17 @@ type Limits struct {
 	// MaxValueBytes bounds a value. etcd itself stops at 1.5 MiB per request;
 	// 1 MiB holds a service of 6,000 backends with two ports and a zone each.
 	MaxValueBytes int
+	// MaxDecodedBytes bounds what a compressed value may grow to; more than
+	// 16 MiB, Cilium's limit, has no effect. A value may also grow to at most 128
+	// times its size, or 256 KiB if that is more: an endpoint slice as large as
+	// Kubernetes' controllers make them stays below both.
+	MaxDecodedBytes int
 	// MaxBackends bounds the addresses of a service's backends, host names and
-	// zones, each.
+	// zones, each, and the endpoints and addresses of an endpoint slice.
 	MaxBackends int
 	// MaxFrontends bounds the cluster IPs of a service.
 	MaxFrontends int
-	// MaxPorts bounds the ports of one address.
+	// MaxPorts bounds the ports of one address, endpoint slice or export.
 	MaxPorts int
 	// MaxNames bounds every other map or list: labels, annotations, selectors,
 	// zone hints, named ports, the addresses of a node.
@@ -32,10 +37,11 @@ type Limits struct {
 // DefaultLimits returns limits no real service has been seen to reach.
 func DefaultLimits() Limits {
 	return Limits{
-		MaxValueBytes: 1 << 20,
-		MaxBackends:   5000,
-		MaxFrontends:  64,
-		MaxPorts:      1024,
-		MaxNames:      1024,
+		MaxValueBytes:   1 << 20,
+		MaxDecodedBytes: maxSliceBytes,
+		MaxBackends:     5000,
+		MaxFrontends:    64,
+		MaxPorts:        1024,
+		MaxNames:        1024,
 	}
 }

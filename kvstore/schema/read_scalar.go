@@ -59,14 +59,20 @@ func (r *reader) str() string { return string(r.text()) }
 // without spaces, or more than a Kubernetes name may. Every name of ours is such
 // a text; others would reach terminals and file formats that give them meaning.
 func (r *reader) token(text []byte) []byte {
+	if !isToken(text) {
+		r.fail(excerpt(text), tokenReason)
+	}
+	return text
+}
+
+const tokenReason = "must be at most 253 printable ASCII characters without spaces"
+
+func isToken[T string | []byte](text T) bool {
 	ok := len(text) <= maxNameBytes
 	for i := 0; ok && i < len(text); i++ {
 		ok = text[i] > ' ' && text[i] <= '~'
 	}
-	if !ok {
-		r.fail(excerpt(text), "must be at most 253 printable ASCII characters without spaces")
-	}
-	return text
+	return ok
 }
 
 // intern reads a token of which an entry holds many equal ones.

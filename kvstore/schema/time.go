@@ -36,3 +36,82 @@ func floorDiv(a, b int64) (quotient, remainder int64) {
 	}
 	return quotient, remainder
 }
+
+// parseTime reads an RFC 3339 time, such as "2026-11-21T00:35:12.5+01:00", as
+// Unix seconds, dropping fractions. Leap seconds are refused, as they are by
+// package time.
+func parseTime(b []byte) (unixSeconds int64, ok bool) {
+	const layout = "0000-00-00T00:00:00"
+	if len(b) < len(layout) {
+		return 0, false
+	}
+	var n [6]int64 // year, month, day, hour, minute, second
+	if !fields(b[:len(layout)], layout, n[:]) {
+		return 0, false
+	}
+	offset, ok := zone(fraction(b[len(layout):]))
+	days := daysFromCivil(n[0], n[1], n[2])
+	year, month, day := civil(days)
+	if !ok || year != n[0] || month != n[1] || day != n[2] || n[3] > 23 || n[4] > 59 || n[5] > 59 {
+		return 0, false
+	}
+	return days*86400 + n[3]*3600 + n[4]*60 + n[5] - offset, true
+}
+
+// fields reads the numbers of a text that is spelled as the layout, in which a 0
+// stands for any digit.
+func fields(b []byte, layout string, numbers []int64) bool {
+	i := 0
+	for at := range len(layout) {
+		switch {
+		case layout[at] == '0' && isDigit(b[at]):
+			numbers[i] = numbers[i]*10 + int64(b[at]-'0')
+		case layout[at] != '0' && b[at] == layout[at]:
+			i++
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// fraction skips a fraction of a second.
+func fraction(b []byte) []byte {
+	if len(b) < 2 || b[0] != '.' || !isDigit(b[1]) {
+		return b
+	}
+	for b = b[1:]; len(b) > 0 && isDigit(b[0]); {
+		b = b[1:]
+	}
+	return b
+}
+
+// zone reads what ends a time, and returns how many seconds it is ahead of UTC.
+func zone(b []byte) (offset int64, ok bool) {
+	if string(b) == "Z" {
+		return 0, true
+	}
+	var n [2]int64
+	const layout = "00:00"
+	if len(b) != 1+len(layout) || !fields(b[1:], layout, n[:]) || n[0] > 23 || n[1] > 59 {
+		return 0, false
+	}
+	offset = n[0]*3600 + n[1]*60
+	switch b[0] {
+	case '+':
+		return offset, true
+	case '-':
+		return -offset, true
+	}
+	return 0, false
+}
+
+// daysFromCivil is the inverse of civil for valid dates, after the same source.
+func daysFromCivil(year, month, day int64) int64 {
+	if month <= 2 {
+		year--
+	}
+	era, yoe := floorDiv(year, 400)
+	doy := (153*((month+9)%12)+2)/5 + day - 1
+	return era*146097 + yoe*365 + yoe/4 - yoe/100 + doy - 719468
+}

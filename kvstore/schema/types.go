@@ -161,6 +161,93 @@ type Identity struct {
 	Labels map[string]string
 }
 
+// IPFamily is a family of addresses as Kubernetes spells it.
+type IPFamily string
+
+// The families a mesh carries.
+const (
+	IPv4 IPFamily = "IPv4"
+	IPv6 IPFamily = "IPv6"
+)
+
+// Condition is one condition of an endpoint: what a *bool is in Kubernetes.
+type Condition uint8
+
+// The states of a condition; an absent one is unknown.
+const (
+	ConditionUnknown Condition = iota
+	ConditionFalse
+	ConditionTrue
+)
+
+// EndpointSlice is one exported slice of a service's endpoints: the value of
+// cilium/state/endpointslices/v1/<cluster>/<namespace>/<slice>, which a
+// [SliceCodec] encodes and decodes. It holds all endpoints of the slice, also
+// those that are not ready. Absent and empty names are one.
+type EndpointSlice struct {
+	Cluster     string
+	ClusterID   uint32
+	Namespace   string
+	Name        string            // the slice's own; see ServiceName
+	Labels      map[string]string // of the slice
+	Annotations map[string]string
+	AddressType IPFamily // of every address in it
+	Endpoints   []Endpoint
+	Ports       []SlicePort // of every endpoint in it
+}
+
+// Endpoint is one endpoint of a slice. Its addresses are alternatives, of which
+// readers by custom use the first.
+type Endpoint struct {
+	Addresses   []netip.Addr
+	Ready       Condition // unknown means ready
+	Serving     Condition // unknown means as ready
+	Terminating Condition // unknown means not terminating
+	Hostname    string
+	NodeName    string
+	Zone        string
+	ForZones    []string // zones that should prefer it
+}
+
+// SlicePort is one port of all endpoints of a slice; Port 0 means that the
+// slice leaves it open.
+type SlicePort struct {
+	Name        string
+	Protocol    Protocol
+	Port        uint16
+	AppProtocol string
+}
+
+// ServiceExport says that a cluster exports a service in the sense of the
+// Multi-Cluster Services API: the value of
+// cilium/state/serviceexports/v1/<cluster>/<namespace>/<name>.
+type ServiceExport struct {
+	Cluster     string
+	Name        string
+	Namespace   string
+	Annotations map[string]string // those the export exports
+	Labels      map[string]string // those the export exports
+	// Created is when the export was made, in Unix seconds, not 0. The oldest
+	// export of a service wins where clusters disagree.
+	Created int64
+	Ports   []ExportPort // of the service
+	Type    string       // ExportClusterSetIP or ExportHeadless
+
+	SessionAffinity        string     // SessionAffinityNone or SessionAffinityClientIP
+	SessionAffinitySeconds uint32     // timeout of ClientIP, 0 if not given
+	IPFamilies             []IPFamily // empty from exporters before Cilium 1.19
+	InternalTrafficPolicy  string     // TrafficPolicyCluster, TrafficPolicyLocal or "" (not given)
+	TrafficDistribution    string     // one of Kubernetes' values or "" (not given)
+}
+
+// ExportPort is one port of an exported service.
+type ExportPort struct {
+	Name        string
+	Protocol    Protocol
+	AppProtocol string
+	Port        uint16
+}
+
 // ClusterConfig announces a cluster: the value of
 // cilium/cluster-config/<cluster>. The name is in the key only.
 type ClusterConfig struct {
