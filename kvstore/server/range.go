@@ -80,16 +80,18 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 	return g.list(ctx, c, l)
 }
 
-// admitRange waits until the connection has read most of what it asked for
-// before, then for one of its slots for listings, then for one of all.
+// admitRange waits for one of the connection's slots for listings, then until
+// the connection has read most of what it asked for before, then for one of
+// the slots of all. The order matters: checked before it has its slot, a burst
+// of requests would pass all at once.
 func (g *gateway) admitRange(ctx context.Context, c *conn) error {
-	if err := g.awaitReader(ctx, c); err != nil {
-		return err
-	}
 	if err := g.takeSlot(ctx, c.ranges); err != nil {
 		return err
 	}
-	err := g.takeSlot(ctx, g.ranges)
+	err := g.awaitReader(ctx, c)
+	if err == nil {
+		err = g.takeSlot(ctx, g.ranges)
+	}
 	if err != nil {
 		<-c.ranges
 	}
