@@ -151,7 +151,7 @@ func (a *Agent) followClusters(ctx context.Context) error {
 	})
 }
 
-func (a *Agent) newRemote(name string, file clusterFile) *remote {
+func (a *Agent) newRemote(name string, file clusterfile.File) *remote {
 	return &remote{name: name, local: name == a.cfg.ClusterName, file: file, cfg: a.cfg, core: a.core, dial: a.dial}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -32,13 +33,13 @@ type directory struct {
 }
 
 type knownFile struct {
-	clusterFile
-	raw []byte
+	file clusterfile.File
+	raw  []byte
 }
 
 // directoryChange is what one reading of the directory changed.
 type directoryChange struct {
-	set     map[string]clusterFile // new or changed clusters
+	set     map[string]clusterfile.File // new or changed clusters
 	removed []string
 }
 
@@ -63,7 +64,7 @@ func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duratio
 	if err != nil {
 		return c, 0, fmt.Errorf("read clusters directory %q: %w; create it or correct --clusters", d.path, err)
 	}
-	c.set = map[string]clusterFile{}
+	c.set = map[string]clusterfile.File{}
 	d.problems = map[string]string{}
 	present := map[string]bool{}
 	for _, e := range entries {
@@ -74,7 +75,7 @@ func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duratio
 		}
 		present[name] = true
 		if d.read(name) {
-			c.set[name] = d.files[name].clusterFile
+			c.set[name] = d.files[name].file
 		}
 	}
 	c.removed, recheck = d.missing(present, now)
@@ -83,10 +84,10 @@ func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duratio
 
 // read takes in one file and tells whether it is new or changed.
 func (d *directory) read(name string) bool {
-	f, raw, err := readClusterFile(filepath.Join(d.path, name))
+	f, raw, err := clusterfile.Read(filepath.Join(d.path, name))
 	old, known := d.files[name]
 	switch {
-	case errors.Is(err, errNotClusterFile) && !known:
+	case errors.Is(err, clusterfile.ErrNotClusterFile) && !known:
 		return false
 	case err == nil:
 		err = schema.ValidateClusterName(name)
@@ -98,7 +99,7 @@ func (d *directory) read(name string) bool {
 	if known && bytes.Equal(old.raw, raw) {
 		return false
 	}
-	d.files[name] = knownFile{clusterFile: f, raw: raw}
+	d.files[name] = knownFile{file: f, raw: raw}
 	return true
 }
 

@@ -62,7 +62,7 @@ func TestDirectoryKeepsTheLastGoodState(t *testing.T) {
 		"unsafe":          goodFile + "insecure-skip-tls-verify: true\n",
 		"duplicate alias": goodFile + "cilium-host-aliases: [{hostname: a, ips: [192.0.2.1]}, {hostname: a, ips: [192.0.2.2]}]\n",
 		"no port":         strings.Replace(goodFile, ":2379", "", 1),
-		"too large":       goodFile + strings.Repeat("#", maxClusterFile),
+		"too large":       goodFile + strings.Repeat("#", clusterfile.MaxBytes),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

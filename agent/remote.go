@@ -12,6 +12,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -21,7 +22,7 @@ import (
 type remote struct {
 	name  string
 	local bool // the agent's own cluster
-	file  clusterFile
+	file  clusterfile.File
 	cfg   Config
 	core  *core
 	dial  dialer
@@ -40,16 +41,16 @@ type connection interface {
 }
 
 // dialer opens a connection to a cluster of the given name.
-type dialer func(ctx context.Context, name string, file clusterFile) (connection, error)
+type dialer func(ctx context.Context, name string, file clusterfile.File) (connection, error)
 
 // dialTLS is the dialer over the network.
 func dialTLS(log *slog.Logger) dialer {
-	return func(ctx context.Context, name string, file clusterFile) (connection, error) {
+	return func(ctx context.Context, name string, file clusterfile.File) (connection, error) {
 		tlsConfig, err := certs.ClientTLS(certs.ClientFiles{Cert: file.CertFile, Key: file.KeyFile, CA: file.TrustedCAFile}, log.With("cluster", name))
 		if err != nil {
 			return nil, err
 		}
-		return kvstore.Dial(ctx, kvstore.ConnConfig{Endpoints: file.Endpoints, HostAliases: file.aliases(), TLS: tlsConfig})
+		return kvstore.Dial(ctx, kvstore.ConnConfig{Endpoints: file.Endpoints, HostAliases: file.Aliases(), TLS: tlsConfig})
 	}
 }
 
@@ -199,11 +200,22 @@ func (r *remote) awaitCanary(ctx context.Context, conn connection, cached bool) 
 	return fmt.Errorf("wait for the cluster's first complete publication: %w", err)
 }
 
+// What one cluster may make this node hold; the mesh bounds what it keeps of it
+// more tightly.
+const (
+	maxKeys  = 50_000
+	maxBytes = 128 << 20
+)
+
+func (r *remote) watcherConfig(prefix string) kvstore.WatcherConfig {
+	return kvstore.WatcherConfig{Prefix: prefix, MaxKeys: maxKeys, MaxBytes: maxBytes}
+}
+
 // followServices hands the core every change of the cluster's services.
 func (r *remote) followServices(ctx context.Context, conn connection, cached bool, synced *bool) error {
 	prefix := schema.WatchPrefix(r.kind(), r.name, cached)
 	if r.watcher == nil || r.prefix != prefix {
-		r.watcher, r.prefix = kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: prefix}), prefix
+		r.watcher, r.prefix = kvstore.NewWatcher(r.watcherConfig(prefix)), prefix
 		if err := r.core.do(ctx, func(c *core) { c.mesh.Relist(r.name) }); err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/clustermesh/clustermesh/bpf"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -178,7 +179,7 @@ func (c memoryConn) Get(ctx context.Context, key string) (kvstore.KV, bool, erro
 func (c memoryConn) Endpoint() string { return "memory" }
 func (c memoryConn) Close() error     { return nil }
 
-func (s *simulation) connect(_ context.Context, name string, _ clusterFile) (connection, error) {
+func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File) (connection, error) {
 	s.mu.Lock()
 	c := s.clusters[name]
 	s.mu.Unlock()
