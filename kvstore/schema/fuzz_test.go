@@ -12,6 +12,11 @@ import (
 // value not much larger than the one that came in.
 func checkFuzzed(t *testing.T, value []byte, got record, err error, again func([]byte) (record, error)) {
 	t.Helper()
+	checkFuzzedGrowth(t, 8, value, got, err, again)
+}
+
+func checkFuzzedGrowth(t *testing.T, growth int, value []byte, got record, err error, again func([]byte) (record, error)) {
+	t.Helper()
 	var e *Error
 	if err != nil {
 		if !errors.As(err, &e) {
@@ -21,7 +26,7 @@ func checkFuzzed(t *testing.T, value []byte, got record, err error, again func([
 		return
 	}
 	encoded := got.Encode()
-	if len(encoded) > 8*len(value)+512 {
+	if len(encoded) > growth*len(value)+512 {
 		t.Fatalf("%d bytes became %d", len(value), len(encoded))
 	}
 	second, err := again(encoded)

@@ -45,7 +45,7 @@ func (r *protoReader) pull(message *[]byte, name string) (f protoField, ok bool)
 		n = f.consume(*message)
 	}
 	if n < 0 {
-		r.fail(excerpt(*message), "must be a protobuf message: "+protowire.ParseError(n).Error())
+		r.fail(excerpt(*message), "must be a protobuf message")
 		return protoField{}, false
 	}
 	*message = (*message)[n:]

@@ -107,7 +107,7 @@ func frameSize(key string, value []byte, limit int) (int, *Error) {
 	}
 	if h.FrameContentSize > uint64(limit) {
 		return 0, newError(key, "decoded bytes", strconv.FormatUint(h.FrameContentSize, 10),
-			"a value of "+decimal(uint32(len(value)))+" bytes may hold at most "+decimal(uint32(limit))+"; split the slice or raise the limit")
+			"at most "+decimal(uint32(limit))+" are accepted from a value of "+decimal(uint32(len(value)))+" bytes; split the slice")
 	}
 	return int(h.FrameContentSize), nil
 }

@@ -98,6 +98,12 @@ func wireExamples() []wireExample {
 		{"config east", configEast, config("east", configEast)},
 		{"config minimal", configMinimal, config("east", configMinimal)},
 		{"config cached", configCached, config("east", configCached)},
+		{"export", exportBasic, func() (record, error) {
+			return DecodeServiceExport(cluster3(), "cilium/state/serviceexports/v1/cluster3/default/basic", []byte(exportBasic), l)
+		}},
+		{"export cached", exportHeadless, func() (record, error) {
+			return DecodeServiceExport(east(true), "cilium/cache/serviceexports/v1/east/shop/db", []byte(exportHeadless), l)
+		}},
 		{"local service", localWeb, func() (record, error) {
 			return DecodeLocalService(east(false), "clustermesh/local/services/v1/east/shop/web", []byte(localWeb), l)
 		}},
