@@ -24,7 +24,7 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/mesh", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/mesh", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/lb":                  {},
@@ -36,7 +36,7 @@ var imports = map[string][]string{
 	"bpf":                       {"bpf/layout"},
 	"bpf/layout":                {},
 	"certs":                     {},
-	"cmd/clustermesh":           {"agent/api", "certs", "cmd/clustermesh/demo", "cmd/internal/cli"},
+	"cmd/clustermesh":           {"agent/api", "certs", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance"},
 	"cmd/clustermesh-agent":     {"agent", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
@@ -44,6 +44,8 @@ var imports = map[string][]string{
 	"deploy/examples":           {},
 	"e2e":                       {},
 	"kvstore":                   {},
+	"kvstore/clusterfile":       {},
+	"kvstore/conformance":       {"kvstore", "kvstore/schema"},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},

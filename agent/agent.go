@@ -20,6 +20,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/bpf"
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 )
 
 // Kernel is what the agent needs of the kernel: the maps, and what surrounds

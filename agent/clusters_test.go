@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 )
 
 const goodFile = `endpoints:
