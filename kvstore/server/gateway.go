@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/api/v3/version"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -42,6 +43,7 @@ type gateway struct {
 	conns   *connSet
 	health  *health.Server
 	ranges  chan struct{} // one per listing being read
+	logs    *rate.Limiter // a peer that keeps trying must not flood the log
 	life    *life         // set by run before anything is served
 	closing <-chan struct{}
 }
@@ -52,6 +54,7 @@ func newGateway(cfg Config, m *metrics) *gateway {
 		conns:  newConnSet(cfg.Limits, cfg.Log, m),
 		health: health.NewServer(),
 		ranges: make(chan struct{}, cfg.Limits.Ranges),
+		logs:   rate.NewLimiter(logsPerSecond, logsAtOnce),
 	}
 	g.setServing(false)
 	return g
@@ -150,6 +153,9 @@ func stream(name string, serve func(grpc.ServerStream) error) grpc.StreamDesc {
 func (g *gateway) unknown(_ any, s grpc.ServerStream) error {
 	g.metrics.refuse(refusedUnimplemented)
 	method, _ := grpc.MethodFromServerStream(s)
+	if c, err := connOf(s.Context()); err == nil && g.logs.Allow() {
+		g.cfg.Log.Warn("call refused: this store is read-only", "op", method, "peer", c.RemoteAddr().String(), "name", c.grant.name)
+	}
 	return status.Errorf(codes.Unimplemented, "method %s is not offered: this store is read-only", method)
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/clustermesh/clustermesh/certs"
 )
 
 // handshakeReason is a class of failed TLS handshakes.
@@ -209,7 +211,7 @@ func classify(err error) handshakeReason {
 		record  tls.RecordHeaderError
 	)
 	switch {
-	case errors.As(err, &name):
+	case errors.As(err, &name), errors.Is(err, certs.ErrNoRole):
 		return failedName
 	case errors.As(err, &unknown):
 		return failedAuthority
