@@ -114,7 +114,7 @@ func TestDecodingLargeSlicesAllocatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if allocs > 150 {
+	if allocs > 120 {
 		t.Errorf("100 endpoints cost %v allocations", allocs)
 	}
 }

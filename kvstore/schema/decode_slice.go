@@ -12,8 +12,11 @@ type sliceReader struct {
 	protoReader
 	limits    Limits
 	addresses []netip.Addr // of the whole slice; endpoints hold parts of it
+	states    sameBytes[conditions]
 	hints     sameBytes[[]string]
 }
+
+type conditions struct{ ready, serving, terminating Condition }
 
 // decodeSlice decodes the message of an endpoint slice and keeps nothing of it.
 func decodeSlice(src Source, namespace, name, key string, message []byte, l Limits) (*EndpointSlice, error) {
@@ -121,7 +124,8 @@ func (d *sliceReader) endpoint(f protoField) Endpoint {
 		case endpointAddresses:
 			d.address(part)
 		case endpointConditions:
-			d.conditions(&e, d.single(&have, part, "endpoints/conditions"))
+			c := d.conditions(d.single(&have, part, "endpoints/conditions"))
+			e.Ready, e.Serving, e.Terminating = c.ready, c.serving, c.terminating
 		case endpointHostname:
 			e.Hostname = d.intern(d.single(&have, part, "endpoints/hostname"))
 		case endpointNodeName:
@@ -178,19 +182,26 @@ func (d *sliceReader) checkFamily(family IPFamily) {
 	}
 }
 
-func (d *sliceReader) conditions(e *Endpoint, message []byte) {
+func (d *sliceReader) conditions(message []byte) conditions {
+	c, known := d.states.get(message)
+	if known {
+		return c
+	}
 	var have seen
+	whole := message
 	const name = "endpoints/conditions"
 	for f, ok := d.pull(&message, name); ok; f, ok = d.pull(&message, name) {
 		switch f.number {
 		case conditionReady:
-			e.Ready = d.condition(&have, f, "endpoints/conditions/ready")
+			c.ready = d.condition(&have, f, "endpoints/conditions/ready")
 		case conditionServing:
-			e.Serving = d.condition(&have, f, "endpoints/conditions/serving")
+			c.serving = d.condition(&have, f, "endpoints/conditions/serving")
 		case conditionTerminating:
-			e.Terminating = d.condition(&have, f, "endpoints/conditions/terminating")
+			c.terminating = d.condition(&have, f, "endpoints/conditions/terminating")
 		}
 	}
+	d.states.put(whole, c)
+	return c
 }
 
 func (d *sliceReader) zoneHints(message []byte) []string {

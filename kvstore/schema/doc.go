@@ -12,6 +12,7 @@
 // before they parse it, ignore members they do not know, and are strict on
 // those they use. Names that come out of them are printable ASCII without
 // spaces; labels, annotations and metadata are any valid UTF-8, so whoever
-// prints those must quote them. Values are plain data that the caller owns; functions are
-// safe for concurrent use.
+// prints those must quote them. Values are plain data that the caller owns.
+// Functions are safe for concurrent use; a [SliceCodec], which keeps buffers, is
+// for one goroutine at a time.
 package schema

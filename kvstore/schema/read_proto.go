@@ -19,8 +19,7 @@ type protoReader struct {
 	key   string
 	field string // the field being read, as a path
 	err   *Error
-	known [16]string // the strings last made by intern
-	next  int
+	known [64]string // strings made by intern, each in the place it hashes to
 }
 
 // protoField is one field of a message.
@@ -151,15 +150,21 @@ func (r *protoReader) intern(text []byte) string {
 		r.fail(excerpt(text), tokenReason)
 		return ""
 	}
-	for _, s := range r.known {
-		if s == string(text) {
-			return s
-		}
+	known := &r.known[fnv1a(text)%uint32(len(r.known))]
+	if *known != string(text) {
+		*known = string(text)
 	}
-	s := string(text)
-	r.known[r.next%len(r.known)] = s
-	r.next++
-	return s
+	return *known
+}
+
+// fnv1a is the 32 bit hash of Fowler, Noll and Vo
+// (https://www.isthe.com/chongo/tech/comp/fnv/).
+func fnv1a(text []byte) uint32 {
+	hash := uint32(2166136261)
+	for _, c := range text {
+		hash = (hash ^ uint32(c)) * 16777619
+	}
+	return hash
 }
 
 // text checks what people wrote and makes a string of it.
