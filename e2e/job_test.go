@@ -35,6 +35,7 @@ func TestMainJob(t *testing.T) {
 		check{"g_bad_manifests", checkBadManifests},
 		check{"h_no_growth", checkGrowth},
 		check{"figures_propagation", checkPropagation},
+		check{"figures_footprint", checkFootprint},
 		check{"h_nothing_left", checkNothingLeft},
 		check{"demo", checkDemo},
 	)
