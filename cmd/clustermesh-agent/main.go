@@ -52,14 +52,10 @@ member of the --config file.`,
     --api-socket /var/run/clustermesh/agent.sock`,
 		Version: version(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, logErr := o.log.Logger(stderr)
-			o.Log, o.Version = log, version()
-			if err := errors.Join(logErr, o.Validate()); err != nil {
-				return cli.Usage(err)
-			}
+			o.Version = version()
 			return agent.Run(c.Context(), o.Config)
 		},
-	})
+	}, o.setLog(stderr), func() error { return o.Validate() })
 	o.addRunFlags(c.Flags())
 	o.addPlaceFlags(c.Flags())
 	c.AddCommand(newCleanup(stderr), newCheck(stdout))
@@ -86,6 +82,14 @@ func (o *options) addPlaceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.StateDir, "state-dir", "/var/run/clustermesh", "directory for the lock that keeps a second agent off the same pins")
 }
 
+// setLog makes the logger once the flags are settled.
+func (o *options) setLog(stderr io.Writer) func() error {
+	return func() (err error) {
+		o.Log, err = o.log.Logger(stderr)
+		return err
+	}
+}
+
 func newCleanup(stderr io.Writer) *cobra.Command {
 	o := &options{}
 	c := cli.Prepare(&cobra.Command{
@@ -93,14 +97,9 @@ func newCleanup(stderr io.Writer) *cobra.Command {
 		Short:   "Detach the programs and remove every pin, program and map",
 		Example: "  clustermesh-agent cleanup --bpffs /sys/fs/bpf --state-dir /var/run/clustermesh",
 		RunE: func(*cobra.Command, []string) error {
-			log, err := o.log.Logger(stderr)
-			if err != nil {
-				return cli.Usage(err)
-			}
-			o.Log = log
 			return agent.Cleanup(o.Config)
 		},
-	})
+	}, o.setLog(stderr))
 	o.addPlaceFlags(c.Flags())
 	o.log.Add(c.Flags())
 	return c

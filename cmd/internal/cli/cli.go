@@ -68,7 +68,7 @@ func Settle(flags *pflag.FlagSet) error {
 		if f.Changed || !v.IsSet(f.Name) {
 			return
 		}
-		if err := flags.Set(f.Name, v.GetString(f.Name)); err != nil {
+		if err := strict(f.Value).Set(v.GetString(f.Name)); err != nil {
 			problems = append(problems, fmt.Errorf("%s %q: not a %s; correct the environment variable %s_%s or the member %q of the configuration file",
 				f.Name, v.GetString(f.Name), f.Value.Type(), EnvPrefix, strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")), f.Name))
 		}
@@ -99,19 +99,68 @@ func unknownMembers(flags *pflag.FlagSet, v *viper.Viper, path string) (problems
 }
 
 // Prepare adds --config to a command and settles its flags before it runs.
-func Prepare(c *cobra.Command) *cobra.Command {
+// Problems of flag values, environment and file are reported together with what
+// the checks find, so that one try shows everything there is to mend.
+func Prepare(c *cobra.Command, checks ...func() error) *cobra.Command {
 	c.SilenceErrors, c.SilenceUsage = true, true
 	c.Flags().String("config", "", "YAML file with flags as members; flags and environment win over it")
 	c.Args = cobra.NoArgs
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := Settle(c.Flags()); err != nil {
-			return err
+		errs := []error{misfits(c.Flags()), Settle(c.Flags())}
+		for _, check := range checks {
+			errs = append(errs, check())
+		}
+		if err := errors.Join(errs...); err != nil {
+			return Usage(err)
 		}
 		return run(c, args)
 	}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return Usage(err) })
 	return c
+}
+
+// lenient is a flag's value that takes a text which does not fit, and remembers
+// it, instead of ending the parsing of the command line at once.
+type lenient struct {
+	pflag.Value
+	misfit error
+}
+
+// Set sets the value, or remembers why it cannot.
+func (l *lenient) Set(text string) error {
+	if l.Value.Set(text) != nil {
+		l.misfit = fmt.Errorf("%q: not a %s", text, l.Type())
+	}
+	return nil
+}
+
+// strict is the value behind a lenient one.
+func strict(v pflag.Value) pflag.Value {
+	if l, ok := v.(*lenient); ok {
+		return l.Value
+	}
+	return v
+}
+
+// forgive makes all flags of a command lenient.
+func forgive(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if _, done := f.Value.(*lenient); !done {
+			f.Value = &lenient{Value: f.Value}
+		}
+	})
+}
+
+// misfits are the values given on the command line that do not fit their flag.
+func misfits(flags *pflag.FlagSet) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if l, ok := f.Value.(*lenient); ok && l.misfit != nil {
+			errs = append(errs, fmt.Errorf("--%s %w; see --help", f.Name, l.misfit))
+		}
+	})
+	return errors.Join(errs...)
 }
 
 // Main runs a command until it ends or the process is told to, and returns the
@@ -120,6 +169,10 @@ func Main(c *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	forgive(c.Flags())
+	for _, sub := range c.Commands() {
+		forgive(sub.Flags())
+	}
 	c.SetArgs(args)
 	c.SetOut(stdout)
 	c.SetErr(stderr)

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// command is a daemon with three flags; it runs ran when everything is fine.
+type command struct {
+	name  string
+	count uint32
+	quiet bool
+	ran   bool
+	fail  error
+}
+
+func (c *command) cobra() *cobra.Command {
+	cmd := &cobra.Command{Use: "daemon", RunE: func(*cobra.Command, []string) error { c.ran = true; return c.fail }}
+	cmd.Flags().StringVar(&c.name, "cluster-name", "", "a name")
+	cmd.Flags().Uint32Var(&c.count, "cluster-id", 1, "a number")
+	cmd.Flags().BoolVar(&c.quiet, "quiet", false, "a switch")
+	return Prepare(cmd, func() error {
+		if c.name == "" {
+			return errors.New("--cluster-name: not set")
+		}
+		return nil
+	})
+}
+
+func (c *command) main(args ...string) (code int, stderr string) {
+	var out, err bytes.Buffer
+	code = Main(c.cobra(), args, &out, &err)
+	return code, err.String()
+}
+
+func TestPrecedence(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("cluster-name: file\ncluster-id: 7\nquiet: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CLUSTERMESH_CONFIG", file)
+	t.Setenv("CLUSTERMESH_CLUSTER_ID", "8")
+	c := &command{}
+	if code, stderr := c.main("--cluster-name=line"); code != ExitOK || !c.ran {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if c.name != "line" || c.count != 8 || !c.quiet {
+		t.Errorf("name %q, count %d, quiet %v; want line, environment, file", c.name, c.count, c.quiet)
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("cluster-nam: typo\nquiet: perhaps\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &command{}
+	code, stderr := c.main("--config", file, "--cluster-id", "many")
+	if code != ExitUsage || c.ran {
+		t.Fatalf("exit %d, ran %v", code, c.ran)
+	}
+	for _, want := range []string{`--cluster-id "many"`, `member "cluster-nam"`, `quiet "perhaps"`, "--cluster-name: not set", "daemon --help"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("stderr lacks %q:\n%s", want, stderr)
+		}
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	for _, args := range [][]string{{"--no-such-flag"}, {"word"}, {"--config", "/does/not/exist", "--cluster-name=a"}} {
+		c := &command{}
+		if code, stderr := c.main(args...); code != ExitUsage || c.ran || stderr == "" {
+			t.Errorf("%q: exit %d, ran %v: %s", args, code, c.ran, stderr)
+		}
+	}
+}
+
+func TestFailureIsNotUsage(t *testing.T) {
+	c := &command{fail: errors.New("disk is full")}
+	if code, stderr := c.main("--cluster-name=a"); code != ExitFailed || !strings.Contains(stderr, "disk is full") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
