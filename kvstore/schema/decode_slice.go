@@ -35,7 +35,7 @@ func decodeSlice(src Source, namespace, name, key string, message []byte, l Limi
 // for more than is allowed.
 func (d *sliceReader) reserve(message []byte, s *EndpointSlice) {
 	endpoints, ports := 0, 0
-	for f, ok := d.pull(&message, wholeValue); ok; f, ok = d.pull(&message, wholeValue) {
+	for f := (protoField{}); d.pull(&message, &f, wholeValue); {
 		switch f.number {
 		case sliceEndpoints:
 			endpoints++
@@ -66,26 +66,27 @@ func (d *sliceReader) room(field string, n, limit int) {
 func (d *sliceReader) slice(src Source, namespace, name string, message []byte, s *EndpointSlice) {
 	const keyReason, sourceReason = "as in the key", "the name of this connection's cluster"
 	var have seen
-	for f, ok := d.pull(&message, wholeValue); ok; f, ok = d.pull(&message, wholeValue) {
+	for f := (protoField{}); d.pull(&message, &f, wholeValue); {
 		switch f.number {
 		case sliceCluster:
-			s.Cluster = d.exact(d.single(&have, f, "cluster"), src.Cluster, sourceReason)
+			s.Cluster = d.exact(d.single(&have, &f, "cluster"), src.Cluster, sourceReason)
 		case sliceClusterID:
-			s.ClusterID = d.clusterID(&have, f, src)
+			s.ClusterID = d.clusterID(&have, &f, src)
 		case sliceNamespace:
-			s.Namespace = d.exact(d.single(&have, f, "namespace"), namespace, keyReason)
+			s.Namespace = d.exact(d.single(&have, &f, "namespace"), namespace, keyReason)
 		case sliceName:
-			s.Name = d.exact(d.single(&have, f, "name"), name, keyReason)
+			s.Name = d.exact(d.single(&have, &f, "name"), name, keyReason)
 		case sliceLabels:
-			d.entry(&s.Labels, f, "labels", d.limits.MaxNames)
+			d.entry(&s.Labels, &f, "labels", d.limits.MaxNames)
 		case sliceAnnotations:
-			d.entry(&s.Annotations, f, "annotations", d.limits.MaxNames)
+			d.entry(&s.Annotations, &f, "annotations", d.limits.MaxNames)
 		case sliceAddressType:
-			s.AddressType = d.family(d.single(&have, f, "addressType"))
+			s.AddressType = d.family(d.single(&have, &f, "addressType"))
 		case sliceEndpoints:
-			s.Endpoints = append(s.Endpoints, d.endpoint(f))
+			s.Endpoints = s.Endpoints[:len(s.Endpoints)+1]
+			d.endpoint(&f, &s.Endpoints[len(s.Endpoints)-1])
 		case slicePorts:
-			s.Ports = append(s.Ports, d.port(f))
+			s.Ports = append(s.Ports, d.port(&f))
 		}
 	}
 	d.require(have, sliceCluster, "cluster")
@@ -95,7 +96,7 @@ func (d *sliceReader) slice(src Source, namespace, name string, message []byte, 
 	d.require(have, sliceAddressType, "addressType")
 }
 
-func (d *sliceReader) clusterID(have *seen, f protoField, src Source) uint32 {
+func (d *sliceReader) clusterID(have *seen, f *protoField, src Source) uint32 {
 	id := uint32(d.uint(have, f, "clusterID", math.MaxUint32))
 	if id != src.ClusterID {
 		d.fail(decimal(id), "must be "+decimal(src.ClusterID)+", the id that cluster "+src.Cluster+" announces")
@@ -113,27 +114,28 @@ func (d *sliceReader) family(text []byte) IPFamily {
 	return ""
 }
 
-func (d *sliceReader) endpoint(f protoField) Endpoint {
+// endpoint reads an endpoint into its place in the reserved list, as copies of
+// it are dear.
+func (d *sliceReader) endpoint(f *protoField, e *Endpoint) {
 	var have seen
-	var e Endpoint
 	const name = "endpoints"
 	d.is(f, name, protowire.BytesType)
 	first := len(d.addresses)
-	for part, ok := d.pull(&f.bytes, name); ok; part, ok = d.pull(&f.bytes, name) {
+	for part := (protoField{}); d.pull(&f.bytes, &part, name); {
 		switch part.number {
 		case endpointAddresses:
-			d.address(part)
+			d.address(&part)
 		case endpointConditions:
-			c := d.conditions(d.single(&have, part, "endpoints/conditions"))
+			c := d.conditions(d.single(&have, &part, "endpoints/conditions"))
 			e.Ready, e.Serving, e.Terminating = c.ready, c.serving, c.terminating
 		case endpointHostname:
-			e.Hostname = d.intern(d.single(&have, part, "endpoints/hostname"))
+			e.Hostname = d.intern(d.single(&have, &part, "endpoints/hostname"))
 		case endpointNodeName:
-			e.NodeName = d.intern(d.single(&have, part, "endpoints/nodeName"))
+			e.NodeName = d.intern(d.single(&have, &part, "endpoints/nodeName"))
 		case endpointZone:
-			e.Zone = d.intern(d.single(&have, part, "endpoints/zone"))
+			e.Zone = d.intern(d.single(&have, &part, "endpoints/zone"))
 		case endpointHints:
-			e.ForZones = d.zoneHints(d.single(&have, part, "endpoints/hints"))
+			e.ForZones = d.zoneHints(d.single(&have, &part, "endpoints/hints"))
 		}
 	}
 	end := len(d.addresses)
@@ -141,11 +143,10 @@ func (d *sliceReader) endpoint(f protoField) Endpoint {
 		d.missing("endpoints/addresses")
 	}
 	e.Addresses = d.addresses[first:end:end]
-	return e
 }
 
 // address adds an address to the endpoint being read.
-func (d *sliceReader) address(f protoField) {
+func (d *sliceReader) address(f *protoField) {
 	d.is(f, "endpoints/addresses", protowire.BytesType)
 	a, ok := parseAddr(f.bytes)
 	if ok = ok && a.Is4() == isDotted(f.bytes); !ok {
@@ -190,14 +191,14 @@ func (d *sliceReader) conditions(message []byte) conditions {
 	var have seen
 	whole := message
 	const name = "endpoints/conditions"
-	for f, ok := d.pull(&message, name); ok; f, ok = d.pull(&message, name) {
+	for f := (protoField{}); d.pull(&message, &f, name); {
 		switch f.number {
 		case conditionReady:
-			c.ready = d.condition(&have, f, "endpoints/conditions/ready")
+			c.ready = d.condition(&have, &f, "endpoints/conditions/ready")
 		case conditionServing:
-			c.serving = d.condition(&have, f, "endpoints/conditions/serving")
+			c.serving = d.condition(&have, &f, "endpoints/conditions/serving")
 		case conditionTerminating:
-			c.terminating = d.condition(&have, f, "endpoints/conditions/terminating")
+			c.terminating = d.condition(&have, &f, "endpoints/conditions/terminating")
 		}
 	}
 	d.states.put(whole, c)
@@ -211,9 +212,9 @@ func (d *sliceReader) zoneHints(message []byte) []string {
 	whole := message
 	var zones []string
 	const name = "endpoints/hints"
-	for f, ok := d.pull(&message, name); ok; f, ok = d.pull(&message, name) {
+	for f := (protoField{}); d.pull(&message, &f, name); {
 		if f.number == hintsForZones {
-			zones = append(zones, d.forZone(f))
+			zones = append(zones, d.forZone(&f))
 			d.room("endpoints/hints/forZones", len(zones), d.limits.MaxNames)
 		}
 	}
@@ -221,33 +222,33 @@ func (d *sliceReader) zoneHints(message []byte) []string {
 	return zones
 }
 
-func (d *sliceReader) forZone(f protoField) (zone string) {
+func (d *sliceReader) forZone(f *protoField) (zone string) {
 	var have seen
 	const name = "endpoints/hints/forZones"
 	d.is(f, name, protowire.BytesType)
-	for part, ok := d.pull(&f.bytes, name); ok; part, ok = d.pull(&f.bytes, name) {
+	for part := (protoField{}); d.pull(&f.bytes, &part, name); {
 		if part.number == forZoneName {
-			zone = d.intern(d.single(&have, part, "endpoints/hints/forZones/name"))
+			zone = d.intern(d.single(&have, &part, "endpoints/hints/forZones/name"))
 		}
 	}
 	return zone
 }
 
 // port reads a port; an absent protocol is TCP, as in Kubernetes.
-func (d *sliceReader) port(f protoField) SlicePort {
+func (d *sliceReader) port(f *protoField) SlicePort {
 	var have seen
 	p := SlicePort{Protocol: TCP}
 	d.is(f, "ports", protowire.BytesType)
-	for part, ok := d.pull(&f.bytes, "ports"); ok; part, ok = d.pull(&f.bytes, "ports") {
+	for part := (protoField{}); d.pull(&f.bytes, &part, "ports"); {
 		switch part.number {
 		case portName:
-			p.Name = d.intern(d.single(&have, part, "ports/name"))
+			p.Name = d.intern(d.single(&have, &part, "ports/name"))
 		case portProtocol:
-			p.Protocol = d.protocol(d.single(&have, part, "ports/protocol"))
+			p.Protocol = d.protocol(d.single(&have, &part, "ports/protocol"))
 		case portNumber:
-			p.Port = uint16(d.uint(&have, part, "ports/port", math.MaxUint16))
+			p.Port = uint16(d.uint(&have, &part, "ports/port", math.MaxUint16))
 		case portAppProtocol:
-			p.AppProtocol = d.intern(d.single(&have, part, "ports/appProtocol"))
+			p.AppProtocol = d.intern(d.single(&have, &part, "ports/appProtocol"))
 		}
 	}
 	return p

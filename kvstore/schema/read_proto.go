@@ -32,28 +32,28 @@ type protoField struct {
 
 // pull takes the next field off a message, which is itself the named field. It
 // returns false at the end and after an error.
-func (r *protoReader) pull(message *[]byte, name string) (f protoField, ok bool) {
+func (r *protoReader) pull(message *[]byte, f *protoField, name string) bool {
 	if r.err != nil || len(*message) == 0 {
-		return f, false
+		return false
 	}
 	r.field = name
-	number, kind, n := protowire.ConsumeTag(*message)
-	if n > 0 {
-		*message = (*message)[n:]
-		f = protoField{number: number, kind: kind}
-		n = f.consume(*message)
-	}
+	n := f.consume(*message)
 	if n < 0 {
 		r.fail(excerpt(*message), "must be a protobuf message")
-		return protoField{}, false
+		return false
 	}
 	*message = (*message)[n:]
-	return f, true
+	return true
 }
 
-// consume reads a field's value and returns its length, or a negative error.
-func (f *protoField) consume(b []byte) (n int) {
-	switch f.kind {
+// consume reads a tag and its value and returns their length, or a negative
+// number if they are malformed.
+func (f *protoField) consume(b []byte) int {
+	var tag, n int
+	if f.number, f.kind, tag = protowire.ConsumeTag(b); tag < 0 {
+		return tag
+	}
+	switch b = b[tag:]; f.kind {
 	case protowire.VarintType:
 		f.value, n = protowire.ConsumeVarint(b)
 	case protowire.BytesType:
@@ -61,7 +61,10 @@ func (f *protoField) consume(b []byte) (n int) {
 	default:
 		n = protowire.ConsumeFieldValue(f.number, f.kind, b)
 	}
-	return n
+	if n < 0 {
+		return n
+	}
+	return tag + n
 }
 
 // fail records the first error, at the field being read.
@@ -72,7 +75,7 @@ func (r *protoReader) fail(value, reason string) {
 }
 
 // is names the field that was pulled and checks its wire type.
-func (r *protoReader) is(f protoField, name string, kind protowire.Type) {
+func (r *protoReader) is(f *protoField, name string, kind protowire.Type) {
 	r.field = name
 	if f.kind != kind {
 		r.fail(decimal(uint32(f.kind)), "must have protobuf's wire type "+decimal(uint32(kind)))
@@ -80,7 +83,7 @@ func (r *protoReader) is(f protoField, name string, kind protowire.Type) {
 }
 
 // once refuses the second occurrence of a field that is not repeated.
-func (r *protoReader) once(s *seen, f protoField) {
+func (r *protoReader) once(s *seen, f *protoField) {
 	if *s&(1<<f.number) != 0 {
 		r.fail("", "the field may occur once")
 	}
@@ -101,7 +104,7 @@ func (r *protoReader) missing(name string) {
 }
 
 // single names a field of bytes that may occur once and returns them.
-func (r *protoReader) single(s *seen, f protoField, name string) []byte {
+func (r *protoReader) single(s *seen, f *protoField, name string) []byte {
 	r.is(f, name, protowire.BytesType)
 	r.once(s, f)
 	return f.bytes
@@ -109,7 +112,7 @@ func (r *protoReader) single(s *seen, f protoField, name string) []byte {
 
 // uint reads an unsigned integer that may occur once. Negative ones are
 // large, so they are out of range too.
-func (r *protoReader) uint(s *seen, f protoField, name string, limit uint64) uint64 {
+func (r *protoReader) uint(s *seen, f *protoField, name string, limit uint64) uint64 {
 	r.is(f, name, protowire.VarintType)
 	r.once(s, f)
 	if f.value > limit {
@@ -126,7 +129,7 @@ func decimalOrMore(n uint64) string {
 }
 
 // condition reads a boolean that may occur once.
-func (r *protoReader) condition(s *seen, f protoField, name string) Condition {
+func (r *protoReader) condition(s *seen, f *protoField, name string) Condition {
 	r.is(f, name, protowire.VarintType)
 	r.once(s, f)
 	if f.value != 0 {
@@ -177,7 +180,7 @@ func (r *protoReader) text(b []byte) string {
 
 // entry adds an entry of a map field with at most limit entries, making the map
 // with the first. Kubernetes' code writes both parts even if empty.
-func (r *protoReader) entry(m *map[string]string, f protoField, name string, limit int) {
+func (r *protoReader) entry(m *map[string]string, f *protoField, name string, limit int) {
 	r.is(f, name, protowire.BytesType)
 	if len(*m) >= limit {
 		r.fail("", "the map may hold at most "+decimal(uint32(limit))+" entries")
@@ -185,12 +188,12 @@ func (r *protoReader) entry(m *map[string]string, f protoField, name string, lim
 	}
 	var have seen
 	var k, v string
-	for part, ok := r.pull(&f.bytes, name); ok; part, ok = r.pull(&f.bytes, name) {
+	for part := (protoField{}); r.pull(&f.bytes, &part, name); {
 		switch part.number {
 		case mapKey:
-			k = r.text(r.single(&have, part, name))
+			k = r.text(r.single(&have, &part, name))
 		case mapValue:
-			v = r.text(r.single(&have, part, name))
+			v = r.text(r.single(&have, &part, name))
 		}
 	}
 	if _, twice := (*m)[k]; twice {
