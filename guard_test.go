@@ -45,7 +45,7 @@ var imports = map[string][]string{
 	"e2e":                       {},
 	"kvstore":                   {},
 	"kvstore/clusterfile":       {},
-	"kvstore/conformance":       {"kvstore", "kvstore/schema"},
+	"kvstore/conformance":       {"certs", "kvstore", "kvstore/schema"},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},
