@@ -45,7 +45,7 @@ func (c *core) status() *api.StatusResponse {
 	for _, s := range c.mesh.Status() {
 		l := c.noteState(s, now)
 		out.Clusters = append(out.Clusters, &api.Cluster{
-			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Endpoint: l.endpoint,
+			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Source: s.Source, Endpoint: l.endpoint,
 			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
 			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s),
 		})

@@ -35,7 +35,6 @@ type remote struct {
 // connection is an open connection to one cluster's store.
 type connection interface {
 	kvstore.Reader
-	Get(ctx context.Context, key string) (kvstore.KV, bool, error)
 	Endpoint() string
 	Close() error
 }
@@ -93,54 +92,94 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
-	cached, canaries, err := r.announce(ctx, conn)
+	said, err := r.announce(ctx, conn)
 	if err != nil {
 		return false, err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.watchHeartbeat(ctx, conn) })
+	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
 	g.Go(func() error {
-		if canaries {
-			if err := r.awaitCanary(ctx, conn, cached); err != nil {
+		if said.canaries {
+			if err := r.awaitCanary(ctx, conn, said); err != nil {
 				return err
 			}
 		}
-		return r.followServices(ctx, conn, cached, &synced)
+		return r.followServices(ctx, conn, said, &synced)
 	})
 	err = g.Wait()
 	return synced, err
 }
 
+// announcement is what matters here of what a cluster says of itself.
+type announcement struct {
+	id       uint32
+	kind     schema.Kind // of the records that its backends are read from
+	cached   bool        // they lie below a relay's prefixes
+	canaries bool        // to be awaited before they are listed
+	revision int64       // of the store that it was read from
+}
+
+func (r *remote) announcement(config schema.ClusterConfig, revision int64) announcement {
+	said := announcement{
+		id: config.ID, kind: schema.ReadServicesFrom(config), cached: config.Capabilities.Cached,
+		canaries: config.Capabilities.SyncedCanaries, revision: revision,
+	}
+	if r.local { // a cluster that speaks Cilium's format only has no records for local agents
+		said.kind, said.cached, said.canaries = schema.KindLocalService, false, true
+	}
+	return said
+}
+
+// movedFrom reports whether records are now to be read from other keys, or
+// count as another cluster's.
+func (a announcement) movedFrom(old announcement) bool {
+	return a.id != old.id || a.kind != old.kind || a.cached != old.cached
+}
+
 // announce reads the cluster's configuration and asks the core to admit it.
-func (r *remote) announce(ctx context.Context, conn connection) (cached, canaries bool, err error) {
-	kv, ok, err := conn.Get(ctx, schema.ClusterConfigKey(r.name))
+func (r *remote) announce(ctx context.Context, conn connection) (announcement, error) {
+	key := schema.ClusterConfigKey(r.name)
+	found, err := conn.Range(ctx, key, "", 1, 0)
 	if err != nil {
-		return false, false, fmt.Errorf("read cluster config: %w", err)
+		return announcement{}, fmt.Errorf("read cluster config: %w", err)
 	}
-	if !ok {
-		return false, false, fmt.Errorf("read cluster config: key %q does not exist; check that the file name %q is the name the remote cluster gives itself and that its apiserver is ready", schema.ClusterConfigKey(r.name), r.name)
+	if len(found.KVs) == 0 {
+		return announcement{}, fmt.Errorf("read cluster config: key %q does not exist; check that the file name %q is the name the remote cluster gives itself and that its apiserver is ready", key, r.name)
 	}
-	config, err := schema.DecodeClusterConfig(r.name, kv.Value)
+	config, err := schema.DecodeClusterConfig(r.name, found.KVs[0].Value)
 	if err != nil {
-		return false, false, err
+		return announcement{}, err
 	}
 	var fresh bool
 	var admitted error
 	if err := r.core.do(ctx, func(c *core) { fresh, admitted = c.connected(r.name, conn.Endpoint(), config) }); err != nil {
-		return false, false, err
+		return announcement{}, err
 	}
-	if fresh { // the core has dropped everything: it must be told all again
+	if fresh { // the core must be told all again
 		r.watcher = nil
 	}
-	// A cluster that speaks Cilium's format only has no records for local agents.
-	return config.Capabilities.Cached, config.Capabilities.SyncedCanaries || r.local, admitted
+	return r.announcement(config, found.Revision), admitted
 }
 
-func (r *remote) kind() schema.Kind {
-	if r.local {
-		return schema.KindLocalService
-	}
-	return schema.KindService
+// errMoved ends a connection whose cluster announces that its records are to
+// be read otherwise.
+var errMoved = errors.New("the cluster changed its id or where its services are read from; connecting again to read them from there")
+
+// watchConfig fails when the cluster announces something else than it did at
+// the beginning. An apiserver does so with a new life only, a relay whenever
+// the cluster behind it does, before it withdraws what was read so far. What
+// cannot be decoded counts at the next connection.
+func (r *remote) watchConfig(ctx context.Context, conn connection, said announcement) error {
+	return conn.Watch(ctx, schema.ClusterConfigKey(r.name), "", said.revision+1, func(changes kvstore.Changes) error {
+		for _, ch := range changes.Changes {
+			config, err := schema.DecodeClusterConfig(r.name, ch.Value)
+			if !ch.Deleted && err == nil && r.announcement(config, 0).movedFrom(said) {
+				return errMoved
+			}
+		}
+		return nil
+	})
 }
 
 // watchHeartbeat fails when no heartbeat arrives within the limit.
@@ -181,10 +220,11 @@ func expectBeats(ctx context.Context, beats <-chan struct{}, limit time.Duration
 // errCanarySeen ends the watch for the canary.
 var errCanarySeen = errors.New("canary seen")
 
-// awaitCanary returns once the cluster has declared its services complete. A
-// list taken earlier might be partial, and what it lacks would be dropped.
-func (r *remote) awaitCanary(ctx context.Context, conn connection, cached bool) error {
-	key := schema.CanaryKey(r.kind(), r.name, cached)
+// awaitCanary returns once the cluster has declared the records that are read
+// complete. A list taken earlier might be partial, and what it lacks would be
+// dropped.
+func (r *remote) awaitCanary(ctx context.Context, conn connection, said announcement) error {
+	key := schema.CanaryKey(said.kind, r.name, said.cached)
 	w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: key, MaxKeys: 16})
 	err := w.Follow(ctx, conn, func(u kvstore.Update) error {
 		for _, c := range u.Changes {
@@ -197,7 +237,7 @@ func (r *remote) awaitCanary(ctx context.Context, conn connection, cached bool) 
 	if errors.Is(err, errCanarySeen) {
 		return nil
 	}
-	return fmt.Errorf("wait for the cluster's first complete publication: %w", err)
+	return fmt.Errorf("wait for the cluster's first complete publication of its %s: %w", said.kind, err)
 }
 
 // What one cluster may make this node hold; the mesh bounds what it keeps of it
@@ -212,8 +252,8 @@ func (r *remote) watcherConfig(prefix string) kvstore.WatcherConfig {
 }
 
 // followServices hands the core every change of the cluster's services.
-func (r *remote) followServices(ctx context.Context, conn connection, cached bool, synced *bool) error {
-	prefix := schema.WatchPrefix(r.kind(), r.name, cached)
+func (r *remote) followServices(ctx context.Context, conn connection, said announcement, synced *bool) error {
+	prefix := schema.WatchPrefix(said.kind, r.name, said.cached)
 	if r.watcher == nil || r.prefix != prefix {
 		r.watcher, r.prefix = kvstore.NewWatcher(r.watcherConfig(prefix)), prefix
 		if err := r.core.do(ctx, func(c *core) { c.mesh.Relist(r.name) }); err != nil {
@@ -227,5 +267,5 @@ func (r *remote) followServices(ctx context.Context, conn connection, cached boo
 		}
 		return err
 	})
-	return fmt.Errorf("follow services: %w", err)
+	return fmt.Errorf("follow %s: %w", said.kind, err)
 }

@@ -168,14 +168,6 @@ func (c memoryConn) Range(ctx context.Context, start, end string, limit, revisio
 	return c.Memory.Range(ctx, start, end, limit, revision)
 }
 
-func (c memoryConn) Get(ctx context.Context, key string) (kvstore.KV, bool, error) {
-	r, err := c.Range(ctx, key, key+"\x00", 1, 0)
-	if err != nil || len(r.KVs) == 0 {
-		return kvstore.KV{}, false, err
-	}
-	return r.KVs[0], true, nil
-}
-
 func (c memoryConn) Endpoint() string { return "memory" }
 func (c memoryConn) Close() error     { return nil }
 

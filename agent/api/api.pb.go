@@ -173,8 +173,11 @@ type Cluster struct {
 	Failures  uint64                 `protobuf:"varint,8,opt,name=failures,proto3" json:"failures,omitempty"`
 	LastError string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// Seconds since the last change of state.
-	StateSeconds  float64      `protobuf:"fixed64,10,opt,name=state_seconds,json=stateSeconds,proto3" json:"state_seconds,omitempty"`
-	Rejections    []*Rejection `protobuf:"bytes,11,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	StateSeconds float64      `protobuf:"fixed64,10,opt,name=state_seconds,json=stateSeconds,proto3" json:"state_seconds,omitempty"`
+	Rejections   []*Rejection `protobuf:"bytes,11,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	// The kind of record its backends are read from: services or endpointslices
+	// of a remote cluster, local-services of the own; empty until it was accepted.
+	Source        string `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +287,13 @@ func (x *Cluster) GetRejections() []*Rejection {
 		return x.Rejections
 	}
 	return nil
+}
+
+func (x *Cluster) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
 }
 
 type Rejection struct {
@@ -967,7 +977,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\xce\x02\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\xe6\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -983,7 +993,8 @@ const file_api_proto_rawDesc = "" +
 	" \x01(\x01R\fstateSeconds\x12?\n" +
 	"\n" +
 	"rejections\x18\v \x03(\v2\x1f.clustermesh.agent.v1.RejectionR\n" +
-	"rejections\"S\n" +
+	"rejections\x12\x16\n" +
+	"\x06source\x18\f \x01(\tR\x06source\"S\n" +
 	"\tRejection\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +

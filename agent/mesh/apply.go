@@ -21,11 +21,13 @@ type Change struct {
 }
 
 // Apply takes changes of the named cluster in order. Keys of the local cluster
-// hold [schema.LocalService] records, those of the others [schema.Service]. A
-// value that cannot be decoded or is not admitted makes its key count as
-// deleted and is remembered in the cluster's status. Changes of a cluster that
-// is unknown, was never accepted by [Mesh.Connected] or is refused now are
-// ignored.
+// hold [schema.LocalService] records, those of the others what
+// [schema.ReadServicesFrom] says of the accepted announcement: [schema.Service]
+// records or [schema.EndpointSlice] ones. The slices of a service add up: what
+// several say of one address, port and protocol is joined. A value that cannot
+// be decoded or is not admitted makes its key count as deleted and is
+// remembered in the cluster's status. Changes of a cluster that is unknown, was
+// never accepted by [Mesh.Connected] or is refused now are ignored.
 func (m *Mesh) Apply(name string, changes []Change) {
 	c := m.clusters[name]
 	if c == nil || !c.accepted || c.state == Refused {
@@ -34,15 +36,12 @@ func (m *Mesh) Apply(name string, changes []Change) {
 	for i := range changes {
 		m.apply(c, &changes[i])
 	}
+	m.settle(c)
 }
 
 func (m *Mesh) apply(c *cluster, ch *Change) {
-	kind := schema.KindService
-	if c.local {
-		kind = schema.KindLocalService
-	}
 	c.readmit(ch.Key)
-	ns, short, err := schema.ParseServiceKey(kind, c.name, c.cached, ch.Key)
+	ns, short, err := schema.ParseServiceKey(c.kind, c.name, c.cached, ch.Key)
 	if err != nil {
 		if !ch.Deleted {
 			c.reject(ch.Key, ReasonKey, err)
@@ -51,6 +50,8 @@ func (m *Mesh) apply(c *cluster, ch *Change) {
 	}
 	name := lb.ServiceName{Namespace: ns, Name: short}
 	switch {
+	case c.kind == schema.KindEndpointSlice:
+		m.applySlice(c, ns, ch.Key[len(ch.Key)-len(ns)-1-len(short):], ch)
 	case ch.Deleted:
 		m.withdraw(c, name)
 	case c.local:
@@ -80,7 +81,7 @@ func reasonOf(err error) Reason {
 	switch e.Field {
 	case "cluster", "clusterID", "namespace", "name":
 		return ReasonOwner
-	case "value bytes":
+	case "value bytes", "decoded bytes":
 		return ReasonLimit
 	}
 	return ReasonValue
@@ -128,7 +129,7 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 		m.withdraw(c, name)
 		return
 	case !m.admitsService(c, name):
-		m.refuse(c, name, ch, ReasonPolicy, fmt.Errorf("service %s takes no backends of cluster %s: it is protected or its namespace is not allowed", name, c.name))
+		m.refuse(c, name, ch, ReasonPolicy, m.policyError(c, name))
 		return
 	}
 	raw := m.remoteBackends(c, ch.Key, v)
@@ -141,6 +142,10 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 	if m.setSaid(s.ensurePart(c), true, records) {
 		m.touch(s)
 	}
+}
+
+func (m *Mesh) policyError(c *cluster, name lb.ServiceName) error {
+	return fmt.Errorf("service %s takes no backends of cluster %s: it is protected or its namespace is not allowed", name, c.name)
 }
 
 // fits checks the bounds on what is kept of one cluster, as if name's record
@@ -189,7 +194,7 @@ func (m *Mesh) remoteBackends(c *cluster, key string, v *schema.Service) []rawBa
 func (m *Mesh) localBackends(v *schema.LocalService) []rawBackend {
 	raw := m.raw[:0]
 	for _, b := range v.Backends {
-		r := record{addr: b.Address.As16(), port: b.Port, proto: protocol(b.Protocol), state: stateOf(b)}
+		r := record{addr: b.Address.As16(), port: b.Port, proto: protocol(b.Protocol), state: stateOf(b.Ready, b.Serving, b.Terminating)}
 		names := b.PortNames
 		if len(names) == 0 {
 			names = []string{""}
@@ -204,11 +209,11 @@ func (m *Mesh) localBackends(v *schema.LocalService) []rawBackend {
 
 // stateOf follows kube-proxy: ready endpoints first, else those that serve
 // while they terminate, never the others.
-func stateOf(b schema.LocalBackend) lb.State {
+func stateOf(ready, serving, terminating bool) lb.State {
 	switch {
-	case b.Ready:
+	case ready:
 		return lb.Active
-	case b.Serving && b.Terminating:
+	case serving && terminating:
 		return lb.Terminating
 	}
 	return lb.NotReady
@@ -224,9 +229,9 @@ func protocol(p schema.Protocol) lb.Protocol {
 	return lb.TCP
 }
 
-// records sorts raw and gathers the names of each address, port and protocol;
-// of differing states the better one counts, and the first zone in order. It
-// takes references in the pool.
+// records sorts raw and gathers the names of each address, port and protocol.
+// Of differing states the best counts, and the first zone in order that is said
+// together with it. It takes references in the pool.
 func (m *Mesh) records(raw []rawBackend) []record {
 	slices.SortFunc(raw, compareRaw)
 	n := 0
@@ -259,11 +264,22 @@ func (m *Mesh) gather(group []rawBackend, scratch *[]string) record {
 	slices.Sort(names)
 	*scratch = names
 	r := group[0].record
-	r.names = m.words.take(slices.Compact(names))
-	if zone := group[0].zoneName; zone != "" {
-		r.zone = m.words.take([]string{zone})
+	zone := ""
+	for i := range group {
+		if group[i].state == r.state {
+			zone = firstZone(zone, group[i].zoneName)
+		}
 	}
+	r.names, r.zone = m.words.take(slices.Compact(names)), m.words.takeWord(zone)
 	return r
+}
+
+// firstZone is the first in order that is not empty.
+func firstZone(a, b string) string {
+	if a == "" || b != "" && b < a {
+		return b
+	}
+	return a
 }
 
 func faceOf(v *schema.LocalService) *face {

@@ -32,14 +32,18 @@ type cluster struct {
 	id         uint32 // 0 until known
 	local      bool
 	configured bool
-	accepted   bool // Connected succeeded at least once since the id was taken
-	cached     bool // its keys lie below a relay's cache prefixes
+	accepted   bool        // Connected succeeded at least once since the id was taken
+	cached     bool        // its keys lie below a relay's cache prefixes
+	kind       schema.Kind // of the records that are read, once accepted
 	state      State
 	policy     Policy
 	lastError  string
 
 	services, backends int // said
 	kept               int // parts with restored records
+
+	slices map[string]*slice // by <namespace>/<slice>
+	held   int               // records of slices
 
 	refused    map[uint64]Reason
 	rejections [reasons]Rejection
@@ -94,9 +98,11 @@ func (m *Mesh) Connecting(name string) {
 // connection should be closed and tried again later.
 //
 // If the cluster held another id before, everything known of it is dropped, as
-// Cilium does (addresses and identities belong to an id). If its keys moved
-// below or out of a relay's prefixes, its content is kept as by [Mesh.Relist].
-// In both cases fresh is true: its watch must start from an empty memory.
+// Cilium does (addresses and identities belong to an id). If its records are
+// now to be read from other keys, because it began or ceased to publish endpoint
+// slices or moved below or out of a relay's prefixes, its content is kept as by
+// [Mesh.Relist]. In both cases fresh is true: its watch must start from an empty
+// memory.
 func (m *Mesh) Connected(name string, announced schema.ClusterConfig) (fresh bool, err error) {
 	c := m.clusters[name]
 	if c == nil || !c.configured {
@@ -106,17 +112,20 @@ func (m *Mesh) Connected(name string, announced schema.ClusterConfig) (fresh boo
 		c.state, c.lastError = Refused, err.Error()
 		return false, err
 	}
-	cached := announced.Capabilities.Cached && !c.local
+	cached, kind := announced.Capabilities.Cached, schema.ReadServicesFrom(announced)
+	if c.local {
+		cached, kind = false, schema.KindLocalService
+	}
 	switch {
 	case c.id != 0 && c.id != announced.ID:
 		fresh = true
 		m.drain(c)
 		m.releaseID(c)
-	case c.accepted && c.cached != cached:
+	case c.accepted && (c.cached != cached || c.kind != kind):
 		fresh = true
 		m.Relist(name)
 	}
-	c.id, c.accepted, c.cached = announced.ID, true, cached
+	c.id, c.accepted, c.cached, c.kind = announced.ID, true, cached, kind
 	m.ids[c.id] = c
 	c.state, c.lastError = Syncing, ""
 	return fresh, nil
@@ -190,6 +199,7 @@ func (m *Mesh) Relist(name string) {
 	for _, s := range m.services {
 		m.keep(c, s)
 	}
+	m.forgetSlices(c)
 	c.forgetRefused()
 }
 
@@ -216,6 +226,7 @@ func (m *Mesh) drain(c *cluster) {
 		m.confirm(c, s)
 		m.withdraw(c, s.name)
 	}
+	m.forgetSlices(c)
 	c.forgetRefused()
 }
 

@@ -19,11 +19,13 @@ type Config struct {
 
 	// Limits bound a single record; the zero value means the schema's defaults.
 	Limits schema.Limits
-	// MaxServices and MaxBackends bound what is kept of one remote cluster; 0
-	// means 10,000 services and 100,000 backends (about 3 MB). What exceeds them
-	// is refused with reason "limit". This is the one place where order matters:
-	// the keys that came first stay.
-	MaxServices, MaxBackends int
+	// MaxServices, MaxSlices and MaxBackends bound what is kept of one remote
+	// cluster; 0 means 10,000 services, 30,000 endpoint slices (as many services
+	// with two families and some large ones) and 100,000 backends (about 3 MB,
+	// 6 MB from slices, of which every mention of a backend counts). What exceeds
+	// them is refused with reason "limit". This is the one place where order
+	// matters: the keys that came first stay.
+	MaxServices, MaxSlices, MaxBackends int
 	// ProtectedNamespaces and ProtectedServices never take remote backends; nil
 	// means kube-system and default/kubernetes.
 	ProtectedNamespaces []string
@@ -35,6 +37,7 @@ type Config struct {
 
 const (
 	defaultMaxServices = 10_000
+	defaultMaxSlices   = 30_000
 	defaultMaxBackends = 100_000
 )
 
@@ -62,8 +65,8 @@ func (c Config) Validate() error {
 	if err := schema.ValidateClusterID(c.LocalID, c.MaxClusters); err != nil {
 		errs = append(errs, fmt.Errorf("check LocalID: %w", err))
 	}
-	if c.MaxServices < 0 || c.MaxBackends < 0 {
-		errs = append(errs, fmt.Errorf("check MaxServices %d and MaxBackends %d: neither may be negative, 0 means the default", c.MaxServices, c.MaxBackends))
+	if c.MaxServices < 0 || c.MaxSlices < 0 || c.MaxBackends < 0 {
+		errs = append(errs, fmt.Errorf("check MaxServices %d, MaxSlices %d and MaxBackends %d: none may be negative, 0 means the default", c.MaxServices, c.MaxSlices, c.MaxBackends))
 	}
 	for i, p := range c.Deny {
 		if !p.IsValid() {
@@ -80,6 +83,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxServices == 0 {
 		c.MaxServices = defaultMaxServices
+	}
+	if c.MaxSlices == 0 {
+		c.MaxSlices = defaultMaxSlices
 	}
 	if c.MaxBackends == 0 {
 		c.MaxBackends = defaultMaxBackends

@@ -23,18 +23,25 @@ type record struct {
 }
 
 func compareRecords(a, b record) int {
-	return cmp.Or(bytes.Compare(a.addr[:], b.addr[:]), cmp.Compare(a.port, b.port), cmp.Compare(a.proto, b.proto))
+	if c := bytes.Compare(a.addr[:], b.addr[:]); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.proto, b.proto))
 }
 
-// part is one cluster's share in a service. said is what its current record
-// says, if present; kept is what the kernel had when the agent started, until
-// the cluster is synced.
+// part is one cluster's share in a service. said is what its current record or
+// its slices say, if present; kept is what the kernel had when the agent
+// started, until the cluster is synced.
 type part struct {
-	cluster *cluster
-	present bool
-	said    []record
-	kept    []record
+	cluster   *cluster
+	present   bool
+	unsettled bool // said is not yet what the slices say
+	said      []record
+	kept      []record
+	first     *slice // of a list, if the cluster is read from slices
 }
+
+func (p *part) isPresent() bool { return p != nil && p.present }
 
 // each calls f for the records in force: those said, and those kept that no
 // said one replaces.
@@ -156,13 +163,17 @@ func (m *Mesh) touch(s *service) {
 	}
 }
 
-// setSaid replaces what p's cluster says and reports whether that changed.
+// setSaid replaces what p's cluster says, records with their references, and
+// reports whether that changed.
 func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
 	changed := p.present != present || !slices.Equal(p.said, records)
 	count(&p.cluster.services, p.present, present)
 	p.cluster.backends += len(records) - len(p.said)
 	m.release(p.said)
 	p.present, p.said = present, records
+	if !present {
+		p.first = nil
+	}
 	return changed
 }
 
@@ -179,6 +190,14 @@ func (m *Mesh) release(records []record) {
 	for i := range records {
 		m.words.drop(records[i].names)
 		m.words.drop(records[i].zone)
+	}
+}
+
+// share takes references for another use of records.
+func (m *Mesh) share(records []record) {
+	for i := range records {
+		m.words.share(records[i].names)
+		m.words.share(records[i].zone)
 	}
 }
 
@@ -202,10 +221,7 @@ func (m *Mesh) keep(c *cluster, s *service) {
 	all := make([]record, 0, len(p.said)+len(p.kept))
 	p.each(func(r *record) { all = append(all, *r) })
 	slices.SortFunc(all, compareRecords)
-	for i := range all { // the new set's references, before the old ones go
-		m.words.share(all[i].names)
-		m.words.share(all[i].zone)
-	}
+	m.share(all) // before the old references go
 	if p.kept != nil {
 		m.forget(p)
 	}

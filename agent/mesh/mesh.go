@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
 // Mesh is the content of all clusters. Its methods must not be called
@@ -19,7 +20,11 @@ type Mesh struct {
 	claims   map[claim][]*service
 	dirty    map[lb.ServiceName]struct{}
 	words    pool
-	raw      []rawBackend // scratch
+	codec    schema.SliceCodec
+
+	unsettled []*service   // whose slices changed in the Apply under way
+	raw       []rawBackend // scratch
+	all       []record     // scratch
 }
 
 // New returns a Mesh that knows its own cluster and nothing else. cfg must be
@@ -34,7 +39,7 @@ func New(cfg Config) *Mesh {
 		dirty:    map[lb.ServiceName]struct{}{},
 		words:    newPool(),
 	}
-	own := &cluster{name: cfg.LocalCluster, id: cfg.LocalID, local: true, configured: true}
+	own := &cluster{name: cfg.LocalCluster, id: cfg.LocalID, kind: schema.KindLocalService, local: true, configured: true}
 	m.clusters[own.name] = own
 	m.ids[own.id] = own
 	return m

@@ -45,6 +45,14 @@ func (p *pool) take(list []string) uint32 {
 	return n
 }
 
+// takeWord is take for a list of one string, or of none if that is empty.
+func (p *pool) takeWord(word string) uint32 {
+	if word == "" {
+		return 0
+	}
+	return p.take([]string{word})
+}
+
 func (p *pool) add(list []string) uint32 {
 	own := slices.Clone(list)
 	for i := range own {

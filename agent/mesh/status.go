@@ -12,7 +12,7 @@ type Reason uint8
 
 // The reasons of rejections.
 const (
-	ReasonKey     Reason = iota // the key is not one of the cluster's services
+	ReasonKey     Reason = iota // the key is not one of those that are read of the cluster
 	ReasonValue                 // the value is malformed
 	ReasonOwner                 // the value speaks for another cluster or service
 	ReasonPolicy                // the service takes no backends of this cluster
@@ -36,7 +36,9 @@ type Rejection struct {
 	Last   string
 }
 
-// ClusterStatus describes one cluster. Services and Backends count what it says
+// ClusterStatus describes one cluster. Source is the kind of record that it is
+// read from, as [schema.Kind] spells it, and "" until it was first accepted;
+// services and endpointslices are those of remote clusters. Services and Backends count what it says
 // now; Restored counts the services for which content of before the agent's
 // restart is still in force. LastError says what is wrong and what to do, ""
 // while nothing is.
@@ -46,6 +48,7 @@ type ClusterStatus struct {
 	Local      bool
 	Configured bool
 	State      State
+	Source     string
 	Services   int
 	Backends   int
 	Restored   int
@@ -75,6 +78,9 @@ func (c *cluster) status() ClusterStatus {
 	s := ClusterStatus{
 		Name: c.name, ID: c.id, Local: c.local, Configured: c.configured, State: c.state,
 		Services: c.services, Backends: c.backends, Restored: c.kept, LastError: c.lastError,
+	}
+	if c.accepted {
+		s.Source = c.kind.String()
 	}
 	for _, r := range c.rejections {
 		if r.Total > 0 {

@@ -30,6 +30,7 @@ type clusterView struct {
 	Local        bool            `json:"local"`
 	State        string          `json:"state"`
 	StateSeconds float64         `json:"stateSeconds"`
+	Source       string          `json:"source"`
 	Endpoint     string          `json:"endpoint"`
 	Services     uint32          `json:"services"`
 	Backends     uint32          `json:"backends"`
@@ -102,7 +103,7 @@ func newStatus(r *api.StatusResponse) statusView {
 	}
 	for _, c := range r.GetClusters() {
 		cv := clusterView{
-			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Endpoint: c.GetEndpoint(),
+			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Source: c.GetSource(), Endpoint: c.GetEndpoint(),
 			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
 		}
 		for _, x := range c.GetRejections() {
@@ -119,14 +120,14 @@ func (v statusView) table(w io.Writer) {
 		ready = "not ready"
 	}
 	fmt.Fprintf(w, "node %s of cluster %s (id %d): %s\n\n", v.Node, v.Cluster, v.ClusterID, ready)
-	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSERVICES\tBACKENDS\tFAILURES\tENDPOINT")
+	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tSERVICES\tBACKENDS\tFAILURES\tENDPOINT")
 	for _, c := range v.Clusters {
 		name := c.Name
 		if c.Local {
 			name += " (own)"
 		}
 		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, c.Services, c.Backends, c.Failures, c.Endpoint)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, c.Source, c.Services, c.Backends, c.Failures, c.Endpoint)
 	}
 	d := v.Datapath
 	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",

@@ -1,0 +1,261 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// slice is one endpoint slice in force. Its records have references of their
+// own in the pool. It is linked with the other slices of its part.
+type slice struct {
+	service    *service
+	records    []record
+	prev, next *slice
+}
+
+// The label by which the mesh's own controllers mark slices that they made of
+// other clusters' backends, and its value (Cilium v1.20,
+// pkg/clustermesh/endpointslicesync).
+const (
+	managedByLabel  = "endpointslice.kubernetes.io/managed-by"
+	managedByMesher = "endpointslice-mesh-controller.cilium.io"
+)
+
+// applySlice takes one change of a slice; id is <namespace>/<slice> and may be
+// part of a larger string. Whatever the slice said before is gone first, so a
+// value that is not accepted leaves nothing behind.
+func (m *Mesh) applySlice(c *cluster, namespace, id string, ch *Change) {
+	m.dropSlice(c, id)
+	if ch.Deleted {
+		return
+	}
+	v, err := m.codec.Decode(c.source(), ch.Key, ch.Value, m.cfg.Limits)
+	if err != nil {
+		c.reject(ch.Key, reasonOf(err), err)
+		return
+	}
+	if v.Labels[managedByLabel] == managedByMesher { // other clusters' backends, which they tell us themselves
+		return
+	}
+	name := lb.ServiceName{Namespace: namespace, Name: v.ServiceName()}
+	if reason, err := m.admitsSlice(c, id, name); err != nil {
+		c.reject(ch.Key, reason, err)
+		return
+	}
+	raw := m.sliceBackends(c, ch.Key, v)
+	if err := m.sliceFits(c, name, len(raw)); err != nil {
+		c.reject(ch.Key, ReasonLimit, err)
+	} else {
+		m.addSlice(c, id, m.ensure(name), m.records(raw))
+	}
+	m.raw = modest(raw)
+}
+
+func (m *Mesh) admitsSlice(c *cluster, id string, name lb.ServiceName) (Reason, error) {
+	if name.Name == "" {
+		return ReasonValue, fmt.Errorf("slice %s of cluster %s names no service: its label kubernetes.io/service-name must be one's name", id, c.name)
+	}
+	if !m.admitsService(c, name) {
+		return ReasonPolicy, m.policyError(c, name)
+	}
+	return 0, nil
+}
+
+// sliceFits checks the bounds on what is kept of one cluster, as if a slice of
+// n ports were added to the named service.
+func (m *Mesh) sliceFits(c *cluster, name lb.ServiceName, n int) error {
+	services := c.services
+	if s := m.services[name]; s == nil || !s.part(c).isPresent() {
+		services++
+	}
+	if services > m.cfg.MaxServices || c.held+n > m.cfg.MaxBackends || len(c.slices) >= m.cfg.MaxSlices {
+		return fmt.Errorf("cluster %s would have %d services, %d backends and %d slices: at most %d, %d and %d are kept; raise the limits or share fewer services",
+			c.name, services, c.held+n, len(c.slices)+1, m.cfg.MaxServices, m.cfg.MaxBackends, m.cfg.MaxSlices)
+	}
+	return nil
+}
+
+// sliceBackends lists every address of a slice with every port that has a
+// number. A slice states its ports once, so a small value may mean millions of
+// pairs: the list ends where it exceeds what is kept of a cluster.
+func (m *Mesh) sliceBackends(c *cluster, key string, v *schema.EndpointSlice) []rawBackend {
+	raw, room := m.raw[:0], m.cfg.MaxBackends-c.held
+	for i := range v.Endpoints {
+		e := &v.Endpoints[i]
+		state := stateOfEndpoint(e)
+		for _, addr := range e.Addresses {
+			if !m.admitsAddress(c, addr) {
+				c.reject(key, ReasonAddress, fmt.Errorf("backend %s of slice %s/%s is in a range that cluster %s may not name: ignored", addr, v.Namespace, v.Name, c.name))
+				continue
+			}
+			for _, port := range v.Ports {
+				if port.Port == 0 {
+					continue
+				}
+				r := record{addr: addr.As16(), port: port.Port, proto: protocol(port.Protocol), state: state}
+				raw = append(raw, rawBackend{record: r, name: port.Name, zoneName: e.Zone})
+			}
+			if len(raw) > room {
+				return raw
+			}
+		}
+	}
+	return raw
+}
+
+// maxScratch bounds what is kept for reuse of a list that one large value made.
+const maxScratch = 4096
+
+// modest returns scratch memory for the next use, unless it is unusually large.
+func modest[T any](scratch []T) []T {
+	if cap(scratch) > maxScratch {
+		return nil
+	}
+	return scratch[:0]
+}
+
+// stateOfEndpoint fills in what is unknown as Kubernetes' API defines it.
+func stateOfEndpoint(e *schema.Endpoint) lb.State {
+	ready := e.Ready.Or(true)
+	return stateOf(ready, e.Serving.Or(ready), e.Terminating.Or(false))
+}
+
+// addSlice puts a slice in force. What its service's part says is computed
+// when all changes at hand are taken, see settle.
+func (m *Mesh) addSlice(c *cluster, id string, s *service, records []record) {
+	p := s.ensurePart(c)
+	sl := &slice{service: s, records: records, next: p.first}
+	if p.first != nil {
+		p.first.prev = sl
+	}
+	p.first = sl
+	if c.slices == nil {
+		c.slices = map[string]*slice{}
+	}
+	c.slices[string([]byte(id))] = sl // a copy: id is part of a key
+	c.held += len(records)
+	m.unsettle(s, p)
+}
+
+func (m *Mesh) dropSlice(c *cluster, id string) {
+	sl := c.slices[id]
+	if sl == nil {
+		return
+	}
+	delete(c.slices, id)
+	p := sl.service.part(c)
+	if sl.prev == nil {
+		p.first = sl.next
+	} else {
+		sl.prev.next = sl.next
+	}
+	if sl.next != nil {
+		sl.next.prev = sl.prev
+	}
+	c.held -= len(sl.records)
+	m.release(sl.records)
+	m.unsettle(sl.service, p)
+}
+
+// unsettle notes that p's slices changed.
+func (m *Mesh) unsettle(s *service, p *part) {
+	count(&p.cluster.services, p.present, p.first != nil)
+	p.present = p.first != nil
+	if !p.unsettled {
+		p.unsettled = true
+		m.unsettled = append(m.unsettled, s)
+	}
+}
+
+// settle computes what the parts say whose slices changed. Once for all
+// changes at hand: a service of many slices would else be computed anew for
+// each of them.
+func (m *Mesh) settle(c *cluster) {
+	for _, s := range m.unsettled {
+		p := s.part(c)
+		p.unsettled = false
+		if m.setSaid(p, p.present, m.union(p.first)) {
+			m.touch(s)
+		}
+		m.tidy(s)
+	}
+	clear(m.unsettled)
+	m.unsettled = modest(m.unsettled)
+}
+
+// forgetSlices drops all slices of c. The parts' own records are the caller's
+// to drop.
+func (m *Mesh) forgetSlices(c *cluster) {
+	for _, sl := range c.slices {
+		m.release(sl.records)
+	}
+	c.slices, c.held = nil, 0
+}
+
+// union returns the records of all slices of a list, each address, port and
+// protocol once, and takes references for them. It does not depend on the
+// slices' order. A single slice's records are used as they are: they are
+// never changed.
+func (m *Mesh) union(list *slice) []record {
+	if list == nil {
+		return nil
+	}
+	if list.next == nil {
+		m.share(list.records)
+		return list.records
+	}
+	all := m.all[:0]
+	for ; list != nil; list = list.next {
+		all = append(all, list.records...)
+	}
+	m.all = modest(all)
+	slices.SortFunc(all, compareRecords)
+	out := make([]record, 0, distinct(all))
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && compareRecords(all[0], all[n]) == 0 {
+			n++
+		}
+		out = append(out, m.unite(all[:n]))
+		all = all[n:]
+	}
+	return out
+}
+
+// distinct counts the addresses, ports and protocols of a sorted list.
+func distinct(sorted []record) int {
+	n := 0
+	for i := range sorted {
+		if i == 0 || compareRecords(sorted[i-1], sorted[i]) != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// unite joins what several slices say of one address, port and protocol, by
+// the rules of gather.
+func (m *Mesh) unite(group []record) record {
+	r := group[0]
+	if !slices.ContainsFunc(group, func(o record) bool { return o != r }) {
+		m.share(group[:1])
+		return r
+	}
+	var names []string
+	zone := ""
+	for i := range group {
+		r.state = min(r.state, group[i].state)
+		names = append(names, m.words.list(group[i].names)...)
+	}
+	for i := range group {
+		if group[i].state == r.state {
+			zone = firstZone(zone, m.words.word(group[i].zone))
+		}
+	}
+	slices.Sort(names)
+	r.names, r.zone = m.words.take(slices.Compact(names)), m.words.takeWord(zone)
+	return r
+}
