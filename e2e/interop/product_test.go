@@ -1,0 +1,122 @@
+package interop
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/e2e/internal/kernel"
+	"github.com/clustermesh/clustermesh/e2e/internal/kube"
+	"github.com/clustermesh/clustermesh/e2e/internal/lab"
+	"github.com/clustermesh/clustermesh/e2e/internal/oracle"
+)
+
+// apiserver is the product's clustermesh-apiserver of a cluster, reading
+// manifests.
+type apiserver struct {
+	*lab.Process
+	g         *ground
+	spec      lab.Spec
+	manifests string
+	listen    string // of the etcd API
+	http      string
+}
+
+// newApiserver writes a cluster's manifests; nothing runs yet.
+func (g *ground) newApiserver(t *testing.T, c *cluster) *apiserver {
+	t.Helper()
+	a := &apiserver{g: g, manifests: g.subdir(t, "manifests-"+c.name), listen: g.listen(), http: g.listen()}
+	server := g.file("server-" + c.name)
+	a.spec = lab.Spec{Name: filepath.Base(g.subdir(t)) + "-apiserver-" + c.name, Path: binary("clustermesh-apiserver"), Args: []string{
+		"--cluster-name", c.name, "--cluster-id", fmt.Sprint(c.id),
+		"--manifests", a.manifests, "--data-dir", g.subdir(t, "data-"+c.name),
+		"--listen", a.listen, "--http", a.http,
+		"--tls-cert", server + ".crt", "--tls-key", server + ".key", "--tls-client-ca", g.file("ca.crt"),
+	}}
+	c.write(t, a.manifests)
+	return a
+}
+
+// start starts the process and does not wait for anything.
+func (a *apiserver) start(t *testing.T) {
+	t.Helper()
+	var err error
+	a.Process, err = a.g.lab.Start(a.spec)
+	must(t, err)
+}
+
+// startApiserver starts a cluster's apiserver and waits until it is ready. It
+// ends with the test.
+func (g *ground) startApiserver(t *testing.T, c *cluster) *apiserver {
+	t.Helper()
+	a := g.newApiserver(t, c)
+	a.start(t)
+	t.Cleanup(func() { a.Kill() })
+	awaitReady(t, a.Process, a.http)
+	return a
+}
+
+// agent is the product's clustermesh-agent on a node of a cluster, with its
+// eBPF maps in a cgroup and a bpffs of its own.
+type agent struct {
+	*lab.Process
+	cluster *cluster
+	maps    *kernel.Maps
+}
+
+// startAgent starts the agent of a node that reads the clusters whose files are
+// given by name, its own included, and waits until it is ready.
+func (g *ground) startAgent(t *testing.T, c *cluster, names map[uint16]string, files map[string]string) *agent {
+	t.Helper()
+	dir := g.subdir(t, "agent")
+	clusters := g.subdir(t, "agent", "clusters")
+	for name, content := range files {
+		replace(t, filepath.Join(clusters, name), content)
+	}
+	name := filepath.Base(g.subdir(t)) + "-agent"
+	bpffs, err := g.lab.MountBPF(name + "-bpf")
+	must(t, err)
+	cgroup, err := g.lab.Cgroup("pods/" + name)
+	must(t, err)
+	http := g.listen()
+	a := &agent{cluster: c}
+	a.Process, err = g.lab.Start(lab.Spec{Name: name, Path: binary("clustermesh-agent"), Args: []string{
+		"--cluster-name", c.name, "--cluster-id", fmt.Sprint(c.id), "--node-name", c.name + "-n0",
+		"--clusters", clusters, "--cgroup", cgroup, "--bpffs", bpffs, "--state-dir", filepath.Join(dir, "state"),
+		"--http", http, "--api-socket", filepath.Join(g.dir, name+".sock"),
+	}})
+	must(t, err)
+	t.Cleanup(func() { a.Kill() })
+	awaitReady(t, a.Process, http)
+	a.maps, err = kernel.Open(filepath.Join(bpffs, "clustermesh"), names)
+	must(t, err)
+	t.Cleanup(func() { must(t, a.maps.Close()) })
+	return a
+}
+
+// await waits until the node's maps hold exactly what follows from the objects
+// of all clusters, and returns how long it took. The kernel tells nobody that a
+// map changed, so it looks again and again.
+func (a *agent) await(t *testing.T, all ...*cluster) time.Duration {
+	t.Helper()
+	var objects []kube.Objects
+	for _, c := range all {
+		objects = append(objects, c.objects())
+	}
+	want := oracle.Expect(a.cluster.name, objects)
+	begin, deadline := time.Now(), time.After(giveUp)
+	for {
+		has, err := a.maps.Table()
+		if err == nil && has.Equal(want) {
+			return time.Since(begin)
+		}
+		select {
+		case <-a.Done():
+			t.Fatalf("the agent has ended:\n%s", tail(a.Log))
+		case <-deadline:
+			t.Fatalf("the node's maps do not hold what is published after %v (%v):\n%s", giveUp, err, has.Diff(want))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
