@@ -33,7 +33,7 @@ func readChecks() []Check {
 		Remedy: grantRemedy,
 		run:    func(ctx context.Context, s *session) finding { return s.checkReadable(ctx, s.entries()) },
 	}, {
-		ID: "watch-ranges", Group: "reading", Title: "what may be listed may be watched", Needs: []string{"read-heartbeat", "read-synced", "read-state"},
+		ID: "watch-ranges", Group: "reading", Title: "what may be listed may be watched", Needs: []string{"read-heartbeat", "read-config", "read-synced", "read-state"},
 		Why:    "the client sees the state of the moment and no change; it lists everything again and again",
 		Remedy: grantRemedy,
 		run:    checkWatchable,
