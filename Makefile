@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build generate fmt lint check-generated test test-unit test-race e2e kube bench demo clean
+.PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e kube bench demo clean
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -58,7 +58,7 @@ test: ## run everything: lint, unit tests with the race detector, end-to-end tes
 	@mkdir -p bin
 	@nice -n 10 $(MAKE) --no-print-directory kube >bin/kube.log 2>&1 & kube=$$!; \
 	trap 'kill $$kube 2>/dev/null || true' EXIT; \
-	$(MAKE) --no-print-directory lint check-generated test-race build; \
+	$(MAKE) --no-print-directory lint check-generated test-race bench-once build; \
 	echo "waiting for the Kubernetes control plane to be built"; \
 	wait $$kube || { cat bin/kube.log; exit 1; }; \
 	$(E2E)
@@ -68,6 +68,9 @@ test-unit: ## run the unit tests
 
 test-race: ## run the unit tests with the race detector (needs a C compiler)
 	$(UNIT) | CGO_ENABLED=1 xargs $(GO) test -race -timeout 15m
+
+bench-once: ## run every benchmark once, so that none of them rots
+	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m
 
 e2e: build kube ## run the end-to-end tests (root, eBPF, namespaces)
 	$(E2E)
