@@ -19,7 +19,7 @@ func configChecks() []Check {
 	}, {
 		ID: "read-config", Group: "config", Title: "the cluster's announcement may be read", Needs: []string{"etcd-api"},
 		Why:    "the client polls for 3 minutes, reconnects, and so on; the cluster never becomes ready",
-		Remedy: grantRemedy,
+		Remedy: nameRemedy,
 		run:    checkReadConfig,
 	}, {
 		ID: "config-exists", Group: "config", Title: "the cluster announces itself", Needs: []string{"read-config"},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -30,6 +29,7 @@ const (
 	frameGoAway   = 0x7
 
 	flagAck        = 0x1
+	flagEndStream  = 0x1
 	flagEndHeaders = 0x4
 
 	maxFrame = 1 << 14 // the default of SETTINGS_MAX_FRAME_SIZE
@@ -38,7 +38,7 @@ const (
 // preface is what a client sends first.
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// newHTTP2 begins the protocol on a connection, until a deadline.
+// newHTTP2 begins the protocol on a connection. Deadlines are the caller's.
 func newHTTP2(conn net.Conn) (*http2, error) {
 	h := &http2{Conn: conn, in: bufio.NewReader(conn)}
 	if _, err := io.WriteString(conn, preface); err != nil {
@@ -84,7 +84,7 @@ func (h *http2) call(authority, path string, message proto.Message) error {
 	} {
 		fields = append(fields, 0)
 		for _, text := range f {
-			fields = append(append(fields, byte(len(text))), text...) // all are below 127 bytes, or cut
+			fields = append(appendLength(fields, len(text)), text...)
 		}
 	}
 	if err := h.send(frameHeaders, flagEndHeaders, 1, fields); err != nil {
@@ -97,24 +97,46 @@ func (h *http2) call(authority, path string, message proto.Message) error {
 	return h.send(frameData, 0, 1, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(body))), body...))
 }
 
-// ping sends a ping and waits for its answer.
-func (h *http2) ping(id uint64, timeout time.Duration) error {
-	if err := h.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
+// appendLength writes a length as an HPACK integer of 7 bits (RFC 7541 section
+// 5.1) whose first bit says that no Huffman code follows.
+func appendLength(b []byte, n int) []byte {
+	const most = 1<<7 - 1
+	if n < most {
+		return append(b, byte(n))
 	}
+	return binary.AppendUvarint(append(b, most), uint64(n-most))
+}
+
+// ping sends a ping and waits for its answer.
+func (h *http2) ping(id uint64) error {
 	sent := h.send(framePing, 0, 0, binary.BigEndian.AppendUint64(nil, id))
+	err := h.until(func(f frame) bool {
+		return f.kind == framePing && f.flags&flagAck != 0 && len(f.payload) == 8 && binary.BigEndian.Uint64(f.payload) == id
+	})
+	if err != nil {
+		return errors.Join(err, sent)
+	}
+	return nil
+}
+
+// called waits until the call has brought a message, or has ended.
+func (h *http2) called() error {
+	return h.until(func(f frame) bool {
+		return f.kind == frameData || f.kind == frameReset || f.kind == frameHeaders && f.flags&flagEndStream != 0
+	})
+}
+
+// until reads up to the frame wanted.
+func (h *http2) until(wanted func(frame) bool) error {
 	for {
 		f, err := h.receive()
-		if err != nil {
-			return errors.Join(err, sent)
-		}
 		switch {
-		case f.kind == framePing && f.flags&flagAck != 0 && len(f.payload) == 8 && binary.BigEndian.Uint64(f.payload) == id:
+		case err != nil:
+			return err
+		case wanted(f):
 			return nil
 		case f.kind == frameGoAway && len(f.payload) >= 8:
 			return fmt.Errorf("the server ends the connection: %q (code %d)", f.payload[8:], binary.BigEndian.Uint32(f.payload[4:]))
-		case f.kind == frameReset && len(f.payload) == 4:
-			return fmt.Errorf("the server ends the watch (code %d)", binary.BigEndian.Uint32(f.payload))
 		}
 		if err := h.answer(f); err != nil {
 			return err

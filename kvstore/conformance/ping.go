@@ -2,14 +2,16 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"net"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// pingCount is how many pings are sent: gRPC servers put up with two that come
-// too soon after another and end the connection at the next.
+// pingCount is how many pings are sent: gRPC servers take the first after a
+// reply, put up with two that come too soon after another, and end the
+// connection at the next.
 const pingCount = 4
 
 func pingChecks() []Check {
@@ -45,11 +47,23 @@ func (s *session) checkPings(ctx context.Context, count uint64) finding {
 		if i > 0 {
 			pause(ctx, s.opts.PingInterval)
 		}
-		if err := conn.ping(i+1, s.opts.Timeout); err != nil {
+		if err := conn.bounded(s.opts.Timeout, func() error { return conn.ping(i) }); err != nil {
 			return fail("ping %d of %d: %v", i+1, count, err)
 		}
 	}
+	// A server answers the ping that is too much before it ends the connection.
+	if err := conn.bounded(s.opts.Timeout, func() error { return conn.ping(count) }); err != nil {
+		return fail("after %d pings: %v", count, err)
+	}
 	return pass("%d pings, %s apart", count, s.opts.PingInterval)
+}
+
+// bounded limits how long the reads and writes of do may take.
+func (h *http2) bounded(limit time.Duration, do func() error) error {
+	if err := h.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	return do()
 }
 
 func (s *session) openHTTP2(ctx context.Context) (*http2, error) {
@@ -59,7 +73,10 @@ func (s *session) openHTTP2(ctx context.Context) (*http2, error) {
 	}
 	conn, err := newHTTP2(raw)
 	if err == nil {
-		err = conn.call(net.JoinHostPort(s.host, s.port), etcdserverpb.Watch_Watch_FullMethodName, watchRequest(s.configRange(), 0))
+		err = conn.bounded(s.opts.Timeout, func() error {
+			watch := watchRequest(s.configRange(), 0)
+			return errors.Join(conn.call(net.JoinHostPort(s.host, s.port), etcdserverpb.Watch_Watch_FullMethodName, watch), conn.called())
+		})
 	}
 	if err != nil {
 		raw.Close()

@@ -14,7 +14,10 @@ import (
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
-const grantRemedy = "let the certificate's name read it: in etcd grant the role of its user, as cilium's etcdinit does; clustermesh-apiserver does so for remote, remote-<cluster> and local-<its own cluster>"
+const (
+	nameRemedy  = "check that the cluster calls itself CLUSTER, for no other name may be read; then " + grantRemedy
+	grantRemedy = "let the certificate's name read it: in etcd grant the role of its user, as cilium's etcdinit does; clustermesh-apiserver does so for remote, remote-<cluster> and local-<its own cluster>"
+)
 
 func readChecks() []Check {
 	return []Check{{
@@ -25,7 +28,7 @@ func readChecks() []Check {
 	}, {
 		ID: "read-synced", Group: "reading", Title: "the cluster's canaries may be listed", Needs: []string{"etcd-api"},
 		Why:    "the client waits for canaries for ever, without an error in its log",
-		Remedy: grantRemedy,
+		Remedy: nameRemedy,
 		run:    checkReadCanaries,
 	}, {
 		ID: "read-state", Group: "reading", Title: "the cluster's entries may be listed", Needs: []string{"etcd-api"},

@@ -34,13 +34,10 @@ type world struct {
 const host = "east.mesh.cilium.io"
 
 func newWorld(t *testing.T, cluster string) *world {
-	yes := false
 	w := &world{
 		t: t, ca: newAuthority(t), cluster: cluster, content: map[string][]byte{}, server: newStandin(cluster), beat: time.Now,
-		config: schema.ClusterConfig{ID: 7, Capabilities: schema.Capabilities{
-			SyncedCanaries: true, MaxConnectedClusters: 255, ServiceExportsEnabled: &yes, EndpointSlicesExportMode: schema.ModeServicesAndEndpointSlices,
-		}},
-		opts: Options{OwnID: 1, Wait: true, HeartbeatWait: 8 * time.Second, PingInterval: 20 * time.Millisecond, ProbeWrites: true},
+		config: announced(),
+		opts:   Options{OwnID: 1, Wait: true, HeartbeatWait: 8 * time.Second, PingInterval: 20 * time.Millisecond, ProbeWrites: true},
 	}
 	w.front.tls = &tls.Config{
 		Certificates: []tls.Certificate{w.serverCertificate()}, ClientCAs: w.ca.pool(),
@@ -55,6 +52,14 @@ func newWorld(t *testing.T, cluster string) *world {
 	w.front.Listener = lis
 	w.target.Endpoint = "https://" + net.JoinHostPort(host, w.port())
 	return w
+}
+
+// announced is what a cluster with everything announces.
+func announced() schema.ClusterConfig {
+	known := false
+	return schema.ClusterConfig{ID: 7, Capabilities: schema.Capabilities{
+		SyncedCanaries: true, MaxConnectedClusters: 255, ServiceExportsEnabled: &known, EndpointSlicesExportMode: schema.ModeServicesAndEndpointSlices,
+	}}
 }
 
 func (w *world) port() string {
@@ -73,7 +78,7 @@ func (w *world) serveCertificate(c tls.Certificate) { w.front.tls.Certificates =
 func (w *world) open() {
 	w.t.Helper()
 	w.fill(w.server.store)
-	revision := w.server.store.Revision()
+	revision := w.server.store.Revision() - 1 // what is newest can still be read as it was before
 	w.server.store.Compact(revision)
 	w.server.compacted = revision
 	w.put(schema.HeartbeatKey, schema.EncodeTime(w.beatTime().Unix()))
