@@ -39,9 +39,29 @@ func keyOf(cluster string, n lb.ServiceName) string {
 	return schema.ServiceKey(cluster, n.Namespace, n.Name)
 }
 
+// item is what a key of a store names: a record of a kind.
+type item struct {
+	kind schema.Kind
+	name lb.ServiceName // of the record, which may be a slice
+}
+
+func (i item) key(cluster string, cached bool) string {
+	key := keyOf(cluster, i.name)
+	if i.kind == schema.KindEndpointSlice {
+		key = schema.EndpointSliceKey(cluster, i.name.Namespace, i.name.Name)
+	}
+	if cached {
+		key = strings.Replace(key, "cilium/state/", "cilium/cache/", 1)
+	}
+	return key
+}
+
+func compareItems(a, b item) int { return cmp.Or(cmp.Compare(a.kind, b.kind), a.name.Compare(b.name)) }
+
 // entry is one value of a cluster's store: what it means to the oracle, and the
 // bytes. A refused value means nothing.
 type entry struct {
+	service   lb.ServiceName // that it is about
 	value     []byte
 	frontends []lb.Frontend
 	affinity  lb.Affinity
@@ -49,11 +69,17 @@ type entry struct {
 	refused   bool
 }
 
-func genEntry(t *rapid.T, cluster string, n lb.ServiceName) entry {
-	if cluster == own {
-		return genLocal(t, n)
+func genEntry(t *rapid.T, codec *schema.SliceCodec, cluster string, i item) entry {
+	if i.kind == schema.KindEndpointSlice {
+		return genSlice(t, codec, cluster, i.name)
 	}
-	return genRemote(t, cluster, n)
+	e := genRemote
+	if i.kind == schema.KindLocalService {
+		e = func(t *rapid.T, _ string, n lb.ServiceName) entry { return genLocal(t, n) }
+	}
+	out := e(t, cluster, i.name)
+	out.service = i.name
+	return out
 }
 
 func genLocal(t *rapid.T, n lb.ServiceName) entry {
@@ -153,22 +179,56 @@ func (e *entry) addRemote(t *rapid.T, s *schema.Service, a netip.Addr) {
 // oracle knows what was delivered and what was restored, and computes
 // everything anew each time it is asked.
 type oracle struct {
-	delivered map[string]map[lb.ServiceName]entry // by cluster
+	delivered map[string]map[item]entry           // by cluster
 	restored  map[string]map[lb.ServiceName]entry // by cluster, until it is synced
 }
 
 func newOracle() *oracle {
-	return &oracle{map[string]map[lb.ServiceName]entry{}, map[string]map[lb.ServiceName]entry{}}
+	return &oracle{map[string]map[item]entry{}, map[string]map[lb.ServiceName]entry{}}
 }
 
-func (o *oracle) deliver(cluster string, n lb.ServiceName, e entry, present bool) {
+func (o *oracle) deliver(cluster string, i item, e entry, present bool) {
 	if o.delivered[cluster] == nil {
-		o.delivered[cluster] = map[lb.ServiceName]entry{}
+		o.delivered[cluster] = map[item]entry{}
 	}
-	delete(o.delivered[cluster], n)
+	delete(o.delivered[cluster], i)
 	if present && !e.refused {
-		o.delivered[cluster][n] = e
+		o.delivered[cluster][i] = e
 	}
+}
+
+// said is what a cluster's records say of each service, joined.
+func (o *oracle) said(cluster string) map[lb.ServiceName]entry {
+	out := map[lb.ServiceName]entry{}
+	for _, e := range o.delivered[cluster] {
+		sum := out[e.service]
+		sum.affinity = e.affinity // the own cluster has one record per service
+		sum.frontends = append(sum.frontends, e.frontends...)
+		sum.backends = join(append(slices.Clone(sum.backends), e.backends...))
+		out[e.service] = sum
+	}
+	return out
+}
+
+// join is what several mentions of one address come to: all names, the best
+// state, and of the zones said with it the first.
+func join(in []lb.Backend) (out []lb.Backend) {
+	for _, b := range in {
+		i := slices.IndexFunc(out, func(o lb.Backend) bool { return o.Addr == b.Addr })
+		if i < 0 {
+			out = append(out, b)
+			continue
+		}
+		o := &out[i]
+		o.Names = slices.Concat(o.Names, b.Names)
+		slices.Sort(o.Names)
+		o.Names = slices.Compact(o.Names)
+		better := b.State < o.State || b.State == o.State && b.Zone != "" && (o.Zone == "" || b.Zone < o.Zone)
+		if better {
+			o.State, o.Zone = b.State, b.Zone
+		}
+	}
+	return out
 }
 
 // restore replaces everything by what tables leave in the kernel.
@@ -201,7 +261,7 @@ func (o *oracle) keep(cluster string) {
 	if o.restored[cluster] == nil {
 		o.restored[cluster] = map[lb.ServiceName]entry{}
 	}
-	for n, e := range o.delivered[cluster] {
+	for n, e := range o.said(cluster) {
 		old := o.restored[cluster][n]
 		e.frontends = overlay(e.frontends, old.frontends, frontendKey)
 		e.backends = overlay(e.backends, old.backends, backendKey)
@@ -225,8 +285,11 @@ func addRestored(in []lb.Backend, b lb.Backend, name string) []lb.Backend {
 
 // services computes all services that the own cluster has.
 func (o *oracle) services() map[lb.ServiceName]lb.Service {
-	out := map[lb.ServiceName]lb.Service{}
-	for _, layer := range []map[string]map[lb.ServiceName]entry{o.restored, o.delivered} { // the latter's affinity wins
+	out, said := map[lb.ServiceName]lb.Service{}, map[string]map[lb.ServiceName]entry{}
+	for cluster := range ids {
+		said[cluster] = o.said(cluster)
+	}
+	for _, layer := range []map[string]map[lb.ServiceName]entry{o.restored, said} { // the latter's affinity wins
 		for n, e := range layer[own] {
 			out[n] = lb.Service{Name: n, Affinity: e.affinity}
 		}
@@ -234,14 +297,14 @@ func (o *oracle) services() map[lb.ServiceName]lb.Service {
 	owner := map[netip.AddrPort]lb.ServiceName{}
 	for _, n := range slices.SortedFunc(maps.Keys(out), lb.ServiceName.Compare) {
 		s := out[n]
-		for _, f := range overlay(o.delivered[own][n].frontends, o.restored[own][n].frontends, frontendKey) {
+		for _, f := range overlay(said[own][n].frontends, o.restored[own][n].frontends, frontendKey) {
 			if first, taken := owner[f.Addr]; !taken || first == n {
 				owner[f.Addr] = n
 				s.Frontends = append(s.Frontends, f)
 			}
 		}
 		for cluster := range ids {
-			s.Backends = append(s.Backends, overlay(o.delivered[cluster][n].backends, o.restored[cluster][n].backends, backendKey)...)
+			s.Backends = append(s.Backends, overlay(said[cluster][n].backends, o.restored[cluster][n].backends, backendKey)...)
 		}
 		out[n] = s
 	}
