@@ -3,15 +3,12 @@ package interop
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/clustermesh/clustermesh/e2e/internal/kube"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,16 +109,6 @@ func (e edit) apply(t *testing.T, dir string) {
 	data, err := json.Marshal(e.object)
 	must(t, err)
 	replace(t, path, string(data))
-}
-
-// objects is the cluster as the oracle of the node's maps reads it.
-func (c *cluster) objects() kube.Objects {
-	return kube.Objects{
-		Cluster:    c.name,
-		Namespaces: slices.Collect(maps.Values(c.namespaces)),
-		Services:   slices.Collect(maps.Values(c.services)),
-		Slices:     slices.Collect(maps.Values(c.slices)),
-	}
 }
 
 // object is what all kinds have in common.

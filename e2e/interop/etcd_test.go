@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/cilium/pkg/kvstore"
 	etcdinit "github.com/cilium/cilium/pkg/kvstore/etcdinit"
@@ -104,11 +105,16 @@ func (g *ground) connect(t *testing.T, log *slog.Logger, address, user string) k
 	t.Helper()
 	path := filepath.Join(g.subdir(t), user+".yaml")
 	replace(t, path, g.etcdConfig(address, user))
-	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
-	defer cancel()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // of the client's life
+	t.Cleanup(cancel)
 	options := map[string]string{kvstore.EtcdOptionConfig: path, kvstore.EtcdRateLimitOption: "10000"}
 	client, failed := kvstore.NewClient(ctx, log, kvstore.EtcdBackendName, options, kvstore.ExtraOptions{LeaseTTL: leaseTTL})
-	must(t, <-failed)
+	select {
+	case err := <-failed:
+		must(t, err)
+	case <-time.After(startLimit):
+		t.Fatalf("Cilium's client of %s is not connected after %v", address, startLimit)
+	}
 	t.Cleanup(client.Close)
 	return ciliumClient{client}
 }

@@ -53,6 +53,8 @@ func newGround(t *testing.T) *ground {
 	must(t, err)
 	t.Cleanup(func() { must(t, g.lab.Close()) })
 	must(t, certs.InitCA(g.pki, certs.CAOptions{}))
+	_, err = certs.Issue(g.pki, certs.IssueRequest{Kind: certs.Remote})
+	must(t, err)
 	for _, cluster := range []string{"east", "west"} {
 		for _, request := range []certs.IssueRequest{
 			{Kind: certs.Server, Cluster: cluster, Hosts: []string{"127.0.0.1"}},

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/clustermesh/clustermesh/e2e/internal/kernel"
-	"github.com/clustermesh/clustermesh/e2e/internal/kube"
 	"github.com/clustermesh/clustermesh/e2e/internal/lab"
 	"github.com/clustermesh/clustermesh/e2e/internal/oracle"
 )
@@ -61,8 +60,7 @@ func (g *ground) startApiserver(t *testing.T, c *cluster) *apiserver {
 // eBPF maps in a cgroup and a bpffs of its own.
 type agent struct {
 	*lab.Process
-	cluster *cluster
-	maps    *kernel.Maps
+	maps *kernel.Maps
 }
 
 // startAgent starts the agent of a node that reads the clusters whose files are
@@ -80,7 +78,7 @@ func (g *ground) startAgent(t *testing.T, c *cluster, names map[uint16]string, f
 	cgroup, err := g.lab.Cgroup("pods/" + name)
 	must(t, err)
 	http := g.listen()
-	a := &agent{cluster: c}
+	a := &agent{}
 	a.Process, err = g.lab.Start(lab.Spec{Name: name, Path: binary("clustermesh-agent"), Args: []string{
 		"--cluster-name", c.name, "--cluster-id", fmt.Sprint(c.id), "--node-name", c.name + "-n0",
 		"--clusters", clusters, "--cgroup", cgroup, "--bpffs", bpffs, "--state-dir", filepath.Join(dir, "state"),
@@ -95,16 +93,11 @@ func (g *ground) startAgent(t *testing.T, c *cluster, names map[uint16]string, f
 	return a
 }
 
-// await waits until the node's maps hold exactly what follows from the objects
-// of all clusters, and returns how long it took. The kernel tells nobody that a
-// map changed, so it looks again and again.
-func (a *agent) await(t *testing.T, all ...*cluster) time.Duration {
+// await waits until the node's maps hold exactly what is wanted, and returns
+// how long it took. The kernel tells nobody that a map changed, so it looks
+// again and again.
+func (a *agent) await(t *testing.T, want oracle.Table) time.Duration {
 	t.Helper()
-	var objects []kube.Objects
-	for _, c := range all {
-		objects = append(objects, c.objects())
-	}
-	want := oracle.Expect(a.cluster.name, objects)
 	begin, deadline := time.Now(), time.After(giveUp)
 	for {
 		has, err := a.maps.Table()
@@ -118,5 +111,17 @@ func (a *agent) await(t *testing.T, all ...*cluster) time.Duration {
 			t.Fatalf("the node's maps do not hold what is published after %v (%v):\n%s", giveUp, err, has.Diff(want))
 		case <-time.After(2 * time.Millisecond):
 		}
+	}
+}
+
+// follow runs a change and waits until the node's maps hold what is wanted
+// after it. The time counts if there was anything to do.
+func (a *agent) follow(t *testing.T, took *times, want func() oracle.Table, change func()) {
+	t.Helper()
+	before := want()
+	change()
+	after := want()
+	if d := a.await(t, after); !after.Equal(before) {
+		*took = append(*took, d)
 	}
 }
