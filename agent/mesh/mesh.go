@@ -22,9 +22,11 @@ type Mesh struct {
 	words    pool
 	codec    schema.SliceCodec
 
-	unsettled []*service   // whose slices changed in the Apply under way
-	raw       []rawBackend // scratch
-	all       []record     // scratch
+	unsettled []*service // whose slices changed in the Apply under way
+
+	raw        []rawBackend // scratch memory
+	all, spare []record
+	ends       []int
 }
 
 // New returns a Mesh that knows its own cluster and nothing else. cfg must be

@@ -207,12 +207,7 @@ func (m *Mesh) union(list *slice) []record {
 		m.share(list.records)
 		return list.records
 	}
-	all := m.all[:0]
-	for ; list != nil; list = list.next {
-		all = append(all, list.records...)
-	}
-	m.all = modest(all)
-	slices.SortFunc(all, compareRecords)
+	all := m.merged(list)
 	out := make([]record, 0, distinct(all))
 	for len(all) > 0 {
 		n := 1
@@ -223,6 +218,41 @@ func (m *Mesh) union(list *slice) []record {
 		all = all[n:]
 	}
 	return out
+}
+
+// merged returns the records of all slices of a list in order. Each slice's are
+// in order already, so pairs of them are merged until one list is left. The
+// result is scratch memory.
+func (m *Mesh) merged(list *slice) []record {
+	all, ends := m.all[:0], m.ends[:0]
+	for ; list != nil; list = list.next {
+		all = append(all, list.records...)
+		ends = append(ends, len(all))
+	}
+	spare := slices.Grow(m.spare[:0], len(all))[:len(all)]
+	for len(ends) > 1 {
+		n, start := 0, 0
+		for i := 0; i < len(ends); i += 2 {
+			middle, end := ends[i], ends[min(i+1, len(ends)-1)]
+			mergeTwo(spare[start:end], all[start:middle], all[middle:end])
+			ends[n] = end
+			start, n = end, n+1
+		}
+		all, spare, ends = spare, all, ends[:n]
+	}
+	m.all, m.spare, m.ends = modest(all), modest(spare), modest(ends)
+	return all
+}
+
+// mergeTwo merges a and b, which are in order, into out, which has their length.
+func mergeTwo(out, a, b []record) {
+	for i := range out {
+		if len(b) == 0 || len(a) > 0 && compareRecords(a[0], b[0]) <= 0 {
+			out[i], a = a[0], a[1:]
+		} else {
+			out[i], b = b[0], b[1:]
+		}
+	}
 }
 
 // distinct counts the addresses, ports and protocols of a sorted list.
