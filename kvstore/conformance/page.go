@@ -44,6 +44,9 @@ func pageChecks() []Check {
 	}}
 }
 
+// maxListed bounds one listing, for a server that never comes to an end.
+const maxListed = 5_000_000
+
 // maxSurveyed bounds how many keys a survey remembers.
 const maxSurveyed = 500_000
 
@@ -108,7 +111,7 @@ func checkPageOrder(ctx context.Context, s *session) finding {
 // list hands every key of a range to visit, in pages at one revision, as
 // Cilium's client lists. It notes in the survey what is wrong with the paging.
 func (s *session) list(ctx context.Context, r keyRange, limit int64, visit func(*mvccpb.KeyValue)) (revision int64, err error) {
-	for next := r.start; ; {
+	for next, listed := r.start, 0; ; {
 		page, err := s.ask(ctx, keyRange{next, r.end}, limit, revision)
 		if err != nil {
 			return 0, errors.New(text(err))
@@ -119,8 +122,12 @@ func (s *session) list(ctx context.Context, r keyRange, limit int64, visit func(
 		if err := s.takePage(page, keyRange{next, r.end}, limit, visit); err != nil {
 			return 0, err
 		}
-		if len(page.Kvs) == 0 {
+		listed += len(page.Kvs)
+		switch {
+		case len(page.Kvs) == 0:
 			return revision, nil
+		case listed > maxListed:
+			return 0, fmt.Errorf("more than %d keys", maxListed)
 		}
 		next = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
 		if !page.More {

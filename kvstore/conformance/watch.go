@@ -159,10 +159,16 @@ type history struct {
 	from     int64
 	at       int64 // the revision of the last change seen
 	events   int
-	last     map[string]*mvccpb.Event // by key
+	last     map[string]outlived // by key
 	deletes  int
 	outside  string // what was wrong, "" if nothing
 	disorder string
+}
+
+// outlived is the last change of a key.
+type outlived struct {
+	revision int64
+	deleted  bool
 }
 
 func (h *history) verdict(problem string) finding {
@@ -183,7 +189,7 @@ func checkWatchRange(ctx context.Context, s *session) finding {
 		h = &history{from: 1}
 		s.history = h
 	}
-	h.last = map[string]*mvccpb.Event{}
+	h.last = map[string]outlived{}
 	ctx, cancel := context.WithTimeout(ctx, 4*s.opts.Timeout)
 	defer cancel()
 	err := s.follow(ctx, s.entries(), h.from, true, func(reply *etcdserverpb.WatchResponse) error {
@@ -222,11 +228,12 @@ func (h *history) take(e *mvccpb.Event, r keyRange, until int64) {
 		return
 	}
 	h.events++
-	if e.Type == mvccpb.Event_DELETE {
+	deleted := e.Type == mvccpb.Event_DELETE
+	if deleted {
 		h.deletes++
 	}
-	if old := h.last[key]; old == nil || old.GetKv().GetModRevision() <= at {
-		h.last[key] = e
+	if at >= h.last[key].revision {
+		h.last[key] = outlived{at, deleted}
 	}
 }
 
@@ -236,13 +243,13 @@ func (s *session) checkDeletes() finding {
 	if s.survey.truncated {
 		return skip("more than %d entries", maxSurveyed)
 	}
-	for key, e := range h.last {
+	for key, last := range h.last {
 		listed, exists := s.survey.revisions[key]
 		switch {
-		case e.Type == mvccpb.Event_DELETE && exists:
-			return fail("%s was deleted at revision %d and is listed as of %d", key, e.Kv.ModRevision, listed)
-		case e.Type != mvccpb.Event_DELETE && !exists:
-			return fail("%s was put at revision %d, is not listed, and no deletion came", key, e.Kv.ModRevision)
+		case last.deleted && exists:
+			return fail("%s was deleted at revision %d and is listed as of %d", key, last.revision, listed)
+		case !last.deleted && !exists:
+			return fail("%s was put at revision %d, is not listed, and no deletion came", key, last.revision)
 		}
 	}
 	if h.deletes == 0 {
