@@ -8,11 +8,18 @@
 package apiserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/apiserver/source"
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -27,6 +34,21 @@ type Config struct {
 	// namespace that does not say so itself takes part in the mesh.
 	DefaultGlobalNamespace bool
 
+	// IdentitySource (--identity-source) says where identities, pod addresses and
+	// nodes come from: "own" makes them of pods and nodes, "cilium" takes
+	// Cilium's, "auto" or "" takes Cilium's where the cluster has them.
+	IdentitySource string
+	// CiliumEndpointSlices (--enable-cilium-endpoint-slice) reads Cilium's
+	// endpoints from its slices.
+	CiliumEndpointSlices bool
+	// EndpointSlices (--endpoint-slices-export-mode) says in which form backends
+	// are exported: one of schema's modes, or "" for services only.
+	EndpointSlices string
+	// MCSAPI (--mcs-api) says what is announced of the Multi-Cluster Services
+	// API: "true" exports ServiceExports, "false" has none, "absent" knows nothing
+	// of them, "auto" or "" is true where the cluster has them and else false.
+	MCSAPI string
+
 	// Of the sources exactly one is used: Manifests, else Kubeconfig, else
 	// InCluster.
 	Manifests  string // --manifests: a directory of Kubernetes manifests
@@ -36,7 +58,14 @@ type Config struct {
 	DataDir string            // --data-dir: where the store and the identities' journal live
 	Listen  string            // --listen: the gateway's address, host:port
 	TLS     certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca
+	TLSDir  string            // --tls-dir: holds tls.crt, tls.key and ca.crt, for those of TLS that are ""
 	HTTP    string            // --http: address of /metrics, /healthz and /readyz; "" for none
+
+	// CiliumCompat (--cilium-compat) serves what tools expect of Cilium's own
+	// clustermesh-apiserver: its health check at HealthListen (--health-listen),
+	// and metrics under its names beside ours.
+	CiliumCompat bool
+	HealthListen string
 
 	Version string       // shown in metrics
 	Log     *slog.Logger // nil discards
@@ -46,22 +75,38 @@ type Config struct {
 	OnReady func(Addresses)
 }
 
-// Addresses are what an apiserver listens on. HTTP is nil without one.
-type Addresses struct{ Gateway, HTTP net.Addr }
+// Addresses are what an apiserver listens on. HTTP and Health are nil without
+// one.
+type Addresses struct{ Gateway, HTTP, Health net.Addr }
 
 // Validate joins everything that is wrong with the configuration. It does no
 // I/O: files are looked at by Run.
 func (c Config) Validate() error {
+	tls := c.tlsFiles()
 	return errors.Join(
 		flagError("--cluster-name", c.ClusterName, schema.ValidateClusterName(c.ClusterName)),
 		c.validateID(), c.validateSource(),
 		needed("--data-dir", c.DataDir, "name a directory that this process may write"),
 		address("--listen", c.Listen),
-		needed("--tls-cert", c.TLS.Cert, "name the PEM file of the server's certificate"),
-		needed("--tls-key", c.TLS.Key, "name the PEM file of the server's private key"),
-		needed("--tls-client-ca", c.TLS.ClientCA, "name the PEM file of the CAs that readers' certificates come from"),
-		c.validateHTTP(),
+		needed("--tls-cert", tls.Cert, "name the PEM file of the server's certificate"),
+		needed("--tls-key", tls.Key, "name the PEM file of the server's private key"),
+		needed("--tls-client-ca", tls.ClientCA, "name the PEM file of the CAs that readers' certificates come from"),
+		optionalAddress("--http", c.HTTP, true), optionalAddress("--health-listen", c.HealthListen, c.CiliumCompat),
+		oneOf("--identity-source", c.IdentitySource, "", "auto", "own", "cilium"),
+		oneOf("--mcs-api", c.MCSAPI, "", "auto", "true", "false", "absent"),
+		oneOf("--endpoint-slices-export-mode", c.EndpointSlices, "", schema.ModeServicesAndEndpointSlices, schema.ModeEndpointSlicesOnly),
 	)
+}
+
+// tlsFiles are the files of the server, those of the directory included.
+func (c Config) tlsFiles() certs.ServerFiles {
+	files := c.TLS
+	if c.TLSDir != "" {
+		files.Cert = cmp.Or(files.Cert, filepath.Join(c.TLSDir, "tls.crt"))
+		files.Key = cmp.Or(files.Key, filepath.Join(c.TLSDir, "tls.key"))
+		files.ClientCA = cmp.Or(files.ClientCA, filepath.Join(c.TLSDir, "ca.crt"))
+	}
+	return files
 }
 
 // validateID checks the limit first: the range of ids depends on it.
@@ -82,11 +127,23 @@ func (c Config) validateSource() error {
 	return nil
 }
 
-func (c Config) validateHTTP() error {
-	if c.HTTP == "" {
+// optionalAddress checks an address that is used, if it is given.
+func optionalAddress(flag, value string, used bool) error {
+	if value == "" || !used {
 		return nil
 	}
-	return address("--http", c.HTTP)
+	return address(flag, value)
+}
+
+func oneOf(flag, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	var quoted []string
+	for _, a := range allowed {
+		quoted = append(quoted, strconv.Quote(a))
+	}
+	return fmt.Errorf("%s %q: not known; use one of %s", flag, value, strings.Join(quoted, ", "))
 }
 
 func flagError(flag, value string, err error) error {
@@ -127,13 +184,46 @@ func (c Config) log() *slog.Logger {
 	return c.Log
 }
 
-func (c Config) clusterConfig() schema.ClusterConfig {
-	return schema.ClusterConfig{ID: c.ClusterID, Capabilities: schema.Capabilities{
-		SyncedCanaries: true, MaxConnectedClusters: c.MaxConnectedClusters,
-	}}
+// wants says which kinds the source reads.
+func (c Config) wants() source.Wants {
+	w := source.Wants{CiliumSlices: c.CiliumEndpointSlices}
+	switch c.IdentitySource {
+	case "own":
+		w.Cilium = source.No
+	case "cilium":
+		w.Cilium = source.Yes
+	}
+	switch c.MCSAPI {
+	case "true":
+		w.ServiceExports = source.Yes
+	case "false", "absent":
+		w.ServiceExports = source.No
+	}
+	return w
 }
 
-// kinds are the kinds of records that are published, each by its publisher.
-func kinds() []schema.Kind {
-	return []schema.Kind{schema.KindService, schema.KindNode, schema.KindIdentity, schema.KindIP, schema.KindLocalService}
+// export is the exporter's configuration, given what the source reads.
+func (c Config) export(r source.Reads) export.Config {
+	return export.Config{
+		Cluster: c.ClusterName, ClusterID: c.ClusterID, MaxClusters: c.MaxConnectedClusters,
+		DefaultGlobalNamespace: c.DefaultGlobalNamespace, EndpointSlices: c.EndpointSlices,
+		ServiceExports: r.ServiceExports != "", CiliumIdentities: r.Cilium,
+	}
+}
+
+// clusterConfig is the cluster's announcement, given what the source reads.
+func (c Config) clusterConfig(r source.Reads) schema.ClusterConfig {
+	capabilities := schema.Capabilities{
+		SyncedCanaries: true, MaxConnectedClusters: c.MaxConnectedClusters, EndpointSlicesExportMode: c.EndpointSlices,
+	}
+	if exports := r.ServiceExports != ""; c.MCSAPI != "absent" {
+		capabilities.ServiceExportsEnabled = &exports
+	}
+	return schema.ClusterConfig{ID: c.ClusterID, Capabilities: capabilities}
+}
+
+// kinds are the kinds of records that are published, each by its publisher:
+// those that the announcement names, whatever the source reads, and our own.
+func (c Config) kinds() []schema.Kind {
+	return append(schema.PublishedKinds(c.clusterConfig(source.Reads{})), schema.KindLocalService)
 }

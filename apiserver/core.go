@@ -17,13 +17,16 @@ const retryInterval = time.Minute
 // core owns the exporter: one goroutine takes what the source says, and the
 // publishers of each new life of the store.
 type core struct {
-	exporter *export.Exporter
+	config   Config
+	exporter *export.Exporter // nil until it is known what the source reads
 	table    *identity.Table
 	journal  *journal
 	status   *status
 	log      *slog.Logger
 	batches  chan source.Batch
 	lives    chan *life
+	begun    chan struct{} // closed when reads is known
+	reads    source.Reads  // not before begun is closed
 
 	synced   bool
 	life     *life
@@ -60,12 +63,25 @@ func (c *core) run(ctx context.Context) error {
 
 func (c *core) take(b source.Batch) {
 	c.noteProblems(b.Problems)
+	if b.Reads != nil && c.exporter == nil {
+		c.begin(*b.Reads)
+	}
 	c.apply(b.Changes)
 	if b.Synced && !c.synced {
 		c.synced = true
 		c.log.Info("source is synced", "n", len(b.Changes))
 		c.markSynced()
 	}
+}
+
+// begin decides how objects are exported, once the source knows which kinds it
+// reads.
+func (c *core) begin(r source.Reads) {
+	c.exporter = export.New(c.config.export(r), c.table)
+	c.reads = r
+	c.status.setIdentitySource(r.Cilium)
+	c.log.Info("exporting begins", "identity_source", identitySource(r.Cilium), "service_exports", r.ServiceExports != "")
+	close(c.begun)
 }
 
 // noteProblems logs what is new and counts it.
@@ -85,6 +101,9 @@ func (c *core) noteProblems(problems []source.Problem) {
 // apply exports changes. The numbers of identities are on disk before anybody
 // can read them; if the disk fails, publishing goes on without.
 func (c *core) apply(changes []export.Change) {
+	if c.exporter == nil {
+		return
+	}
 	c.table.Advance(time.Now().Unix())
 	records := c.exporter.Apply(changes)
 	if err := c.journal.append(c.table.TakeChanges(), c.table); err != nil {
@@ -95,7 +114,7 @@ func (c *core) apply(changes []export.Change) {
 	c.status.setExport(c.exporter, c.table.Stats())
 }
 
-// attach fills the empty store of a new life.
+// attach fills the empty store of a new life, which comes after begin.
 func (c *core) attach(l *life) {
 	c.life = l
 	l.publish(c.exporter.All())

@@ -1,9 +1,11 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -14,19 +16,20 @@ import (
 // maxComplaints bounds the body of /readyz.
 const maxComplaints = 100
 
-// serveHTTP serves metrics and health until ctx ends.
-func (a *apiserver) serveHTTP(ctx context.Context) error {
-	if a.http == nil {
+// serveHTTP serves what listens by a flag until ctx ends; without a listener it
+// does nothing.
+func serveHTTP(ctx context.Context, flag string, listener net.Listener, handler http.Handler) error {
+	if listener == nil {
 		return nil
 	}
 	server := &http.Server{
-		Handler: a.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := server.Serve(a.http); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve --http: %w", err)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", flag, err)
 		}
 		return nil
 	})
@@ -55,6 +58,7 @@ func (s *status) serveReady(w http.ResponseWriter, _ *http.Request) {
 	} else {
 		fmt.Fprintln(w, "ready")
 	}
+	fmt.Fprintln(w, "identity source:", cmp.Or(s.identitySource(), "not known yet"))
 	for _, m := range missing {
 		fmt.Fprintln(w, "missing:", m)
 	}

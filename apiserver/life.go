@@ -35,7 +35,7 @@ func (a *apiserver) newLife() (*life, error) {
 		return nil, err
 	}
 	l := &life{server: s, publishers: map[schema.Kind]*kvstore.Publisher{}}
-	for _, k := range kinds() {
+	for _, k := range a.config.kinds() {
 		l.publishers[k] = kvstore.NewPublisher(s.Store(), kvstore.PublisherConfig{
 			Prefix: schema.WatchPrefix(k, a.config.ClusterName, false),
 			Canary: schema.CanaryKey(k, a.config.ClusterName, false),
@@ -132,23 +132,34 @@ func (a *apiserver) live(ctx context.Context) (started bool, err error) {
 
 // fill writes the cluster's announcement before anything else: a reader that
 // finds none has to poll for it. Only then do the publishers run, and with
-// them the canaries.
+// them the canaries. What is announced may depend on what the source reads; a
+// reader that asks before that is known waits, and keeps what it has.
 func (a *apiserver) fill(ctx context.Context, l *life) error {
 	store := l.server.Store()
-	configKey, config := schema.ClusterConfigKey(a.config.ClusterName), a.config.clusterConfig().Encode()
-	err := store.Apply(ctx, []kvstore.Op{
-		{Key: configKey, Value: config},
-		{Key: schema.HeartbeatKey, Value: now()},
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return kvstore.Keep(ctx, store, schema.HeartbeatKey, heartbeatInterval, now, a.keepFailed)
 	})
-	if err != nil {
+	group.Go(func() error {
+		select {
+		case <-a.core.begun:
+			return a.publish(ctx, l)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return group.Wait()
+}
+
+func (a *apiserver) publish(ctx context.Context, l *life) error {
+	store, key := l.server.Store(), schema.ClusterConfigKey(a.config.ClusterName)
+	config := a.config.clusterConfig(a.core.reads).Encode()
+	if err := store.Apply(ctx, []kvstore.Op{{Key: key, Value: config}}); err != nil {
 		return fmt.Errorf("announce the cluster: %w", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return kvstore.Keep(ctx, store, configKey, configInterval, func() []byte { return config }, a.keepFailed)
-	})
-	group.Go(func() error {
-		return kvstore.Keep(ctx, store, schema.HeartbeatKey, heartbeatInterval, now, a.keepFailed)
+		return kvstore.Keep(ctx, store, key, configInterval, func() []byte { return config }, a.keepFailed)
 	})
 	for _, p := range l.publishers {
 		group.Go(func() error { return p.Run(ctx) })
@@ -170,7 +181,7 @@ func (a *apiserver) introduce(ctx context.Context, l *life) error {
 	case <-ctx.Done():
 		return nil
 	}
-	for _, k := range kinds() {
+	for _, k := range a.config.kinds() {
 		select {
 		case <-l.publishers[k].Done():
 		case <-ctx.Done():
@@ -179,6 +190,7 @@ func (a *apiserver) introduce(ctx context.Context, l *life) error {
 	}
 	l.server.SetServing(true)
 	a.log.Info("everything is published", "dur", time.Since(a.began))
+	a.status.setBootstrap(time.Since(a.began))
 	a.once.Do(func() { a.announce(l) })
 	return nil
 }

@@ -16,6 +16,7 @@ type descriptions struct {
 	objects, sourceErrors, sourceProblems  *prometheus.Desc
 	records, exportProblems                *prometheus.Desc
 	identities, identityLimit, journalFail *prometheus.Desc
+	identitySource                         *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -37,6 +38,7 @@ func newDescriptions() descriptions {
 		identities:     d("identities", "Numbers of identities, by whether they are in use or in quarantine.", "state"),
 		identityLimit:  d("identities_limit", "Numbers in the cluster's range."),
 		journalFail:    d("identity_journal_errors_total", "Failed attempts to keep identities on disk."),
+		identitySource: d("identity_source", "Always 1; where identities, pod addresses and nodes come from.", "source"),
 	}
 }
 
@@ -45,7 +47,7 @@ func (s *status) Describe(out chan<- *prometheus.Desc) {
 	d := s.metrics
 	for _, one := range []*prometheus.Desc{
 		d.ready, d.buildInfo, d.lives, d.pending, d.operations, d.publishErrors, d.objects, d.sourceErrors,
-		d.sourceProblems, d.records, d.exportProblems, d.identities, d.identityLimit, d.journalFail,
+		d.sourceProblems, d.records, d.exportProblems, d.identities, d.identityLimit, d.journalFail, d.identitySource,
 	} {
 		out <- one
 	}
@@ -71,7 +73,7 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 }
 
 func (s *status) collectPublishers(out chan<- prometheus.Metric) {
-	for _, k := range kinds() {
+	for _, k := range s.kinds {
 		stats, pending := s.past[k], 0
 		if s.life != nil {
 			p := s.life.publishers[k]
@@ -89,10 +91,10 @@ func (s *status) collectPublisher(out chan<- prometheus.Metric, kind string, sta
 }
 
 func (s *status) collectExport(out chan<- prometheus.Metric) {
-	for _, kind := range []string{"endpointslices", "namespaces", "nodes", "pods", "services"} {
+	for _, kind := range []string{"ciliumendpoints", "ciliumidentities", "ciliumnodes", "endpointslices", "namespaces", "nodes", "pods", "serviceexports", "services"} {
 		gauge(out, s.metrics.objects, s.objects[kind], kind)
 	}
-	for _, k := range kinds() {
+	for _, k := range s.kinds {
 		gauge(out, s.metrics.records, s.records[k], k.String())
 	}
 	for _, r := range export.Reasons() {
@@ -101,6 +103,9 @@ func (s *status) collectExport(out chan<- prometheus.Metric) {
 	gauge(out, s.metrics.identities, s.identities.Used, "used")
 	gauge(out, s.metrics.identities, s.identities.Resting, "quarantine")
 	gauge(out, s.metrics.identityLimit, s.identities.Capacity)
+	if s.source != "" {
+		gauge(out, s.metrics.identitySource, 1, s.source)
+	}
 }
 
 func gauge[N int | uint64](out chan<- prometheus.Metric, d *prometheus.Desc, value N, labels ...string) {

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/apiserver/identity"
 	"github.com/clustermesh/clustermesh/apiserver/source"
 	"github.com/clustermesh/clustermesh/certs"
@@ -37,6 +36,7 @@ type apiserver struct {
 	status   *status
 	registry *prometheus.Registry
 	http     net.Listener
+	health   net.Listener // for Cilium's health check, nil for none
 	began    time.Time
 	// runServer is how a life is run; tests let one fail.
 	runServer func(context.Context, *server.Server) error
@@ -60,7 +60,8 @@ func Run(ctx context.Context, config Config) error {
 
 func (a *apiserver) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.serveHTTP(ctx) })
+	group.Go(func() error { return serveHTTP(ctx, "--http", a.http, a.handler()) })
+	group.Go(func() error { return serveHTTP(ctx, "--health-listen", a.health, a.ciliumHealth()) })
 	group.Go(func() error { return a.core.run(ctx) })
 	group.Go(func() error { return a.origin.Run(ctx, a.core.sink(ctx)) })
 	group.Go(func() error { return a.serve(ctx) })
@@ -70,7 +71,7 @@ func (a *apiserver) run(ctx context.Context) error {
 func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	a := &apiserver{config: config, log: config.log(), began: time.Now(), registry: prometheus.NewRegistry(), runServer: runServer}
 	var err error
-	if a.tls, err = certs.ServerTLS(config.TLS, a.log); err != nil {
+	if a.tls, err = certs.ServerTLS(config.tlsFiles(), a.log); err != nil {
 		return nil, err
 	}
 	if a.origin, err = newOrigin(config, a.log); err != nil {
@@ -81,25 +82,41 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	if a.core, err = newCore(config, a.status, a.log); err != nil {
 		return nil, err
 	}
-	if config.HTTP != "" {
-		if a.http, err = new(net.ListenConfig).Listen(ctx, "tcp", config.HTTP); err != nil {
-			return nil, fmt.Errorf("listen on --http %q: %w; free the address or choose another", config.HTTP, err)
-		}
+	return a, a.listen(ctx)
+}
+
+func (a *apiserver) listen(ctx context.Context) (err error) {
+	if a.http, err = listen(ctx, "--http", a.config.HTTP); err != nil || !a.config.CiliumCompat {
+		return err
 	}
-	return a, nil
+	a.registry.MustRegister(newCiliumMetrics(a.config, a.status))
+	a.health, err = listen(ctx, "--health-listen", a.config.HealthListen)
+	return err
+}
+
+// listen returns nil without an address.
+func listen(ctx context.Context, flag, at string) (net.Listener, error) {
+	if at == "" {
+		return nil, nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", at)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s %q: %w; free the address or choose another", flag, at, err)
+	}
+	return l, nil
 }
 
 func runServer(ctx context.Context, s *server.Server) error { return s.Run(ctx) }
 
 func newOrigin(config Config, log *slog.Logger) (origin, error) {
 	if config.Manifests != "" {
-		return source.NewManifests(config.Manifests, filepath.Join(config.DataDir, "manifests")), nil
+		return source.NewManifests(config.Manifests, filepath.Join(config.DataDir, "manifests"), config.wants()), nil
 	}
-	client, err := source.Connect(config.Kubeconfig)
+	clients, err := source.Connect(config.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	return source.NewKubernetes(client, log), nil
+	return source.NewKubernetes(clients, config.wants(), log), nil
 }
 
 func newCore(config Config, status *status, log *slog.Logger) (*core, error) {
@@ -114,12 +131,8 @@ func newCore(config Config, status *status, log *slog.Logger) (*core, error) {
 	if bad > 0 {
 		log.Warn("journal of identities has damaged lines, which are left out", "n", bad)
 	}
-	exporter := export.New(export.Config{
-		Cluster: config.ClusterName, ClusterID: config.ClusterID, MaxClusters: config.MaxConnectedClusters,
-		DefaultGlobalNamespace: config.DefaultGlobalNamespace,
-	}, table)
 	return &core{
-		exporter: exporter, table: table, journal: j, status: status, log: log,
+		config: config, table: table, journal: j, status: status, log: log, begun: make(chan struct{}),
 		batches: make(chan source.Batch), lives: make(chan *life), problems: map[string]bool{},
 	}, nil
 }
@@ -131,6 +144,9 @@ func (a *apiserver) announce(l *life) {
 	addresses := Addresses{Gateway: l.server.Addr()}
 	if a.http != nil {
 		addresses.HTTP = a.http.Addr()
+	}
+	if a.health != nil {
+		addresses.Health = a.health.Addr()
 	}
 	a.config.OnReady(addresses)
 }

@@ -40,7 +40,8 @@ func newWorld(t *testing.T) *world {
 	server := w.issue(certs.IssueRequest{Kind: certs.Server, Cluster: "east", Hosts: []string{"127.0.0.1"}})
 	w.config = Config{
 		ClusterName: "east", ClusterID: 7, MaxConnectedClusters: 255, DefaultGlobalNamespace: true,
-		Manifests: t.TempDir(), DataDir: t.TempDir(), Listen: "127.0.0.1:0", HTTP: "127.0.0.1:0",
+		EndpointSlices: schema.ModeServicesAndEndpointSlices,
+		Manifests:      t.TempDir(), DataDir: t.TempDir(), Listen: "127.0.0.1:0", HTTP: "127.0.0.1:0",
 		TLS:     certs.ServerFiles{Cert: server.Cert, Key: server.Key, ClientCA: server.CA},
 		Log:     slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 		Version: "v-test",
@@ -213,15 +214,15 @@ func TestPublishesManifests(t *testing.T) {
 
 func (w *world) checkRemoteView(c *clientv3.Client) {
 	state := w.list(c, "cilium/state/")
-	for _, key := range []string{"cilium/state/services/v1/east/shop/web", "cilium/state/nodes/v1/east/node-1", "cilium/state/ip/v1/default/10.7.0.21"} {
+	for _, key := range []string{"cilium/state/services/v1/east/shop/web", "cilium/state/nodes/v1/east/node-1", "cilium/state/ip/v1/default/10.7.0.21", "cilium/state/endpointslices/v1/east/shop/web-1"} {
 		if state[key] == "" {
 			w.Errorf("%s is missing", key)
 		}
 	}
-	if len(state) != 4 { // and one identity
+	if len(state) != 5 { // and one identity
 		w.Errorf("published %v", slices.Sorted(maps.Keys(state)))
 	}
-	if got := len(w.list(c, "cilium/synced/east/")); got != 4 {
+	if got := len(w.list(c, "cilium/synced/east/")); got != 6 {
 		w.Errorf("%d canaries", got)
 	}
 	if len(w.list(c, "cilium/.heartbeat")) != 1 {
@@ -231,7 +232,7 @@ func (w *world) checkRemoteView(c *clientv3.Client) {
 	defer cancel()
 	reply, err := c.Get(ctx, "cilium/cluster-config/east")
 	w.must(err)
-	want := `{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255}}`
+	want := `{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,"serviceExportsEnabled":false,"endpointSlicesExportMode":"services-and-endpointslices"}}`
 	if len(reply.Kvs) != 1 || string(reply.Kvs[0].Value) != want {
 		w.Errorf("cluster config %v", reply.Kvs)
 	}
@@ -245,7 +246,7 @@ func TestOrderOfPublication(t *testing.T) {
 	w.start()
 	c := w.client(certs.Role{Kind: certs.Local, Cluster: "east"})
 	config := w.revision(c, "cilium/cluster-config/east")
-	for _, k := range kinds() {
+	for _, k := range w.config.kinds() {
 		canary := w.revision(c, schema.CanaryKey(k, "east", false))
 		for key := range w.list(c, schema.WatchPrefix(k, "east", false)) {
 			if r := w.revision(c, key); r < config || r > canary {

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/apiserver/identity"
@@ -14,6 +15,7 @@ import (
 // status is what health and metrics show. It is safe for concurrent use.
 type status struct {
 	version string
+	kinds   []schema.Kind
 	metrics descriptions
 
 	mu             sync.Mutex
@@ -29,16 +31,48 @@ type status struct {
 	exportProblems []export.Problem
 	identities     identity.Stats
 	problemReasons map[export.Reason]int
+	source         string        // of identities, "" until known
+	bootstrap      time.Duration // until everything was published, 0 before
 }
 
 func newStatus(config Config) *status {
-	return &status{version: config.Version, metrics: newDescriptions(), past: map[schema.Kind]kvstore.PublisherStats{}}
+	return &status{version: config.Version, kinds: config.kinds(), metrics: newDescriptions(), past: map[schema.Kind]kvstore.PublisherStats{}}
 }
 
 func (s *status) setSynced() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.synced = true
+}
+
+// identitySource names where identities come from, as --identity-source does.
+func identitySource(cilium bool) string {
+	if cilium {
+		return "cilium"
+	}
+	return "own"
+}
+
+func (s *status) setIdentitySource(cilium bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.source = identitySource(cilium)
+}
+
+func (s *status) identitySource() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source
+}
+
+// setBootstrap notes how long it took until everything was published for the
+// first time.
+func (s *status) setBootstrap(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bootstrap == 0 {
+		s.bootstrap = d
+	}
 }
 
 // setLife replaces the life; counters of the ended one go on counting.
@@ -110,7 +144,7 @@ func (s *status) missing() []string {
 	if s.life == nil {
 		return append(missing, "store: not running")
 	}
-	for _, k := range kinds() {
+	for _, k := range s.kinds {
 		if p := s.life.publishers[k]; !done(p) {
 			missing = append(missing, fmt.Sprintf("publish %s: not complete, %d pending", k, p.Pending()))
 		}

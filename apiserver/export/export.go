@@ -15,9 +15,11 @@ import (
 )
 
 // Change is one object that was added, updated or deleted. Object is a
-// *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Namespace,
-// *corev1.Node or *corev1.Pod; others are ignored. Of a deleted object only
-// name and namespace count. The exporter keeps the object and never writes to
+// *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Namespace or
+// *ServiceExport; with identities of our own a *corev1.Node or *corev1.Pod,
+// with Cilium's a *CiliumNode, *CiliumIdentity, *CiliumEndpoint or
+// *CiliumEndpointSlice. Others are ignored. Of a deleted object only name and
+// namespace count. The exporter keeps the object and never writes to
 // it; the caller must not either.
 type Change struct {
 	Deleted bool
@@ -39,6 +41,15 @@ type Config struct {
 	// DefaultGlobalNamespace says whether a namespace without the annotation
 	// clustermesh.cilium.io/global takes part in the mesh.
 	DefaultGlobalNamespace bool
+	// EndpointSlices says in which form backends are exported: "" means as
+	// services only, or it is one of schema's modes.
+	EndpointSlices string
+	// ServiceExports says whether exports in the sense of the Multi-Cluster
+	// Services API are published.
+	ServiceExports bool
+	// CiliumIdentities says that identities, pod addresses and nodes are those
+	// that Cilium's objects tell, and not made of pods and nodes.
+	CiliumIdentities bool
 }
 
 // Validate joins everything that is wrong with the configuration.
@@ -79,13 +90,17 @@ type Exporter struct {
 
 	namespaces map[string]*corev1.Namespace
 	services   map[name]*corev1.Service
+	shared     names // services that are open to other clusters
+	exports    map[name]*ServiceExport
 	slices     map[name]*discoveryv1.EndpointSlice
 	slicesOf   map[name]names // by service
+	codec      schema.SliceCodec
 	nodes      map[string]*corev1.Node
 	pods       map[name]*pod
 	claims     map[netip.Addr][]name // pods that say they have the address
 	numbers    map[string]*numbered  // by label text
 	waiting    map[string]struct{}   // label texts without a number
+	cilium     ciliumState
 
 	dirty     dirty
 	published map[recKey]digest
@@ -98,22 +113,30 @@ type Exporter struct {
 
 // dirty is what the next settling computes anew.
 type dirty struct {
-	services  names
-	pods      names
-	nodes     map[string]struct{}
-	addresses map[netip.Addr]struct{}
-	labels    map[string]struct{}
+	services   names
+	slices     names
+	pods       names
+	nodes      map[string]struct{}
+	addresses  map[netip.Addr]struct{}
+	labels     map[string]struct{}
+	identities map[string]struct{} // Cilium's, by number
+	holders    map[holder]struct{}
 }
 
 func newDirty() dirty {
-	return dirty{names{}, names{}, map[string]struct{}{}, map[netip.Addr]struct{}{}, map[string]struct{}{}}
+	return dirty{
+		services: names{}, slices: names{}, pods: names{}, nodes: map[string]struct{}{},
+		addresses: map[netip.Addr]struct{}{}, labels: map[string]struct{}{},
+		identities: map[string]struct{}{}, holders: map[holder]struct{}{},
+	}
 }
 
 // New returns an exporter that knows no object yet; config must be valid.
 func New(config Config, identities Identities) *Exporter {
 	return &Exporter{
 		config: config, identities: identities,
-		namespaces: map[string]*corev1.Namespace{}, services: map[name]*corev1.Service{},
+		namespaces: map[string]*corev1.Namespace{}, services: map[name]*corev1.Service{}, shared: names{},
+		exports: map[name]*ServiceExport{}, cilium: newCiliumState(),
 		slices: map[name]*discoveryv1.EndpointSlice{}, slicesOf: map[name]names{},
 		nodes: map[string]*corev1.Node{}, pods: map[name]*pod{},
 		claims: map[netip.Addr][]name{}, numbers: map[string]*numbered{}, waiting: map[string]struct{}{},
@@ -137,6 +160,10 @@ func (e *Exporter) All() []Record {
 	for n := range e.services {
 		e.dirty.services[n] = struct{}{}
 	}
+	for n := range e.slices {
+		e.touchSlice(n)
+	}
+	e.touchAllCilium()
 	for n := range e.nodes {
 		e.dirty.nodes[n] = struct{}{}
 	}
@@ -159,8 +186,24 @@ func (e *Exporter) observe(c Change) {
 		n := name{o.Namespace, o.Name}
 		store(e.services, n, o, c.Deleted)
 		e.dirty.services[n] = struct{}{}
+	case *ServiceExport:
+		n := name{o.Namespace, o.Name}
+		store(e.exports, n, o, c.Deleted)
+		e.dirty.services[n] = struct{}{}
 	case *discoveryv1.EndpointSlice:
 		e.observeSlice(o, c.Deleted)
+	default:
+		if e.config.CiliumIdentities {
+			e.observeCilium(c)
+			return
+		}
+		e.observeOwn(c)
+	}
+}
+
+// observeOwn takes an object that counts if identities are our own.
+func (e *Exporter) observeOwn(c Change) {
+	switch o := c.Object.(type) {
 	case *corev1.Node:
 		store(e.nodes, o.Name, o, c.Deleted)
 		e.dirty.nodes[o.Name] = struct{}{}
@@ -199,6 +242,7 @@ func (e *Exporter) touchNamespace(namespace string) {
 			e.dirty.pods[n] = struct{}{}
 		}
 	}
+	e.touchCilium(namespace)
 }
 
 func (e *Exporter) observeSlice(o *discoveryv1.EndpointSlice, deleted bool) {
@@ -207,8 +251,15 @@ func (e *Exporter) observeSlice(o *discoveryv1.EndpointSlice, deleted bool) {
 		e.unlinkSlice(n, serviceOf(old))
 	}
 	store(e.slices, n, o, deleted)
+	e.touchSlice(n)
 	if !deleted {
 		e.linkSlice(n, serviceOf(o))
+	}
+}
+
+func (e *Exporter) touchSlice(slice name) {
+	if e.config.EndpointSlices != "" {
+		e.dirty.slices[slice] = struct{}{}
 	}
 }
 
@@ -240,7 +291,14 @@ func (e *Exporter) settle() []Record {
 	for n := range e.dirty.services {
 		e.exportService(n)
 	}
-	e.exportPods()
+	for n := range e.dirty.slices { // after the services, which decide on them
+		e.exportSlice(n)
+	}
+	if e.config.CiliumIdentities {
+		e.exportCilium()
+	} else {
+		e.exportPods()
+	}
 	out := e.out
 	e.out, e.dirty = nil, newDirty()
 	slices.SortFunc(out, func(a, b Record) int {
@@ -288,6 +346,7 @@ func (r Record) String() string {
 func (e *Exporter) Objects() map[string]int {
 	return map[string]int{
 		"namespaces": len(e.namespaces), "services": len(e.services), "endpointslices": len(e.slices),
-		"nodes": len(e.nodes), "pods": len(e.pods),
+		"nodes": len(e.nodes), "pods": len(e.pods), "serviceexports": len(e.exports),
+		"ciliumnodes": len(e.cilium.nodes), "ciliumidentities": len(e.cilium.identities), "ciliumendpoints": len(e.cilium.holdings),
 	}
 }

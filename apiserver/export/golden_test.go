@@ -20,7 +20,8 @@ import (
 
 // Each scenario is a file of steps, applied one after the other: apply*.yaml
 // and delete*.yaml hold objects. The file want holds the records that each
-// step changed and the problems that are left.
+// step changed, endpoint slices decoded, and the problems that are left. What
+// the comment says about the configuration holds for the scenario.
 func TestScenarios(t *testing.T) {
 	update := flag.Lookup("update").Value.(flag.Getter).Get().(bool)
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -51,12 +52,32 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func play(t *testing.T, archive *txtar.Archive) string {
-	config := export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true}
-	if strings.Contains(string(archive.Comment), "namespaces are not global by default") {
-		config.DefaultGlobalNamespace = false
+// configOf reads what a scenario's comment says: that namespaces are not global
+// by default, and after "config:" how exports differ from plain services.
+func configOf(comment string) export.Config {
+	config := export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255}
+	config.DefaultGlobalNamespace = !strings.Contains(comment, "namespaces are not global by default")
+	_, words, _ := strings.Cut(comment, "config:")
+	for word := range strings.FieldsSeq(words) {
+		switch word {
+		case "both":
+			config.EndpointSlices = schema.ModeServicesAndEndpointSlices
+		case "slices-only":
+			config.EndpointSlices = schema.ModeEndpointSlicesOnly
+		case "exports":
+			config.ServiceExports = true
+		case "cilium":
+			config.CiliumIdentities = true
+		case "511":
+			config.ClusterID, config.MaxClusters = 500, 511
+		}
 	}
-	first, last := schema.IdentityRange(7, 255)
+	return config
+}
+
+func play(t *testing.T, archive *txtar.Archive) string {
+	config := configOf(string(archive.Comment))
+	first, last := schema.IdentityRange(config.ClusterID, config.MaxClusters)
 	e := export.New(config, identity.New(identity.Config{First: first, Last: last, Quarantine: 60}))
 	var out strings.Builder
 	for _, f := range archive.Files {
@@ -66,7 +87,7 @@ func play(t *testing.T, archive *txtar.Archive) string {
 		fmt.Fprintf(&out, "# %s\n", f.Name)
 		changes := parse(t, f.Data, strings.HasPrefix(f.Name, "delete"))
 		for _, r := range e.Apply(changes) {
-			fmt.Fprintln(&out, r)
+			fmt.Fprintln(&out, render(t, config, r))
 		}
 	}
 	for _, p := range e.Problems() {
@@ -86,8 +107,15 @@ func parse(t *testing.T, data []byte, deleted bool) []export.Change {
 		object := map[string]any{
 			"Service": &corev1.Service{}, "EndpointSlice": &discoveryv1.EndpointSlice{},
 			"Namespace": &corev1.Namespace{}, "Node": &corev1.Node{}, "Pod": &corev1.Pod{},
+			"ServiceExport": &export.ServiceExport{}, "CiliumNode": &export.CiliumNode{},
+			"CiliumIdentity": &export.CiliumIdentity{}, "CiliumEndpoint": &export.CiliumEndpoint{},
+			"CiliumEndpointSlice": &export.CiliumEndpointSlice{},
 		}[meta.Kind]
-		if err := yaml.UnmarshalStrict(doc, object); err != nil {
+		decode := yaml.UnmarshalStrict
+		if strings.HasPrefix(meta.Kind, "Cilium") { // of which only some members are read
+			decode = yaml.Unmarshal
+		}
+		if err := decode(doc, object); err != nil {
 			t.Fatalf("%v in\n%s", err, doc)
 		}
 		changes = append(changes, export.Change{Deleted: deleted, Object: object})

@@ -19,6 +19,9 @@ func (e *Exporter) exportNode(nodeName string) {
 	if n := e.nodes[nodeName]; n != nil {
 		value = e.encodeNode(n, f)
 	}
+	if n := e.cilium.nodes[nodeName]; n != nil {
+		value = e.encodeCiliumNode(n, f)
+	}
 	e.set(schema.KindNode, schema.NodeKey(e.config.Cluster, nodeName), value)
 	e.report(f.object, f.found)
 }
@@ -54,6 +57,10 @@ func podCIDRs(n *corev1.Node, f *findings) []netip.Prefix {
 	if len(texts) == 0 && n.Spec.PodCIDR != "" {
 		texts = []string{n.Spec.PodCIDR}
 	}
+	return parseCIDRs(texts, f)
+}
+
+func parseCIDRs(texts []string, f *findings) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)

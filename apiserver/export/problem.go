@@ -20,12 +20,15 @@ const (
 	UnsupportedType     Reason = "unsupported-type"     // an ExternalName service cannot be global
 	TooLarge            Reason = "too-large"            // a service has more backends than one record may hold
 	IdentitiesExhausted Reason = "identities-exhausted" // no identity number is free
+	InvalidSlice        Reason = "invalid-slice"        // an endpoint slice holds what readers refuse
+	InvalidExport       Reason = "invalid-export"       // a service export holds what readers refuse
+	InvalidIdentity     Reason = "invalid-identity"     // a number or label of Cilium's is not this cluster's
 )
 
 // Reasons returns all reasons, sorted.
 func Reasons() []Reason {
 	return []Reason{AddressConflict, IdentitiesExhausted, InvalidAddress, InvalidAnnotation,
-		InvalidPort, NamespaceMissing, PortConflict, TooLarge, UnsupportedType}
+		InvalidExport, InvalidIdentity, InvalidPort, InvalidSlice, NamespaceMissing, PortConflict, TooLarge, UnsupportedType}
 }
 
 // Problem is something that is not exported although it should be.

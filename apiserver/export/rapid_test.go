@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,8 +27,19 @@ func (hashed) Acquire(labels string) (uint32, bool) {
 
 func (hashed) Release(string) {}
 
-func newExporter(ids export.Identities) *export.Exporter {
-	return export.New(export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true}, ids)
+func newExporter(ids export.Identities) *export.Exporter { return export.New(plain(), ids) }
+
+func plain() export.Config {
+	return export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true}
+}
+
+// variants are the ways in which an exporter may be configured.
+func variants() map[string]export.Config {
+	everything, cilium, slices := plain(), plain(), plain()
+	everything.EndpointSlices, everything.ServiceExports = schema.ModeServicesAndEndpointSlices, true
+	cilium.CiliumIdentities = true
+	slices.EndpointSlices, slices.CiliumIdentities, slices.ServiceExports = schema.ModeEndpointSlicesOnly, true, true
+	return map[string]export.Config{"plain": plain(), "everything": everything, "cilium": cilium, "slices": slices}
 }
 
 // world is the set of objects that exist, by kind and name.
@@ -40,29 +52,35 @@ func objectKey(o metav1.Object) string {
 // Whatever the order, the batching and the detours in which objects were
 // heard, what is published is what a fresh exporter makes of the objects.
 func TestIncrementalEqualsFresh(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		now, published := world{}, map[string]string{}
-		e := newExporter(hashed{})
-		t.Repeat(map[string]func(*rapid.T){
-			"apply": func(t *rapid.T) { accumulate(t, published, e.Apply(now.change(t))) },
-			"": func(t *rapid.T) {
-				fresh := newExporter(hashed{})
-				want := map[string]string{}
-				accumulate(t, want, fresh.Apply(now.all()))
-				compare(t, "incremental", published, want)
-				if got, want := e.Problems(), fresh.Problems(); !slices.Equal(got, want) {
-					t.Fatalf("problems differ:\n%v\n%v", got, want)
-				}
-			},
-			"all": func(t *rapid.T) {
-				all := map[string]string{}
-				accumulate(t, all, e.All())
-				compare(t, "all", all, published)
-				if again := e.Apply(now.all()); len(again) != 0 {
-					t.Fatalf("applying what is known changed %v", again)
-				}
-			},
+	for what, config := range variants() {
+		t.Run(what, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) { incrementalEqualsFresh(t, config) })
 		})
+	}
+}
+
+func incrementalEqualsFresh(t *rapid.T, config export.Config) {
+	now, published := world{}, map[string]string{}
+	e := export.New(config, hashed{})
+	t.Repeat(map[string]func(*rapid.T){
+		"apply": func(t *rapid.T) { accumulate(t, published, e.Apply(now.change(t))) },
+		"": func(t *rapid.T) {
+			fresh := export.New(config, hashed{})
+			want := map[string]string{}
+			accumulate(t, want, fresh.Apply(now.all()))
+			compare(t, "incremental", published, want)
+			if got, want := e.Problems(), fresh.Problems(); !slices.Equal(got, want) {
+				t.Fatalf("problems differ:\n%v\n%v", got, want)
+			}
+		},
+		"all": func(t *rapid.T) {
+			all := map[string]string{}
+			accumulate(t, all, e.All())
+			compare(t, "all", all, published)
+			if again := e.Apply(now.all()); len(again) != 0 {
+				t.Fatalf("applying what is known changed %v", again)
+			}
+		},
 	})
 }
 
@@ -130,7 +148,8 @@ func (w world) all() []export.Change {
 
 func object() *rapid.Generator[metav1.Object] {
 	return rapid.OneOf(rapid.Custom(drawNamespace), rapid.Custom(drawService), rapid.Custom(drawSlice),
-		rapid.Custom(drawPod), rapid.Custom(drawNode))
+		rapid.Custom(drawPod), rapid.Custom(drawNode), rapid.Custom(drawExport), rapid.Custom(drawCiliumNode),
+		rapid.Custom(drawCiliumIdentity), rapid.Custom(drawCiliumEndpoint), rapid.Custom(drawCiliumSlice))
 }
 
 func pick(t *rapid.T, label string, values ...string) string {

@@ -17,31 +17,35 @@ const (
 	defaultStickiness = corev1.DefaultClientIPServiceAffinitySeconds
 )
 
-// exportService computes both records of a service.
+// exportService computes the records of a service, and decides whether others
+// may see its slices.
 func (e *Exporter) exportService(n name) {
 	f := &findings{object: "Service " + n.String()}
 	var public, local []byte
+	shared := false
 	if s := e.services[n]; s != nil {
-		public, local = e.encodeService(n, s, f)
+		public, local, shared = e.encodeService(n, s, f)
 	}
 	e.set(schema.KindService, schema.ServiceKey(e.config.Cluster, n.namespace, n.name), public)
 	e.set(schema.KindLocalService, schema.LocalServiceKey(e.config.Cluster, n.namespace, n.name), local)
 	e.report(f.object, f.found)
+	e.share(n, shared)
+	e.exportExport(n)
 }
 
-func (e *Exporter) encodeService(n name, s *corev1.Service, f *findings) (public, local []byte) {
+func (e *Exporter) encodeService(n name, s *corev1.Service, f *findings) (public, local []byte, shared bool) {
 	p := policyOf(s, f)
 	if !p.global || !e.exportable(n, s, f) {
-		return nil, nil
+		return nil, nil, false
 	}
 	m := newMerge(f)
 	for _, slice := range e.sortedSlices(n) {
 		m.add(slice)
 	}
-	if p.shared {
+	if p.shared && e.config.EndpointSlices != schema.ModeEndpointSlicesOnly {
 		public = e.encodePublic(s, m, f)
 	}
-	return public, e.encodeLocal(s, p, m, f)
+	return public, e.encodeLocal(s, p, m, f), p.shared
 }
 
 func (e *Exporter) exportable(n name, s *corev1.Service, f *findings) bool {
@@ -52,10 +56,14 @@ func (e *Exporter) exportable(n name, s *corev1.Service, f *findings) bool {
 		f.add(UnsupportedType, "type ExternalName has no backends to share; remove the annotation "+globalAnnotation)
 		return false
 	}
-	if e.namespaces[n.namespace] == nil {
-		f.add(NamespaceMissing, fmt.Sprintf("namespace %q is not known, so nothing says that it is global; create it", n.namespace))
-	}
+	e.checkNamespace(n.namespace, f)
 	return e.global(n.namespace)
+}
+
+func (e *Exporter) checkNamespace(namespace string, f *findings) {
+	if e.namespaces[namespace] == nil {
+		f.add(NamespaceMissing, fmt.Sprintf("namespace %q is not known, so nothing says that it is global; create it", namespace))
+	}
 }
 
 func (e *Exporter) encodePublic(s *corev1.Service, m *merge, f *findings) []byte {

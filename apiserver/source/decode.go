@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -103,30 +104,51 @@ func typed(item json.RawMessage, list typeMeta) []byte {
 
 // newObject returns an empty object of a kind that export reads, or nil.
 func newObject(t typeMeta) (metav1.Object, error) {
-	var object metav1.Object
-	version := "v1"
-	switch t.Kind {
-	case "Service":
-		object = &corev1.Service{}
-	case "Namespace":
-		object = &corev1.Namespace{}
-	case "Node":
-		object = &corev1.Node{}
-	case "Pod":
-		object = &corev1.Pod{}
-	case "EndpointSlice":
-		object, version = &discoveryv1.EndpointSlice{}, "discovery.k8s.io/v1"
+	object, versions := newCustom(t.Kind)
+	if object == nil {
+		object, versions = newBuiltin(t.Kind)
 	}
-	if object == nil || t.APIVersion == version {
+	if object == nil || slices.Contains(versions, t.APIVersion) {
 		return object, nil
 	}
-	if group, _, grouped := strings.Cut(t.APIVersion, "/"); grouped && t.Kind != "EndpointSlice" && group != "core" {
+	if foreign(t.APIVersion, versions[0]) {
 		return nil, nil // another group's kind of that name
 	}
-	return nil, fmt.Errorf("apiVersion is %q; of kind %s only %s is read", t.APIVersion, t.Kind, version)
+	return nil, fmt.Errorf("apiVersion is %q; of kind %s only %s is read", t.APIVersion, t.Kind, strings.Join(versions, " and "))
 }
 
+// foreign reports whether a version is of another group than a known one.
+func foreign(version, known string) bool {
+	group, _, grouped := strings.Cut(version, "/")
+	wanted, _, inGroup := strings.Cut(known, "/")
+	if !inGroup {
+		return grouped && group != "core"
+	}
+	return grouped && group != wanted && wanted != discoveryv1.GroupName
+}
+
+func newBuiltin(kind string) (metav1.Object, []string) {
+	core := []string{"v1"}
+	switch kind {
+	case "Service":
+		return &corev1.Service{}, core
+	case "Namespace":
+		return &corev1.Namespace{}, core
+	case "Node":
+		return &corev1.Node{}, core
+	case "Pod":
+		return &corev1.Pod{}, core
+	case "EndpointSlice":
+		return &discoveryv1.EndpointSlice{}, []string{"discovery.k8s.io/v1"}
+	}
+	return nil, nil
+}
+
+// decodeInto is strict about kinds of which all members are known.
 func decodeInto(data []byte, object metav1.Object) error {
+	if custom, _ := newCustom(kindOf(object)); custom != nil {
+		return strictjson.UnmarshalCaseSensitivePreserveInts(data, object)
+	}
 	strict, err := strictjson.UnmarshalStrict(data, object)
 	return errors.Join(append(strict, err)...)
 }
@@ -147,6 +169,9 @@ func addObject(object metav1.Object, into map[key]metav1.Object) error {
 }
 
 func namespaced(object metav1.Object) bool {
-	kind := kindOf(object)
-	return kind != "Namespace" && kind != "Node"
+	switch kindOf(object) {
+	case "Namespace", "Node", "CiliumNode", "CiliumIdentity", "CiliumEndpointSlice":
+		return false
+	}
+	return true
 }

@@ -13,6 +13,7 @@ type feed struct {
 	resource string
 	queue    *queue
 	known    map[key]any
+	bad      map[key]struct{} // objects that are a problem
 }
 
 var _ cache.TransformingStore = (*feed)(nil)
@@ -32,8 +33,30 @@ func (f *feed) Update(object any) error {
 	if !ok || kindOf(object) == "" {
 		return wrongType(object)
 	}
+	if f.refuse(o) {
+		return nil
+	}
 	f.queue.update(func() { f.put(keyOf(o), object) })
 	return nil
+}
+
+// refuse makes an unreadable object a problem, and a readable one none.
+func (f *feed) refuse(o metav1.Object) bool {
+	u, bad := o.(*unreadable)
+	if !bad {
+		f.forgive(keyOf(o))
+		return false
+	}
+	f.bad[keyOf(o)] = struct{}{}
+	f.queue.problem(keyOf(o).String(), u.reason)
+	return true
+}
+
+func (f *feed) forgive(k key) {
+	if _, was := f.bad[k]; was {
+		delete(f.bad, k)
+		f.queue.problem(k.String(), "")
+	}
 }
 
 // Delete takes a deleted object, or the tombstone of one whose last state was
@@ -42,10 +65,12 @@ func (f *feed) Delete(object any) error {
 	if stone, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = stone.Obj
 	}
+	object = trim(object)
 	o, ok := object.(metav1.Object)
 	if !ok || kindOf(object) == "" {
 		return wrongType(object)
 	}
+	f.forgive(keyOf(o))
 	f.queue.update(func() { f.remove(keyOf(o)) })
 	return nil
 }
@@ -59,7 +84,14 @@ func (f *feed) Replace(list []any, _ string) error {
 		if !ok || kindOf(object) == "" {
 			return wrongType(object)
 		}
-		present[keyOf(o)] = object
+		if present[keyOf(o)] = object; f.refuse(o) {
+			present[keyOf(o)] = f.known[keyOf(o)]
+		}
+	}
+	for k := range f.bad {
+		if _, still := present[k]; !still {
+			f.forgive(k)
+		}
 	}
 	f.queue.update(func() { f.replace(present) })
 	return nil
@@ -72,7 +104,7 @@ func (f *feed) replace(present map[key]any) {
 		}
 	}
 	for k, object := range present {
-		if !sameVersion(f.known[k], object) {
+		if object != nil && !sameVersion(f.known[k], object) {
 			f.put(k, object)
 		}
 	}

@@ -19,6 +19,8 @@ import (
 type folder struct {
 	dir       string
 	keep      keep
+	wants     Wants
+	reads     *Reads // nil before the first scan
 	kept      string // why good states cannot be kept, "" if they can
 	lost      string // why the directory cannot be read, "" if it can
 	files     map[string]*file
@@ -128,7 +130,7 @@ func (f *file) decode(data []byte) {
 // batch returns what differs from what was delivered before.
 func (f *folder) batch() (Batch, bool) {
 	objects, problems := f.merge()
-	b := Batch{Changes: difference(f.delivered, objects), Problems: problems, Synced: true}
+	b := Batch{Changes: difference(f.delivered, objects), Problems: problems, Reads: f.reads, Synced: true}
 	news := len(b.Changes) > 0 || !slices.Equal(problems, f.reported)
 	f.delivered, f.reported = objects, problems
 	return b, news
@@ -149,10 +151,42 @@ func (f *folder) merge() (map[key]metav1.Object, []Problem) {
 		}
 		problems[name] = join(problems[name], here.problem)
 	}
-	problems[f.dir] = join(f.lost, f.kept)
+	problems[f.dir] = join(join(f.lost, f.kept), f.choose(objects))
 	maps.DeleteFunc(problems, func(_, message string) bool { return message == "" })
 	addNamespaces(objects)
 	return objects, sortedProblems(problems)
+}
+
+// choose decides at the first scan which kinds are read, and drops the objects
+// of others. It returns what is wrong with that.
+func (f *folder) choose(objects map[key]metav1.Object) (problem string) {
+	h := found(objects)
+	if f.reads == nil {
+		reads := f.wants.choose(h)
+		f.reads = &reads
+	}
+	maps.DeleteFunc(objects, func(k key, _ metav1.Object) bool { return !f.reads.takes(k.kind) })
+	if now := f.wants.choose(h); now.Cilium && !f.reads.Cilium || now.ServiceExports != "" && f.reads.ServiceExports == "" {
+		return "has objects of Cilium's or ServiceExports that it did not have at the start, which are not read; restart to read them"
+	}
+	return ""
+}
+
+// found says which kinds there are. In a directory one object is enough: there
+// are no definitions of kinds to go by.
+func found(objects map[key]metav1.Object) has {
+	kinds := map[string]bool{}
+	for k := range objects {
+		kinds[k.kind] = true
+	}
+	h := has{ciliumSlices: kinds["CiliumEndpointSlice"]}
+	cilium := kinds["CiliumNode"] || kinds["CiliumIdentity"] || kinds["CiliumEndpoint"] || h.ciliumSlices
+	h.ciliumNodes, h.ciliumIdentities = cilium, cilium
+	h.ciliumEndpoints = cilium && (kinds["CiliumEndpoint"] || !h.ciliumSlices)
+	if kinds["ServiceExport"] {
+		h.serviceExports = exportVersions()[0]
+	}
+	return h
 }
 
 func join(a, b string) string {
@@ -164,10 +198,10 @@ func join(a, b string) string {
 
 // addNamespaces makes the namespaces that are used exist.
 func addNamespaces(objects map[key]metav1.Object) {
-	for _, k := range slices.Collect(maps.Keys(objects)) {
-		ns := key{kind: "Namespace", name: k.namespace}
-		if _, exists := objects[ns]; !exists && k.namespace != "" {
-			objects[ns] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: k.namespace}}
+	for _, o := range slices.Collect(maps.Values(objects)) {
+		ns := key{kind: "Namespace", name: podNamespace(o)}
+		if _, exists := objects[ns]; !exists && ns.name != "" {
+			objects[ns] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns.name}}
 		}
 	}
 }

@@ -16,8 +16,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
@@ -36,7 +39,7 @@ func TestKubernetesFollowsObjects(t *testing.T) {
 		&corev1.Pod{ObjectMeta: meta("p1", "1")},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("web-1", "")},
 	)
-	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l := listen(t, source.NewKubernetes(clients(client), source.Wants{}, nil).Run)
 	l.until("was synced", func() bool { return l.last.Synced })
 	if len(l.objects) != 5 {
 		t.Fatalf("the first batch holds %v", l.objects)
@@ -64,7 +67,7 @@ func TestKubernetesIsNotSyncedBeforeAllLists(t *testing.T) {
 			return true, nil, errors.New("nodes are forbidden")
 		}
 	})
-	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l := listen(t, source.NewKubernetes(clients(client), source.Wants{}, nil).Run)
 	l.untilProblem("nodes", "forbidden", "may list and watch")
 	if l.last.Synced || len(l.objects) != 0 {
 		t.Fatalf("delivered %v, synced %v", l.objects, l.last.Synced)
@@ -81,7 +84,7 @@ func TestKubernetesReportsDeadServer(t *testing.T) {
 	client.PrependReactor("get", "version", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("nobody answers")
 	})
-	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l := listen(t, source.NewKubernetes(clients(client), source.Wants{}, nil).Run)
 	l.untilProblem("api server", "no sign of life", "nobody answers")
 }
 
@@ -98,7 +101,7 @@ func TestKubernetesNoticesMissedDeletions(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	l := listen(t, source.NewKubernetes(client, nil).Run)
+	l := listen(t, source.NewKubernetes(clients(client), source.Wants{}, nil).Run)
 	l.until("was synced", func() bool { return l.last.Synced })
 	if err := client.CoreV1().Services("shop").Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -120,13 +123,13 @@ func TestTrimmedObjectsExportAlike(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole, trimmed := exporter(), exporter()
+		whole, trimmed := exporter(data), exporter(data)
 		for _, f := range txtar.Parse(data).Files {
 			if !strings.HasPrefix(f.Name, "apply") {
 				continue
 			}
-			changes := parseScenario(t, f.Data)
-			a, b := whole.Apply(changes), trimmed.Apply(source.Trim(changes))
+			a := whole.Apply(parseScenario(t, f.Data, false))
+			b := trimmed.Apply(source.Trim(parseScenario(t, f.Data, true)))
 			if fmt.Sprint(a) != fmt.Sprint(b) {
 				t.Errorf("%s, %s:\n%v\ntrimmed\n%v", file, f.Name, a, b)
 			}
@@ -134,16 +137,35 @@ func TestTrimmedObjectsExportAlike(t *testing.T) {
 	}
 }
 
+// clients pairs a fake client with one for other kinds that holds objects.
+func clients(typed *fake.Clientset, objects ...runtime.Object) source.Clients {
+	kinds := map[schema.GroupVersionResource]string{
+		{Group: "cilium.io", Version: "v2", Resource: "ciliumnodes"}:                      "CiliumNodeList",
+		{Group: "cilium.io", Version: "v2", Resource: "ciliumidentities"}:                 "CiliumIdentityList",
+		{Group: "cilium.io", Version: "v2", Resource: "ciliumendpoints"}:                  "CiliumEndpointList",
+		{Group: "cilium.io", Version: "v2alpha1", Resource: "ciliumendpointslices"}:       "CiliumEndpointSliceList",
+		{Group: "multicluster.x-k8s.io", Version: "v1beta1", Resource: "serviceexports"}:  "ServiceExportList",
+		{Group: "multicluster.x-k8s.io", Version: "v1alpha1", Resource: "serviceexports"}: "ServiceExportList",
+	}
+	return source.Clients{Typed: typed, Dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...)}
+}
+
 type sequential struct{}
 
 func (sequential) Acquire(labels string) (uint32, bool) { return uint32(500000 + len(labels)), true }
 func (sequential) Release(string)                       {}
 
-func exporter() *export.Exporter {
-	return export.New(export.Config{Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true}, sequential{})
+func exporter(scenario []byte) *export.Exporter {
+	return export.New(export.Config{
+		Cluster: "east", ClusterID: 7, MaxClusters: 255, DefaultGlobalNamespace: true,
+		EndpointSlices: "services-and-endpointslices", ServiceExports: true,
+		CiliumIdentities: strings.Contains(string(scenario), "config: cilium"),
+	}, sequential{})
 }
 
-func parseScenario(t *testing.T, data []byte) []export.Change {
+// parseScenario decodes objects; those of kinds that others define as the
+// dynamic client would if raw, else into the types that export reads.
+func parseScenario(t *testing.T, data []byte, raw bool) []export.Change {
 	var changes []export.Change
 	for document := range strings.SplitSeq(string(data), "---\n") {
 		var kind struct{ Kind string }
@@ -153,11 +175,26 @@ func parseScenario(t *testing.T, data []byte) []export.Change {
 		object := map[string]any{
 			"Service": &corev1.Service{}, "EndpointSlice": &discoveryv1.EndpointSlice{},
 			"Namespace": &corev1.Namespace{}, "Node": &corev1.Node{}, "Pod": &corev1.Pod{},
+			"ServiceExport": &export.ServiceExport{}, "CiliumNode": &export.CiliumNode{},
+			"CiliumIdentity": &export.CiliumIdentity{}, "CiliumEndpoint": &export.CiliumEndpoint{},
+			"CiliumEndpointSlice": &export.CiliumEndpointSlice{},
 		}[kind.Kind]
-		if err := yaml.Unmarshal([]byte(document), object); err != nil {
+		if raw && (strings.HasPrefix(kind.Kind, "Cilium") || kind.Kind == "ServiceExport") {
+			object = &unstructured.Unstructured{Object: map[string]any{}}
+		}
+		if err := yaml.Unmarshal([]byte(document), into(object)); err != nil {
 			t.Fatal(err)
 		}
 		changes = append(changes, export.Change{Object: object})
 	}
 	return changes
+}
+
+// into returns what to decode an object into: YAML's numbers are JSON's here,
+// and an unstructured object checks more than scenarios write.
+func into(object any) any {
+	if u, ok := object.(*unstructured.Unstructured); ok {
+		return &u.Object
+	}
+	return object
 }

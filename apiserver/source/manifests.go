@@ -26,16 +26,20 @@ const lostDirectory = time.Second
 //
 // Nothing runs controllers here: a service's backends are what EndpointSlices
 // say, and a namespace that is used but not written exists without annotations.
+//
+// Cilium's objects and ServiceExports are read if the directory has some at the
+// start, or as [Wants] says.
 type Manifests struct {
-	dir  string
-	keep keep
+	dir   string
+	keep  keep
+	wants Wants
 }
 
 // NewManifests returns a source that has not begun. In the directory keep it
 // remembers the last good state of each file over restarts; if keep is empty,
 // a file that is bad at the start has no objects.
-func NewManifests(dir, keep string) *Manifests {
-	return &Manifests{dir: filepath.Clean(dir), keep: newKeep(dir, keep)}
+func NewManifests(dir, keep string, wants Wants) *Manifests {
+	return &Manifests{dir: filepath.Clean(dir), keep: newKeep(dir, keep), wants: wants}
 }
 
 // Run delivers batches until ctx ends, and then returns nil. The first holds
@@ -50,7 +54,7 @@ func (m *Manifests) Run(ctx context.Context, sink Sink) error {
 	if err := watcher.Add(m.dir); err != nil {
 		return fmt.Errorf("watch manifests in %q: %w; name a directory that exists", m.dir, err)
 	}
-	f := &folder{dir: m.dir, keep: m.keep, files: map[string]*file{}}
+	f := &folder{dir: m.dir, keep: m.keep, wants: m.wants, files: map[string]*file{}}
 	if err := f.scan(); err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func put(t *testing.T, dir, name, content string) {
 }
 
 func listenDir(t *testing.T, dir string) *listener {
-	return listen(t, source.NewManifests(dir, "").Run)
+	return listen(t, source.NewManifests(dir, "", source.Wants{}).Run)
 }
 
 func TestManifestsFollowFiles(t *testing.T) {
@@ -267,7 +267,7 @@ func TestManifestsSurviveTheirDirectory(t *testing.T) {
 }
 
 func TestManifestsWithoutDirectory(t *testing.T) {
-	err := source.NewManifests(filepath.Join(t.TempDir(), "none"), "").Run(t.Context(), func(source.Batch) {})
+	err := source.NewManifests(filepath.Join(t.TempDir(), "none"), "", source.Wants{}).Run(t.Context(), func(source.Batch) {})
 	if err == nil || !strings.Contains(err.Error(), "name a directory that exists") {
 		t.Fatalf("error %v", err)
 	}
@@ -279,7 +279,7 @@ func TestManifestsKeepLastGoodStateOverRestart(t *testing.T) {
 	dir, keep := t.TempDir(), filepath.Join(t.TempDir(), "keep")
 	put(t, dir, "a.yaml", service("web", "1"))
 	put(t, dir, "gone.yaml", service("gone", "1"))
-	run := func(t *testing.T) *listener { return listen(t, source.NewManifests(dir, keep).Run) }
+	run := func(t *testing.T) *listener { return listen(t, source.NewManifests(dir, keep, source.Wants{}).Run) }
 	t.Run("good", func(t *testing.T) {
 		l := run(t)
 		l.untilHas(map[string]string{"Service shop/web": "1", "Service shop/gone": "1"})

@@ -15,8 +15,9 @@ type queue struct {
 	changes  map[key]export.Change
 	problems map[string]string
 	missing  map[string]struct{} // resources not listed yet
+	reads    *Reads              // nil until known
 	told     bool                // whether Synced was delivered
-	news     bool                // whether problems changed
+	news     bool                // whether problems or reads changed
 	wake     chan struct{}
 }
 
@@ -40,6 +41,18 @@ func (q *queue) update(fn func()) {
 	case q.wake <- struct{}{}:
 	default:
 	}
+}
+
+// decide says which kinds are read, and which resources that adds to those
+// that have to be listed.
+func (q *queue) decide(r Reads, more []string) {
+	q.update(func() {
+		q.reads, q.news = &r, true
+		delete(q.missing, kindsOrigin)
+		for _, name := range more {
+			q.missing[name] = struct{}{}
+		}
+	})
 }
 
 // problem sets or, with an empty message, clears what is wrong at an origin.
@@ -78,7 +91,7 @@ func (q *queue) take(ctx context.Context) (Batch, error) {
 func (q *queue) drain() (Batch, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := Batch{Synced: len(q.missing) == 0, Problems: sortedProblems(q.problems)}
+	b := Batch{Reads: q.reads, Synced: len(q.missing) == 0, Problems: sortedProblems(q.problems)}
 	due := q.news || b.Synced && (!q.told || len(q.changes) > 0)
 	if b.Synced {
 		b.Changes = q.takeChanges()

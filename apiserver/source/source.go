@@ -25,6 +25,9 @@ type Batch struct {
 	// Problems is everything that is wrong with the source now, sorted; it
 	// replaces what an earlier batch said.
 	Problems []Problem
+	// Reads says which kinds the source reads; nil until it knows, at the latest
+	// when Synced is true. It never changes.
+	Reads *Reads
 	// Synced says that all objects that existed at the start have been
 	// delivered. Once true it stays true.
 	Synced bool
@@ -58,7 +61,19 @@ func keyOf(object metav1.Object) key {
 
 // kindOf returns the kind of an object that export reads, "" of others.
 func kindOf(object any) string {
-	switch object.(type) {
+	switch o := object.(type) {
+	case *unreadable:
+		return o.kind
+	case *export.ServiceExport:
+		return "ServiceExport"
+	case *export.CiliumNode:
+		return "CiliumNode"
+	case *export.CiliumIdentity:
+		return "CiliumIdentity"
+	case *export.CiliumEndpoint:
+		return "CiliumEndpoint"
+	case *export.CiliumEndpointSlice:
+		return "CiliumEndpointSlice"
 	case *corev1.Service:
 		return "Service"
 	case *discoveryv1.EndpointSlice:

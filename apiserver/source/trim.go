@@ -4,13 +4,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // trim returns a new object with only what export reads of the given one, so
 // that the decoded reply, managed fields, container environments and status
-// histories can be freed. Objects of other types are returned as they are.
+// histories can be freed. What others define is decoded. Objects of other types
+// are returned as they are.
 func trim(object any) any {
 	switch o := object.(type) {
+	case *unstructured.Unstructured:
+		return decodeCustom(o)
 	case *corev1.Service:
 		return trimService(o)
 	case *discoveryv1.EndpointSlice:
@@ -54,17 +58,14 @@ func trimService(o *corev1.Service) *corev1.Service {
 		Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, Ports: o.Spec.Ports,
 		Selector: o.Spec.Selector, SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
 		InternalTrafficPolicy: o.Spec.InternalTrafficPolicy, TrafficDistribution: o.Spec.TrafficDistribution,
+		IPFamilies: o.Spec.IPFamilies,
 	}}
 }
 
+// trimSlice keeps all labels and annotations, which are exported.
 func trimSlice(o *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	trimmed := &discoveryv1.EndpointSlice{ObjectMeta: trimMeta(&o.ObjectMeta), AddressType: o.AddressType, Ports: o.Ports}
-	trimmed.Labels = nil
-	for _, name := range []string{discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy} {
-		if value, ok := o.Labels[name]; ok {
-			metav1.SetMetaDataLabel(&trimmed.ObjectMeta, name, value)
-		}
-	}
+	trimmed.Annotations = o.Annotations
 	for i := range o.Endpoints {
 		ep := &o.Endpoints[i]
 		trimmed.Endpoints = append(trimmed.Endpoints, discoveryv1.Endpoint{

@@ -37,7 +37,25 @@ publishes them through an etcd that others can only read, over mutual TLS, in
 Cilium ClusterMesh's format.
 
 Without --kubeconfig and --manifests it uses the service account of the pod it
-runs in. Every flag is also an environment variable (--cluster-name is
+runs in, which must be able to get, list and watch what is read.
+
+Where Cilium is the cluster's network (CiliumNode, CiliumIdentity, and
+CiliumEndpoint or CiliumEndpointSlice are served) its identities, pod addresses
+and nodes are exported as they are; elsewhere they are made of Pods and Nodes.
+ServiceExports of the Multi-Cluster Services API are exported where they are
+served. Both are looked up once, at the start: restart the process after such
+kinds were installed or removed. What was chosen is in the log, in /readyz and
+in the metric clustermesh_identity_source.
+
+With --cilium-compat it stands in for Cilium's own clustermesh-apiserver (v1.20):
+the same client certificates (remote, remote-<cluster>, local-<cluster>) may read
+the same keys, --tls-dir takes a mounted clustermesh-apiserver-server-cert
+secret, --health-listen answers /readyz as Cilium's health port does, and
+/metrics has the names cilium_clustermesh_apiserver_bootstrap_seconds, _version,
+_kvstore_sync_queue_size, _kvstore_sync_errors_total and
+_kvstore_initial_sync_completed besides our own.
+
+Every flag is also an environment variable (--cluster-name is
 CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
 		Example: `  clustermesh-apiserver --cluster-name east --cluster-id 1 \
     --kubeconfig /etc/kubernetes/admin.conf --data-dir /var/lib/clustermesh \
@@ -62,6 +80,10 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of this cluster, unique in the mesh")
 	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
 	f.BoolVar(&o.DefaultGlobalNamespace, "default-global-namespace", true, "whether namespaces without the annotation clustermesh.cilium.io/global take part")
+	f.StringVar(&o.IdentitySource, "identity-source", "auto", "where identities come from: own (made of pods), cilium, or auto (Cilium's where its kinds are served at the start)")
+	f.BoolVar(&o.CiliumEndpointSlices, "enable-cilium-endpoint-slice", false, "read Cilium's endpoints from CiliumEndpointSlices; without, only where CiliumEndpoints are not served")
+	f.StringVar(&o.EndpointSlices, "endpoint-slices-export-mode", "services-and-endpointslices", `form in which backends are exported: services-and-endpointslices, endpointslices-only (no reader before Cilium 1.20 or with its defaults uses it), or "" for services only`)
+	f.StringVar(&o.MCSAPI, "mcs-api", "auto", "export ServiceExports: true, false, auto (where they are served at the start), or absent (announce nothing of them)")
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that names the API server to read; empty in a pod for its own cluster")
 	f.StringVar(&o.Manifests, "manifests", "", "directory of Kubernetes manifests to read instead, followed live")
 	f.StringVar(&o.DataDir, "data-dir", "", "directory for the store, which is rebuilt at every start, and the journal of identities")
@@ -69,6 +91,9 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once")
 	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key")
 	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from")
+	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
+	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
+	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9962", "address of /metrics, /healthz and /readyz; empty for none")
 	o.log.Add(f)
 }
