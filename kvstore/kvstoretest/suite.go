@@ -56,6 +56,7 @@ func Run(t *testing.T, factory func(t *testing.T) Fixture) {
 		{"PublisherToWatcher", testPublisherToWatcher},
 		{"PublisherTakesOver", testTakeOver},
 		{"WatcherReconnects", testReconnect},
+		{"ToldIsListed", testToldIsListed},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
@@ -57,16 +58,25 @@ func (f *feeder) follow(ctx context.Context, from int64) error {
 				return nil
 			}
 			mvcc.ReportEventReceived(len(reply.Events))
-			if err := f.take(reply.Events); err != nil {
+			if err := f.take(ctx, reply.Events); err != nil {
 				return err
 			}
 		}
 	}
 }
 
+// awaitVisible returns once listings show the revision. etcd tells watches of a
+// change an instant before it does; a reader that listed right after an event
+// would miss what it was just told of. It is a matter of microseconds.
+func (f *feeder) awaitVisible(ctx context.Context, rev int64) {
+	for f.store.Rev() < rev && ctx.Err() == nil {
+		runtime.Gosched()
+	}
+}
+
 // take splits events into revisions. etcd never splits a revision over two
 // replies.
-func (f *feeder) take(evs []*mvccpb.Event) error {
+func (f *feeder) take(ctx context.Context, evs []*mvccpb.Event) error {
 	for len(evs) > 0 {
 		rev, n := evs[0].Kv.ModRevision, 1
 		for n < len(evs) && evs[n].Kv.ModRevision == rev {
@@ -76,6 +86,7 @@ func (f *feeder) take(evs []*mvccpb.Event) error {
 		if err != nil {
 			return fmt.Errorf("encode revision %d: %w", rev, err)
 		}
+		f.awaitVisible(ctx, rev)
 		f.ring.append(r)
 		evs = evs[n:]
 	}
