@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e kube bench demo clean
+.PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -21,6 +21,7 @@ KUBE_VERSION := $(shell sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\)$$/\1/p' e2e
 KUBE_MAJOR   := $(word 1,$(subst ., ,$(KUBE_VERSION:v%=%)))
 KUBE_MINOR   := $(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
 KUBE_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) -X k8s.io/component-base/version.gitMajor=$(KUBE_MAJOR) -X k8s.io/component-base/version.gitMinor=$(KUBE_MINOR)
+INTEROP   := cd e2e/interop && CLUSTERMESH_E2E_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v ./...
 E2E       := $(GO) test -count=1 -timeout 25m -v ./e2e
 
 help: ## list the targets
@@ -56,12 +57,13 @@ check-generated: ## check that the committed generated code is what the generato
 
 test: ## run everything: lint, unit tests with the race detector, end-to-end tests
 	@mkdir -p bin
-	@nice -n 10 $(MAKE) --no-print-directory kube >bin/kube.log 2>&1 & kube=$$!; \
+	@nice -n 10 $(MAKE) --no-print-directory kube interop-build >bin/kube.log 2>&1 & kube=$$!; \
 	trap 'kill $$kube 2>/dev/null || true' EXIT; \
 	$(MAKE) --no-print-directory lint check-generated test-race bench-once build; \
-	echo "waiting for the Kubernetes control plane to be built"; \
+	echo "waiting for the Kubernetes control plane and Cilium's packages to be built"; \
 	wait $$kube || { cat bin/kube.log; exit 1; }; \
-	$(E2E)
+	$(E2E); \
+	$(INTEROP)
 
 test-unit: ## run the unit tests
 	$(UNIT) | xargs $(GO) test
@@ -74,6 +76,12 @@ bench-once: ## run every benchmark once, so that none of them rots
 
 e2e: build kube ## run the end-to-end tests (root, eBPF, namespaces)
 	$(E2E)
+
+interop: build ## run Cilium's own code against the product (root, eBPF)
+	$(INTEROP)
+
+interop-build: ## compile that code and its tests, which takes minutes the first time
+	cd e2e/interop && $(GO) test -run '^$$' -count=1 ./... >/dev/null
 
 kube: $(KUBE) ## build the Kubernetes control plane that the end-to-end tests run
 	@ln -sfn $(notdir $(KUBE)) bin/kube
