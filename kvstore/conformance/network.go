@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -27,7 +28,7 @@ func checkResolve(ctx context.Context, s *session) finding {
 		return fail("%v", err)
 	}
 	how := "from cilium-host-aliases"
-	s.addrs = s.target.HostAliases[s.host]
+	s.addrs = slices.Clone(s.target.HostAliases[s.host])
 	if addr, err := netip.ParseAddr(s.host); err == nil && len(s.addrs) == 0 {
 		s.addrs, how = []netip.Addr{addr}, "as written"
 	}
@@ -39,6 +40,9 @@ func checkResolve(ctx context.Context, s *session) finding {
 			return fail("look up %q: %v", s.host, err)
 		}
 		s.addrs, how = found, "from DNS"
+	}
+	for i, addr := range s.addrs {
+		s.addrs[i] = addr.Unmap()
 	}
 	return pass("%s: %s, %s", s.host, join(s.addrs), how)
 }
@@ -54,7 +58,7 @@ func join[T fmt.Stringer](list []T) string {
 func checkConnect(ctx context.Context, s *session) finding {
 	var failures []string
 	for _, addr := range s.addrs {
-		address := net.JoinHostPort(addr.Unmap().String(), s.port)
+		address := net.JoinHostPort(addr.String(), s.port)
 		conn, err := s.dialTCP(ctx, address)
 		if err != nil {
 			failures = append(failures, err.Error())

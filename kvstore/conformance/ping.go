@@ -55,7 +55,10 @@ func (s *session) checkPings(ctx context.Context, count uint64) finding {
 	if err := conn.bounded(s.opts.Timeout, func() error { return conn.ping(count) }); err != nil {
 		return fail("after %d pings: %v", count, err)
 	}
-	return pass("%d pings, %s apart", count, s.opts.PingInterval)
+	if count > 1 {
+		return pass("%d pings, %s apart", count, s.opts.PingInterval)
+	}
+	return pass("at once")
 }
 
 // bounded limits how long the reads and writes of do may take.
