@@ -35,7 +35,8 @@ var imports = map[string][]string{
 	"apiserver/source":          {"apiserver/export"},
 	"bpf":                       {"bpf/layout"},
 	"bpf/layout":                {},
-	"certs":                     {},
+	"certs":                     {"certs/internal/disk"},
+	"certs/internal/disk":       {},
 	"cmd/clustermesh":           {"agent/api", "certs", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance"},
 	"cmd/clustermesh-agent":     {"agent", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
@@ -47,9 +48,10 @@ var imports = map[string][]string{
 	"kvstore/clusterfile":       {},
 	"kvstore/conformance":       {"certs", "kvstore", "kvstore/schema"},
 	"kvstore/kvstoretest":       {"kvstore"},
+	"kvstore/peers":             {},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},
-	"kvstore/server":            {"certs", "kvstore", "kvstore/schema"},
+	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/schema"},
 }
 
 // pure lists the packages that only compute, and what they must not reach for:

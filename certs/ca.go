@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/clustermesh/clustermesh/certs/internal/disk"
 )
 
 const (
@@ -41,7 +44,7 @@ func InitCA(dir string, opts CAOptions) error {
 	if opts.Validity < 0 {
 		return fmt.Errorf("create CA: validity %s is negative", opts.Validity)
 	}
-	if err := ensureDir(dir); err != nil {
+	if err := disk.Ensure(dir); err != nil {
 		return err
 	}
 	for _, name := range []string{caCertFile, caKeyFile} {
@@ -64,13 +67,13 @@ func caExists(path string) error {
 // loses it before his certificate is visible.
 func storeCA(dir string, cert, key []byte) error {
 	keyPath := filepath.Join(dir, caKeyFile)
-	if err := createFile(keyPath, keyMode, key); err != nil {
+	if err := disk.Create(keyPath, disk.KeyMode, key); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return caExists(keyPath)
 		}
 		return err
 	}
-	if err := createFile(filepath.Join(dir, caCertFile), certMode, cert); err != nil {
+	if err := disk.Create(filepath.Join(dir, caCertFile), disk.CertMode, cert); err != nil {
 		return errors.Join(err, os.Remove(keyPath))
 	}
 	return nil
@@ -112,22 +115,50 @@ func caTemplate(opts CAOptions, now time.Time) *x509.Certificate {
 // issuer is a CA that can sign.
 type issuer struct {
 	cert *x509.Certificate
-	key  any
+	key  crypto.Signer
 }
 
+// loadIssuer returns the CA that signs: the one of ca.crt to which ca.key
+// belongs. Where it stands in the bundle does not matter, so replacing ca.key
+// is all it takes to change over to another CA, in one step.
 func loadIssuer(dir string, now time.Time) (issuer, error) {
-	crt, key := filepath.Join(dir, caCertFile), filepath.Join(dir, caKeyFile)
-	pair, err := tls.LoadX509KeyPair(crt, key)
+	ca, err := pairIssuer(filepath.Join(dir, caCertFile), filepath.Join(dir, caKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return issuer{}, fmt.Errorf("load CA: %w; create one with: clustermesh certs init --dir %s", err, dir)
 	}
 	if err != nil {
-		return issuer{}, fmt.Errorf("load CA from %s and %s: %w", crt, key, err)
+		return issuer{}, fmt.Errorf("load CA: %w", err)
 	}
-	if err := checkIssuer(pair.Leaf, now); err != nil {
-		return issuer{}, fmt.Errorf("load CA from %s: %w", crt, err)
+	if err := checkIssuer(ca.cert, now); err != nil {
+		return issuer{}, fmt.Errorf("load CA from %s: %w", filepath.Join(dir, caCertFile), err)
 	}
-	return issuer{cert: pair.Leaf, key: pair.PrivateKey}, nil
+	return ca, nil
+}
+
+// pairIssuer finds the certificate of a bundle to which the key belongs.
+func pairIssuer(bundle, keyFile string) (issuer, error) {
+	cas, err := readCerts(bundle)
+	if err != nil {
+		return issuer{}, err
+	}
+	keyPEM, err := os.ReadFile(keyFile)
+	if err != nil {
+		return issuer{}, err
+	}
+	var mismatch error
+	for _, c := range cas {
+		pair, err := tls.X509KeyPair(encodeCert(c.Raw), keyPEM)
+		if err != nil {
+			mismatch = err
+			continue
+		}
+		key, ok := pair.PrivateKey.(crypto.Signer)
+		if !ok {
+			return issuer{}, fmt.Errorf("key %s cannot sign", keyFile)
+		}
+		return issuer{cert: c, key: key}, nil
+	}
+	return issuer{}, fmt.Errorf("use %s with %s: %w", keyFile, bundle, mismatch)
 }
 
 func checkIssuer(cert *x509.Certificate, now time.Time) error {

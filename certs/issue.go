@@ -1,15 +1,11 @@
 package certs
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -81,47 +77,19 @@ func checkHost(h string) error {
 // Issue signs a certificate with the CA in dir and writes
 // <kind>-<cluster>.crt and .key beside it (remote.crt for a Remote without
 // cluster). Existing files are replaced, each in one step, which is how a
-// certificate is renewed: processes that use them notice by themselves.
+// certificate is renewed: processes that use them notice by themselves. What was
+// issued is recorded in issued.json. Calls for one directory take turns.
 func Issue(dir string, req IssueRequest) (Files, error) {
 	if err := req.Validate(); err != nil {
 		return Files{}, fmt.Errorf("issue certificate: %w", err)
 	}
-	if err := ensureDir(dir); err != nil {
-		return Files{}, err
-	}
-	now := time.Now()
-	ca, err := loadIssuer(dir, now)
-	if err != nil {
-		return Files{}, err
-	}
-	tmpl := leafTemplate(req, ca.cert, now)
-	certPEM, keyPEM, err := sign(ca, tmpl)
-	if err != nil {
-		return Files{}, fmt.Errorf("issue certificate: %w", err)
-	}
-	return storeLeaf(dir, req, tmpl.NotAfter, certPEM, keyPEM)
-}
-
-func storeLeaf(dir string, req IssueRequest, end time.Time, certPEM, keyPEM []byte) (Files, error) {
-	base := filepath.Join(dir, Role{Kind: req.Kind, Cluster: req.Cluster}.CommonName())
-	out := Files{Cert: base + ".crt", Key: base + ".key", CA: filepath.Join(dir, caCertFile), NotAfter: end.UTC().Truncate(time.Second)}
-	if err := writeFile(out.Key, keyMode, keyPEM); err != nil {
-		return Files{}, err
-	}
-	return out, writeFile(out.Cert, certMode, certPEM)
-}
-
-func sign(ca issuer, tmpl *x509.Certificate) (certPEM, keyPEM []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
-	if err != nil {
-		return nil, nil, err
-	}
-	keyPEM, err = encodeKey(key)
-	return encodeCert(der), keyPEM, err
+	var out Files
+	err := withAuthority(dir, func(a *authority) (err error) {
+		name := Role{Kind: req.Kind, Cluster: req.Cluster}.CommonName()
+		out, err = a.issueFiles(name, leafTemplate(req, a.issuer.cert, a.now))
+		return err
+	})
+	return out, err
 }
 
 func leafTemplate(req IssueRequest, ca *x509.Certificate, now time.Time) *x509.Certificate {

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 )
 
 const (
@@ -44,6 +45,26 @@ func nextCert(data []byte) (*x509.Certificate, []byte, error) {
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	return cert, tail, err
+}
+
+func readCerts(path string) ([]*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	found, err := parseCerts(data)
+	if err != nil {
+		return nil, fmt.Errorf("read certificates of %s: %w", path, err)
+	}
+	return found, nil
+}
+
+func encodeCerts(list []*x509.Certificate) []byte {
+	var out []byte
+	for _, c := range list {
+		out = append(out, encodeCert(c.Raw)...)
+	}
+	return out
 }
 
 func encodeCert(der []byte) []byte {

@@ -2,7 +2,6 @@ package certs
 
 import (
 	"bytes"
-	"crypto/tls"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,103 +9,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/clustermesh/clustermesh/certs/internal/disk"
 )
-
-// TestRotationFailsNoHandshake renews the leaves a hundred times and moves the
-// whole mesh to a new CA in the order an operator would, while clients connect
-// without pause.
-func TestRotationFailsNoHandshake(t *testing.T) {
-	b := newBench(t)
-	newDir := newCADir(t)
-	// The bundles are files of their own, as they are in a cluster.
-	b.server.ClientCA = copyTo(t, b.server.ClientCA, filepath.Join(b.dir, "bundle-server.crt"))
-	b.client.CA = copyTo(t, b.client.CA, filepath.Join(b.dir, "bundle-client.crt"))
-	srv, err := ServerTLS(b.server, nil)
-	must(t, err)
-	cli, err := ClientTLS(b.client, nil)
-	must(t, err)
-	addr := serve(t, srv)
-
-	stop := make(chan struct{})
-	done := hammer(t, addr, cli, stop)
-	reissue := func(dir string) {
-		for _, req := range []IssueRequest{{Kind: Server, Cluster: "east"}, {Kind: Remote, Cluster: "west"}} {
-			files, err := Issue(dir, req)
-			must(t, err)
-			if dir != b.dir {
-				copyTo(t, files.Key, filepath.Join(b.dir, filepath.Base(files.Key)))
-				copyTo(t, files.Cert, filepath.Join(b.dir, filepath.Base(files.Cert)))
-			}
-			must(t, dial(addr, cli))
-		}
-	}
-	for range 50 {
-		reissue(b.dir)
-	}
-	oldCA, newCA := read1(t, filepath.Join(b.dir, "ca.crt")), read1(t, filepath.Join(newDir, "ca.crt"))
-	for _, path := range []string{b.server.ClientCA, b.client.CA} {
-		must(t, writeFile(path, certMode, append(bytes.Clone(oldCA), newCA...)))
-	}
-	for range 50 {
-		reissue(newDir)
-	}
-	old := issueOld(t, b.dir)
-	oldClient := rawPair(t, old.Cert, old.Key)
-	reissue(newDir)
-	for _, path := range []string{b.server.ClientCA, b.client.CA} {
-		must(t, writeFile(path, certMode, newCA))
-	}
-	must(t, dial(addr, cli))
-	close(stop)
-	if n := <-done; n == 0 {
-		t.Error("no handshake ran during the rotation")
-	} else {
-		t.Logf("%d handshakes beside 102 rotations of a leaf and 2 of the CA bundle, none failed", n)
-	}
-	present := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &oldClient, nil }
-	if err := dial(addr, &tls.Config{InsecureSkipVerify: true, GetClientCertificate: present}); err == nil {
-		t.Error("a client of the withdrawn CA got in")
-	}
-	oldServer := serve(t, &tls.Config{Certificates: []tls.Certificate{rawPair(t, filepath.Join(b.dir, "old-server.crt"), filepath.Join(b.dir, "old-server.key"))}})
-	if err := dial(oldServer, cli); err == nil {
-		t.Error("a server of the withdrawn CA was believed")
-	}
-}
-
-// issueOld issues a remote certificate, which it returns, and the pair
-// old-server.crt and old-server.key with the CA in dir.
-func issueOld(t *testing.T, dir string) Files {
-	t.Helper()
-	files, err := Issue(dir, IssueRequest{Kind: Remote, Cluster: "old"})
-	must(t, err)
-	srv, err := Issue(dir, IssueRequest{Kind: Server, Cluster: "old", Hosts: []string{"east.mesh.cilium.io"}})
-	must(t, err)
-	copyTo(t, srv.Cert, filepath.Join(dir, "old-server.crt"))
-	copyTo(t, srv.Key, filepath.Join(dir, "old-server.key"))
-	return files
-}
-
-// hammer connects until stop is closed and then reports how often; a failure
-// ends the test with the first error.
-func hammer(t *testing.T, addr string, cfg *tls.Config, stop <-chan struct{}) <-chan int {
-	done := make(chan int, 1)
-	go func() {
-		n := 0
-		defer func() { done <- n }()
-		for ; ; n++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if err := dial(addr, cfg); err != nil {
-				t.Errorf("handshake %d during rotation: %v", n, err)
-				return
-			}
-		}
-	}()
-	return done
-}
 
 // TestHalfWrittenFilesKeepTheLastGoodOnes replaces each file by each of its
 // beginnings, and by the other pair's file, on both sides.
@@ -234,7 +139,7 @@ func BenchmarkUnchanged(b *testing.B) {
 
 func copyTo(t *testing.T, from, to string) string {
 	t.Helper()
-	must(t, writeFile(to, keyMode, read1(t, from)))
+	must(t, disk.Replace(to, disk.KeyMode, read1(t, from)))
 	return to
 }
 

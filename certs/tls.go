@@ -15,6 +15,9 @@ type ServerFiles struct {
 	Cert     string // the server's certificate, intermediates after it
 	Key      string // its private key
 	ClientCA string // the CAs that client certificates must come from
+	// CRL is the revocation list of ClientCA, ca.crl of its directory, whose
+	// certificates are refused. Optional.
+	CRL string
 }
 
 // ClientFiles are the PEM files of a TLS client and the name it insists on.
@@ -26,42 +29,46 @@ type ClientFiles struct {
 	// must contain. When empty it is the name or address dialled, and CAs added
 	// to the CA file later need a new configuration; see ClientTLS.
 	ServerName string
+	// CRL is the revocation list of CA, whose certificates are refused. Optional.
+	CRL string
 }
 
 // ServerTLS returns the configuration of a server that talks TLS 1.3 to clients
 // whose certificate is signed by ClientCA, is meant for clients, and whose common
 // name is a Role; all others fail the handshake.
 //
-// All three files are looked at in every handshake and take effect in it when
-// they changed, so a renewed certificate or a CA bundle with a CA more or less
-// needs no restart. Files that are unreadable, half written or do not belong
+// All files are looked at in every handshake and take effect in it when they
+// changed, so a renewed certificate, a CA bundle with a CA more or less or a
+// longer revocation list needs no restart. Files that are unreadable, half written or do not belong
 // together leave the previous ones in force. Connections that exist are not
-// touched. Session resumption is off: it would skip the current CA bundle.
+// touched; [Trust] tells which of them would be refused now. Session resumption is off: it would skip the current CA bundle.
 //
 // An error means the files are not usable now; it names all that is wrong.
 // Calling again later is the way to wait for files that do not exist yet.
 func ServerTLS(f ServerFiles, log *slog.Logger) (*tls.Config, error) {
 	log = orDiscard(log)
 	leaf, errLeaf := loadLeaf(f.Cert, f.Key, Server, log)
-	pool, errPool := loadPool(f.ClientCA, log)
-	if err := errors.Join(errLeaf, errPool); err != nil {
+	trust, errTrust := loadTrust(f.ClientCA, f.CRL, log)
+	if err := errors.Join(errLeaf, errTrust); err != nil {
 		return nil, fmt.Errorf("set up TLS server: %w", err)
 	}
 	current := func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return serverConfig(leaf.get(), pool.get()), nil
+		return serverConfig(leaf.get(), trust.get()), nil
 	}
-	cfg := serverConfig(leaf.get(), pool.get())
+	cfg := serverConfig(leaf.get(), trust.get())
 	cfg.GetConfigForClient = current
 	return cfg, nil
 }
 
-func serverConfig(leaf *tls.Certificate, pool *x509.CertPool) *tls.Config {
+func serverConfig(leaf *tls.Certificate, trust anchors) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{*leaf},
-		ClientAuth:             tls.RequireAndVerifyClientCert,
-		ClientCAs:              pool,
-		VerifyConnection:       checkClient,
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{*leaf},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    trust.pool,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return errors.Join(checkClient(cs), trust.revoked.check(cs.VerifiedChains))
+		},
 		SessionTicketsDisabled: true,
 	}
 }
@@ -87,8 +94,8 @@ func checkClient(cs tls.ConnectionState) error {
 func ClientTLS(f ClientFiles, log *slog.Logger) (*tls.Config, error) {
 	log = orDiscard(log)
 	leaf, errLeaf := loadLeaf(f.Cert, f.Key, Remote, log)
-	pool, errPool := loadPool(f.CA, log)
-	if err := errors.Join(errLeaf, errPool); err != nil {
+	trust, errTrust := loadTrust(f.CA, f.CRL, log)
+	if err := errors.Join(errLeaf, errTrust); err != nil {
 		return nil, fmt.Errorf("set up TLS client: %w", err)
 	}
 	return &tls.Config{
@@ -105,28 +112,28 @@ func ClientTLS(f ClientFiles, log *slog.Logger) (*tls.Config, error) {
 		// name fixed here: an IP address put into the configuration later is
 		// known to the built-in verification alone.
 		InsecureSkipVerify: f.ServerName != "",
-		RootCAs:            pool.get(),
+		RootCAs:            trust.get().pool,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			return checkServer(cs, pool.get(), f.ServerName)
+			return checkServer(cs, trust.get(), f.ServerName)
 		},
 	}, nil
 }
 
-// checkServer verifies the chain, its usage, and the name unless that is empty
+// checkServer verifies the chain, its usage, that it is not revoked, and the name unless that is empty
 // because it has been verified already.
-func checkServer(cs tls.ConnectionState, roots *x509.CertPool, name string) error {
+func checkServer(cs tls.ConnectionState, trust anchors, name string) error {
 	if len(cs.PeerCertificates) == 0 {
 		return errors.New("verify server: it presented no certificate")
 	}
 	leaf := cs.PeerCertificates[0]
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         roots,
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots:         trust.pool,
 		Intermediates: poolOf(cs.PeerCertificates[1:]),
 		DNSName:       name,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	if err == nil {
-		err = checkUsage(leaf, Server)
+		err = errors.Join(checkUsage(leaf, Server), trust.revoked.check(chains))
 	}
 	if err == nil {
 		return nil
@@ -147,16 +154,6 @@ func loadLeaf(cert, key string, kind Kind, log *slog.Logger) (*live[*tls.Certifi
 		return parseLeaf(c[0], c[1], cert, key, kind)
 	})
 	return l, hint(err, fmt.Sprintf("issue one with: clustermesh certs issue --kind %s --cluster NAME --dir DIR", kind))
-}
-
-func loadPool(path string, log *slog.Logger) (*live[*x509.CertPool], error) {
-	if err := needPath("CA", path); err != nil {
-		return nil, err
-	}
-	l, err := newLive([]string{path}, log, func(c [][]byte) (*x509.CertPool, error) {
-		return parsePool(c[0], path)
-	})
-	return l, hint(err, "it must hold the ca.crt of the peers; create a CA with: clustermesh certs init --dir DIR")
 }
 
 func needPath(what, path string) error {
@@ -190,19 +187,6 @@ func parseLeaf(cert, key []byte, certPath, keyPath string, kind Kind) (*tls.Cert
 		return nil, fmt.Errorf("use certificate %s: %w", certPath, err)
 	}
 	return &pair, nil
-}
-
-func parsePool(data []byte, path string) (*x509.CertPool, error) {
-	cas, err := parseCerts(data)
-	if err != nil {
-		return nil, fmt.Errorf("read CA bundle %s: %w", path, err)
-	}
-	for _, c := range cas {
-		if !c.IsCA {
-			return nil, fmt.Errorf("read CA bundle %s: %q is not a CA certificate", path, c.Subject.CommonName)
-		}
-	}
-	return poolOf(cas), nil
 }
 
 func poolOf(certs []*x509.Certificate) *x509.CertPool {

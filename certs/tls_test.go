@@ -1,6 +1,9 @@
 package certs
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -12,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/clustermesh/clustermesh/certs/internal/disk"
 )
 
 // bench is a server and a client certificate directory under one CA.
@@ -57,8 +62,8 @@ func writeForged(t *testing.T, dir, name string, ca issuer, edit func(*x509.Cert
 	certPEM, keyPEM, err := sign(ca, tmpl)
 	must(t, err)
 	cert, key = filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	must(t, writeFile(cert, certMode, certPEM))
-	must(t, writeFile(key, keyMode, keyPEM))
+	must(t, disk.Replace(cert, disk.CertMode, certPEM))
+	must(t, disk.Replace(key, disk.KeyMode, keyPEM))
 	return cert, key
 }
 
@@ -291,12 +296,12 @@ func TestInitialErrorsNameFileAndRemedy(t *testing.T) {
 		want  []string
 	}{
 		{"all unset", ServerFiles{}, []string{"certificate file is not set", "private key file is not set", "CA file is not set"}},
-		{"missing", ServerFiles{b.dir + "/no.crt", b.server.Key, b.dir + "/no-ca.crt"}, []string{"no.crt", "no such file", "certs issue --kind server", "no-ca.crt", "certs init"}},
-		{"garbage", ServerFiles{garbage, b.server.Key, garbage}, []string{garbage, "no complete PEM block"}},
-		{"key of another", ServerFiles{b.server.Cert, b.client.Key, b.server.ClientCA}, []string{b.client.Key, "does not match"}},
-		{"client certificate", ServerFiles{b.client.Cert, b.client.Key, b.server.ClientCA}, []string{b.client.Cert, "not meant for TLS servers"}},
-		{"expired", ServerFiles{expired, expiredKey, b.server.ClientCA}, []string{expired, "expired on", "certs issue"}},
-		{"leaf as CA", ServerFiles{b.server.Cert, b.server.Key, b.client.Cert}, []string{b.client.Cert, "not a CA"}},
+		{"missing", ServerFiles{b.dir + "/no.crt", b.server.Key, b.dir + "/no-ca.crt", ""}, []string{"no.crt", "no such file", "certs issue --kind server", "no-ca.crt", "certs init"}},
+		{"garbage", ServerFiles{garbage, b.server.Key, garbage, ""}, []string{garbage, "no complete PEM block"}},
+		{"key of another", ServerFiles{b.server.Cert, b.client.Key, b.server.ClientCA, ""}, []string{b.client.Key, "does not match"}},
+		{"client certificate", ServerFiles{b.client.Cert, b.client.Key, b.server.ClientCA, ""}, []string{b.client.Cert, "not meant for TLS servers"}},
+		{"expired", ServerFiles{expired, expiredKey, b.server.ClientCA, ""}, []string{expired, "expired on", "certs issue"}},
+		{"leaf as CA", ServerFiles{b.server.Cert, b.server.Key, b.client.Cert, ""}, []string{b.client.Cert, "not a CA"}},
 	}
 	for _, tc := range cases {
 		_, err := ServerTLS(tc.files, nil)
@@ -309,4 +314,18 @@ func TestInitialErrorsNameFileAndRemedy(t *testing.T) {
 	if _, err := ClientTLS(ClientFiles{Cert: b.server.Cert, Key: b.server.Key, CA: b.client.CA}, nil); err == nil || !strings.Contains(err.Error(), "certs issue --kind remote") {
 		t.Errorf("server certificate as client: %v", err)
 	}
+}
+
+// sign makes a key and the certificate of a template, whatever it says.
+func sign(ca issuer, tmpl *x509.Certificate) (certPEM, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyPEM, err = encodeKey(key)
+	return encodeCert(der), keyPEM, err
 }
