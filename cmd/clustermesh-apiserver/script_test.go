@@ -32,7 +32,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// setup gives each script certificates and two free ports.
+// setup gives each script certificates, as files and as a mounted secret, and
+// three free ports.
 func setup(env *testscript.Env) error {
 	pki := filepath.Join(env.WorkDir, "pki")
 	if err := certs.InitCA(pki, certs.CAOptions{}); err != nil {
@@ -46,7 +47,10 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CERT", f.Cert)
 	env.Setenv("KEY", f.Key)
 	env.Setenv("CA", f.CA)
-	for _, name := range []string{"LISTEN", "HTTP"} {
+	if err := writeSecret(env, f); err != nil {
+		return err
+	}
+	for _, name := range []string{"LISTEN", "HTTP", "HEALTH"} {
 		address, err := freeAddress()
 		if err != nil {
 			return err
@@ -54,6 +58,19 @@ func setup(env *testscript.Env) error {
 		env.Setenv(name, address)
 	}
 	return nil
+}
+
+// writeSecret lays the files out as a mounted TLS secret.
+func writeSecret(env *testscript.Env, f certs.Files) error {
+	dir := filepath.Join(env.WorkDir, "secret")
+	env.Setenv("TLSDIR", dir)
+	err := os.Mkdir(dir, 0o700)
+	for name, from := range map[string]string{"tls.crt": f.Cert, "tls.key": f.Key, "ca.crt": f.CA} {
+		if err == nil {
+			err = os.Symlink(from, filepath.Join(dir, name))
+		}
+	}
+	return err
 }
 
 func freeAddress() (string, error) {
