@@ -15,8 +15,8 @@ import (
 func newCerts(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "certs",
-		Short: "Create a CA, issue and inspect certificates",
-		Long: `Create a CA, issue and inspect certificates.
+		Short: "Create a CA and look after its certificates",
+		Long: `Create a CA, issue its certificates, and look after them.
 
 A cluster needs three certificates: "server" for its clustermesh-apiserver,
 "local" for its own agents, and "remote" for what connects from it to the
@@ -24,7 +24,7 @@ apiservers of other clusters. Running processes take up renewed files by
 themselves.`,
 		Example: "  clustermesh certs init --dir pki\n  clustermesh certs issue --dir pki --kind remote --cluster east\n  clustermesh certs inspect pki/*.crt",
 	}
-	cmd.AddCommand(newCertsInit(a), newCertsIssue(a), newCertsInspect(a))
+	cmd.AddCommand(newCertsInit(a), newCertsIssue(a), newCertsInspect(a), newCertsRenew(a), newCertsRevoke(a), newCertsRotate(a), newCertsCheck(a))
 	return asGroup(cmd)
 }
 
@@ -104,21 +104,37 @@ localhost and every --host.`,
 }
 
 func newCertsInspect(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "inspect FILE...",
+	var dir string
+	cmd := &cobra.Command{
+		Use:     "inspect FILE... | --dir DIR",
 		Short:   "Show what certificates are for and until when",
-		Example: "  clustermesh certs inspect pki/*.crt",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, files []string) error {
-			var infos []certs.Info
-			var errs []error
-			for _, file := range files {
-				found, err := certs.Inspect(file)
-				infos, errs = append(infos, found...), append(errs, err)
+		Long:    "Show what certificates are for and until when or, with --dir, the CAs of a\ndirectory, how far their rotation is, and what they have issued.",
+		Example: "  clustermesh certs inspect pki/*.crt\n  clustermesh certs inspect --dir pki",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if dir == "" {
+				return cobra.MinimumNArgs(1)(cmd, args)
 			}
-			return errors.Join(a.printInfos(infos), errors.Join(errs...))
+			return cobra.NoArgs(cmd, args)
+		},
+		RunE: func(_ *cobra.Command, files []string) error {
+			if len(files) == 0 {
+				return a.inspectDir(dir)
+			}
+			return a.inspectFiles(files)
 		},
 	}
+	cmd.Flags().StringVar(&dir, "dir", "", "directory of a CA, instead of files")
+	return cmd
+}
+
+func (a *app) inspectFiles(files []string) error {
+	var infos []certs.Info
+	var errs []error
+	for _, file := range files {
+		found, err := certs.Inspect(file)
+		infos, errs = append(infos, found...), append(errs, err)
+	}
+	return errors.Join(a.printInfos(infos), errors.Join(errs...))
 }
 
 func (a *app) printInfos(infos []certs.Info) error {
