@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clustermesh/clustermesh/agent/api"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -21,7 +23,7 @@ func TestMetricsInventory(t *testing.T) {
 	s.say("home", "s1", "10.1.0.1:80")
 	s.say("east", "s1", "127.0.0.1:80") // refused: makes the rejections appear
 	s.await("10.96.0.49:80 ns/s1 [10.1.0.1:80]")
-	s.awaitState("east", "synced", "")
+	s.awaitCluster("east", "refused something", func(c *api.Cluster) bool { return c.GetState() == "synced" && len(c.GetRejections()) > 0 })
 	got := inventory(t, s.agent.cfg.Registry)
 	path := filepath.Join("testdata", "metrics.golden")
 	if *update {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -139,15 +140,7 @@ func (a announcement) movedFrom(old announcement) bool {
 
 // announce reads the cluster's configuration and asks the core to admit it.
 func (r *remote) announce(ctx context.Context, conn connection) (announcement, error) {
-	key := schema.ClusterConfigKey(r.name)
-	found, err := conn.Range(ctx, key, "", 1, 0)
-	if err != nil {
-		return announcement{}, fmt.Errorf("read cluster config: %w", err)
-	}
-	if len(found.KVs) == 0 {
-		return announcement{}, fmt.Errorf("read cluster config: key %q does not exist; check that the file name %q is the name the remote cluster gives itself and that its apiserver is ready", key, r.name)
-	}
-	config, err := schema.DecodeClusterConfig(r.name, found.KVs[0].Value)
+	config, revision, err := r.readConfig(ctx, conn)
 	if err != nil {
 		return announcement{}, err
 	}
@@ -159,7 +152,25 @@ func (r *remote) announce(ctx context.Context, conn connection) (announcement, e
 	if fresh { // the core must be told all again
 		r.watcher = nil
 	}
-	return r.announcement(config, found.Revision), admitted
+	return r.announcement(config, revision), admitted
+}
+
+// errNoConfig says that the cluster has no configuration.
+var errNoConfig = errors.New("does not exist; check that the file name is the name the remote cluster gives itself and that its apiserver is ready")
+
+// readConfig also returns the store's revision at which the configuration was
+// read.
+func (r *remote) readConfig(ctx context.Context, conn connection) (config schema.ClusterConfig, revision int64, err error) {
+	key := schema.ClusterConfigKey(r.name)
+	found, err := conn.Range(ctx, key, "", 1, 0)
+	switch {
+	case err != nil:
+		return config, 0, fmt.Errorf("read cluster config: %w", err)
+	case len(found.KVs) == 0:
+		return config, found.Revision, fmt.Errorf("read cluster config: key %q %w", key, errNoConfig)
+	}
+	config, err = schema.DecodeClusterConfig(r.name, found.KVs[0].Value)
+	return config, found.Revision, err
 }
 
 // errMoved ends a connection whose cluster announces that its records are to
@@ -168,8 +179,8 @@ var errMoved = errors.New("the cluster changed its id or where its services are 
 
 // watchConfig fails when the cluster announces something else than it did at
 // the beginning. An apiserver does so with a new life only, a relay whenever
-// the cluster behind it does, before it withdraws what was read so far. What
-// cannot be decoded counts at the next connection.
+// the cluster behind it does. What cannot be decoded counts at the next
+// connection.
 func (r *remote) watchConfig(ctx context.Context, conn connection, said announcement) error {
 	return conn.Watch(ctx, schema.ClusterConfigKey(r.name), "", said.revision+1, func(changes kvstore.Changes) error {
 		for _, ch := range changes.Changes {
@@ -261,6 +272,9 @@ func (r *remote) followServices(ctx context.Context, conn connection, said annou
 		}
 	}
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
+		if err := r.confirm(ctx, conn, &said, u); err != nil {
+			return err
+		}
 		err := r.core.do(ctx, func(c *core) { c.update(r.name, u) })
 		if err == nil && u.Synced {
 			*synced = true
@@ -268,4 +282,25 @@ func (r *remote) followServices(ctx context.Context, conn connection, said annou
 		return err
 	})
 	return fmt.Errorf("follow %s: %w", said.kind, err)
+}
+
+// confirm looks at the announcement again before deletions are believed that
+// came after it was last read. A relay whose cluster ceases to publish a kind
+// of record says so before it withdraws the records; that the watch of the
+// announcement tells it in time is not certain. One look serves all deletions
+// up to its revision, so a burst of them costs one or two.
+func (r *remote) confirm(ctx context.Context, conn connection, said *announcement, u kvstore.Update) error {
+	deleted := slices.ContainsFunc(u.Changes, func(c kvstore.Change) bool { return c.Deleted })
+	if !deleted || u.Revision <= said.revision {
+		return nil
+	}
+	config, revision, err := r.readConfig(ctx, conn)
+	switch {
+	case err == nil && r.announcement(config, 0).movedFrom(*said):
+		return errMoved
+	case err != nil && revision == 0: // contact lost
+		return err
+	}
+	said.revision = revision
+	return nil
 }

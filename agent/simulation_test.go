@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/bpf"
 	"github.com/clustermesh/clustermesh/bpf/layout"
@@ -50,6 +50,12 @@ func (k *memoryKernel) StoreBackends(offset uint32, region layout.Region, backen
 	k.Memory.StoreBackends(offset, region, backends)
 }
 
+func (k *memoryKernel) InsertFrontend(key layout.FrontendKey, id uint32) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.Memory.InsertFrontend(key, id)
+}
+
 func (k *memoryKernel) DeleteFrontend(key layout.FrontendKey) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -67,83 +73,6 @@ func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
 	k.Memory.StoreHeader(id, h)
 }
 
-// fakeCluster is a cluster's store with its apiserver.
-type fakeCluster struct {
-	*kvstore.Memory
-	name  string
-	id    uint32
-	local bool
-	down  atomic.Bool
-	said  map[string]map[string]bool // service -> backends ("ip:port"), nil entry when absent
-}
-
-func newFakeCluster(name string, id uint32, local bool) *fakeCluster {
-	f := &fakeCluster{Memory: kvstore.NewMemory(), name: name, id: id, local: local, said: map[string]map[string]bool{}}
-	f.publishAll()
-	return f
-}
-
-func (f *fakeCluster) kind() schema.Kind {
-	if f.local {
-		return schema.KindLocalService
-	}
-	return schema.KindService
-}
-
-func (f *fakeCluster) put(key string, value []byte) {
-	if err := f.Apply(context.Background(), []kvstore.Op{{Key: key, Value: value, Delete: value == nil}}); err != nil {
-		panic(err)
-	}
-}
-
-// publishAll writes everything as a starting apiserver does: the canary last.
-func (f *fakeCluster) publishAll() {
-	config := schema.ClusterConfig{ID: f.id, Capabilities: schema.Capabilities{SyncedCanaries: true, MaxConnectedClusters: 255}}
-	f.put(schema.ClusterConfigKey(f.name), config.Encode())
-	f.put(schema.HeartbeatKey, []byte("now"))
-	for service := range f.said {
-		f.publish(service)
-	}
-	f.put(schema.CanaryKey(f.kind(), f.name, false), []byte("now"))
-}
-
-func (f *fakeCluster) publish(service string) {
-	backends, ok := f.said[service]
-	if f.local {
-		f.put(schema.LocalServiceKey(f.name, "ns", service), f.localRecord(service, backends, ok))
-		return
-	}
-	if !ok {
-		f.put(schema.ServiceKey(f.name, "ns", service), nil)
-		return
-	}
-	s := schema.Service{Cluster: f.name, ClusterID: f.id, Namespace: "ns", Name: service, Shared: true, IncludeExternal: true,
-		Backends: map[netip.Addr]schema.PortMap{}}
-	for b := range backends {
-		ap := netip.MustParseAddrPort(b)
-		s.Backends[ap.Addr()] = schema.PortMap{"": {Protocol: schema.TCP, Port: ap.Port()}}
-	}
-	f.put(schema.ServiceKey(f.name, "ns", service), s.Encode())
-}
-
-func (f *fakeCluster) localRecord(service string, backends map[string]bool, ok bool) []byte {
-	if !ok {
-		return nil
-	}
-	s := schema.LocalService{Cluster: f.name, ClusterID: f.id, Namespace: "ns", Name: service, Shared: true,
-		Frontends: []schema.LocalFrontend{{Address: clusterIP(service), Port: 80, Protocol: schema.TCP}}}
-	for b := range backends {
-		ap := netip.MustParseAddrPort(b)
-		s.Backends = append(s.Backends, schema.LocalBackend{Address: ap.Addr(), Port: ap.Port(), Protocol: schema.TCP, Ready: true, Serving: true})
-	}
-	slices.SortFunc(s.Backends, func(a, b schema.LocalBackend) int { return a.Address.Compare(b.Address) })
-	return s.Encode()
-}
-
-func clusterIP(service string) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 96, 0, service[len(service)-1]})
-}
-
 // simulation is one node's agent among clusters.
 type simulation struct {
 	t        *testing.T
@@ -155,22 +84,6 @@ type simulation struct {
 	stop     func()
 }
 
-type memoryConn struct {
-	*fakeCluster
-}
-
-var errDown = errors.New("connection refused")
-
-func (c memoryConn) Range(ctx context.Context, start, end string, limit, revision int64) (kvstore.Range, error) {
-	if c.down.Load() {
-		return kvstore.Range{}, errDown
-	}
-	return c.Memory.Range(ctx, start, end, limit, revision)
-}
-
-func (c memoryConn) Endpoint() string { return "memory" }
-func (c memoryConn) Close() error     { return nil }
-
 func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File) (connection, error) {
 	s.mu.Lock()
 	c := s.clusters[name]
@@ -178,14 +91,16 @@ func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File)
 	if c == nil || c.down.Load() {
 		return nil, errDown
 	}
-	return memoryConn{c}, nil
+	return &memoryConn{fakeCluster: c}, nil
 }
 
 func newSimulation(t *testing.T) *simulation {
 	s := &simulation{t: t, dir: t.TempDir(), clusters: map[string]*fakeCluster{},
 		kernel: &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 64, Records: 4096})}}
-	for i, name := range []string{"home", "east", "west"} {
-		s.clusters[name] = newFakeCluster(name, uint32(i+1), i == 0)
+	s.clusters["home"] = newLocalCluster("home", 1)
+	s.clusters["east"] = newFakeCluster("east", 2, shape{})
+	s.clusters["west"] = newFakeCluster("west", 3, shape{mode: schema.ModeServicesAndEndpointSlices})
+	for _, name := range all {
 		s.configure(name)
 	}
 	s.start()
@@ -365,35 +280,128 @@ func TestSecondClaimantOfAnIDIsRefused(t *testing.T) {
 	s.say("home", "s1")
 	s.say("east", "s1", "10.2.0.1:80")
 	s.await(s.want(all...))
-	s.add(newFakeCluster("thief", 2, false))
+	s.add(newFakeCluster("thief", 2, shape{}))
 	s.say("thief", "s1", "10.9.0.1:80")
 	s.configure("thief")
 	s.awaitState("thief", "refused", "held by cluster east")
 	s.await(s.want(all...))
-	s.add(newFakeCluster("own", 1, false))
+	s.add(newFakeCluster("own", 1, shape{}))
 	s.configure("own")
 	s.awaitState("own", "refused", "1")
 	s.say("east", "s1", "10.2.0.2:80") // the rest goes on
 	s.await(s.want(all...))
 }
 
+// shapes are the ways in which a cluster may publish, and what is read then.
+var shapes = []struct{ mode, source string }{
+	{"", "services"},
+	{schema.ModeServicesAndEndpointSlices, "endpointslices"},
+	{schema.ModeEndpointSlicesOnly, "endpointslices"},
+}
+
+// TestAChangeOfSourceNeverEmpties: a cluster that publishes something else,
+// after a restart or, behind a relay, under an open connection, is read from
+// there, and what exists before and after stays in the maps at every moment.
+func TestAChangeOfSourceNeverEmpties(t *testing.T) {
+	for name, change := range map[string]func(*fakeCluster, shape){"restart": (*fakeCluster).restart, "move": (*fakeCluster).move} {
+		t.Run(name, func(t *testing.T) {
+			s := newSimulation(t)
+			s.say("home", "s1")
+			s.say("east", "s1", "10.2.0.1:80", "10.2.0.2:80")
+			s.await(s.want(all...))
+			s.kernel.keepFull.Store(true)
+			for _, i := range []int{0, 1, 0, 2, 1, 2, 0} {
+				for _, cached := range []bool{i%2 == 0, i%2 == 1} {
+					l := shapes[i]
+					change(s.clusters["east"], shape{l.mode, cached})
+					s.awaitSource("east", l.source)
+					s.await(s.want(all...))
+					s.say("east", "s1", "10.2.0.2:80", "10.2.0.3:80") // it is followed there
+					s.await(s.want(all...))
+					s.say("east", "s1", "10.2.0.1:80", "10.2.0.2:80")
+					s.await(s.want(all...))
+				}
+			}
+			s.kernel.keepFull.Store(false)
+			if len(s.kernel.emptied) > 0 {
+				t.Error(s.kernel.emptied)
+			}
+		})
+	}
+}
+
+// TestOnlyTheCanaryOfWhatIsReadCounts: a cluster that announces slices is not
+// listed before they are complete, though its services are.
+func TestOnlyTheCanaryOfWhatIsReadCounts(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(s.want(all...))
+	s.kernel.keepFull.Store(true)
+	east, canary := s.clusters["east"], schema.CanaryKey(schema.KindEndpointSlice, "east", false)
+	awaited := make(chan struct{}, 1)
+	east.SetFault(func(f kvstore.Fault) error {
+		if f.Op == kvstore.FaultWatch && f.Key == canary {
+			select {
+			case awaited <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
+	east.down.Store(true)
+	east.restart(shape{mode: schema.ModeServicesAndEndpointSlices})
+	east.write(canary, nil)
+	slice := schema.EndpointSliceKey("east", "ns", "s1-1")
+	east.write(slice, nil)
+	east.down.Store(false)
+	select {
+	case <-awaited:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the canary of the slices is not awaited")
+	}
+	s.awaitState("east", "syncing", "")
+	s.await(s.want(all...))
+	east.publishAll()
+	s.awaitSource("east", "endpointslices")
+	s.await(s.want(all...))
+	s.kernel.keepFull.Store(false)
+	if len(s.kernel.emptied) > 0 {
+		t.Error(s.kernel.emptied)
+	}
+}
+
+func (s *simulation) awaitSource(cluster, source string) {
+	s.t.Helper()
+	s.awaitCluster(cluster, "read and synced from "+source, func(c *api.Cluster) bool {
+		return c.GetState() == "synced" && c.GetSource() == source
+	})
+}
+
 func (s *simulation) awaitState(cluster, state, reason string) {
+	s.t.Helper()
+	s.awaitCluster(cluster, state+" because of "+reason, func(c *api.Cluster) bool {
+		return c.GetState() == state && strings.Contains(c.GetLastError(), reason)
+	})
+}
+
+func (s *simulation) awaitCluster(cluster, want string, ok func(*api.Cluster) bool) {
 	s.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		var last string
+		var now *api.Cluster
 		_ = s.agent.core.do(s.t.Context(), func(c *core) {
 			for _, x := range c.status().GetClusters() {
 				if x.GetName() == cluster {
-					last = x.GetState() + ": " + x.GetLastError()
+					now = x
 				}
 			}
 		})
-		if strings.HasPrefix(last, state) && strings.Contains(last, reason) {
+		if now != nil && ok(now) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("cluster %s is %q, want %s because of %q", cluster, last, state, reason)
+			s.t.Fatalf("cluster %s is %v, want %s", cluster, now, want)
 		}
 		time.Sleep(time.Millisecond) // polling with a deadline
 	}
@@ -424,7 +432,7 @@ func (s *simulation) disturb(rng *rand.Rand) {
 	name := all[rng.IntN(len(all))]
 	c := s.clusters[name]
 	service := fmt.Sprintf("s%d", rng.IntN(4))
-	switch rng.IntN(12) {
+	switch rng.IntN(13) {
 	default:
 		var backends []string
 		for n := range rng.IntN(4) {
@@ -443,11 +451,19 @@ func (s *simulation) disturb(rng *rand.Rand) {
 		c.BreakWatches(nil)
 	case 11:
 		if rng.IntN(2) == 0 {
-			c.NewLife()
-			c.publishAll()
+			c.restart(randomShape(rng, c))
 			return
 		}
 		s.stop()
 		s.start()
+	case 12:
+		c.move(randomShape(rng, c))
 	}
+}
+
+func randomShape(rng *rand.Rand, c *fakeCluster) shape {
+	if c.local {
+		return shape{}
+	}
+	return shape{shapes[rng.IntN(len(shapes))].mode, rng.IntN(2) == 0}
 }
