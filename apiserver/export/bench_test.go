@@ -38,27 +38,53 @@ func slice(i int, ready bool) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// BenchmarkFill exports 1,000 services with 10 backends and 1,000 pods.
+// BenchmarkFill exports 1,000 services with 10 backends and 1,000 pods, without
+// and with the slices.
 func BenchmarkFill(b *testing.B) {
 	changes := cluster(1000)
-	b.ReportAllocs()
-	for b.Loop() {
-		if n := len(newExporter(hashed{}).Apply(changes)); n != 4000 {
-			b.Fatalf("%d records", n)
-		}
+	for what, records := range map[string]int{"plain": 4000, "everything": 5000} {
+		b.Run(what, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if n := len(export.New(variants()[what], hashed{}).Apply(changes)); n != records {
+					b.Fatalf("%d records", n)
+				}
+			}
+		})
 	}
 }
 
 // BenchmarkEndpoint exports a change of one endpoint in a cluster of 10,000
-// services.
+// services, without and with the slices.
 func BenchmarkEndpoint(b *testing.B) {
-	e := newExporter(hashed{})
-	e.Apply(cluster(10000))
+	for what, records := range map[string]int{"plain": 2, "everything": 3} {
+		b.Run(what, func(b *testing.B) {
+			e := export.New(variants()[what], hashed{})
+			e.Apply(cluster(10000))
+			b.ReportAllocs()
+			ready := true
+			for b.Loop() {
+				ready = !ready
+				if n := len(e.Apply([]export.Change{{Object: slice(7, ready)}})); n != records {
+					b.Fatalf("%d records", n)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCiliumFill exports what Cilium says of 5,000 pods.
+func BenchmarkCiliumFill(b *testing.B) {
+	changes := []export.Change{{Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a"}}}}
+	for i := range 5000 {
+		e := &export.CiliumEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprintf("p%d", i)}}
+		e.Status.Identity = &export.CiliumEndpointIdentity{ID: 458760}
+		e.Status.Networking = &export.CiliumEndpointNetworking{Addressing: []export.CiliumAddressPair{{IPv4: fmt.Sprintf("10.3.%d.%d", i/250, i%250)}}}
+		changes = append(changes, export.Change{Object: e})
+	}
 	b.ReportAllocs()
-	ready := true
 	for b.Loop() {
-		ready = !ready
-		if n := len(e.Apply([]export.Change{{Object: slice(7, ready)}})); n != 2 {
+		if n := len(export.New(variants()["cilium"], hashed{}).Apply(changes)); n != 5000 {
 			b.Fatalf("%d records", n)
 		}
 	}

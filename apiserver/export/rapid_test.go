@@ -63,7 +63,11 @@ func incrementalEqualsFresh(t *rapid.T, config export.Config) {
 	now, published := world{}, map[string]string{}
 	e := export.New(config, hashed{})
 	t.Repeat(map[string]func(*rapid.T){
-		"apply": func(t *rapid.T) { accumulate(t, published, e.Apply(now.change(t))) },
+		"apply": func(t *rapid.T) {
+			records := e.Apply(now.change(t))
+			accumulate(t, published, records)
+			readable(t, config, records)
+		},
 		"": func(t *rapid.T) {
 			fresh := export.New(config, hashed{})
 			want := map[string]string{}
@@ -82,6 +86,19 @@ func incrementalEqualsFresh(t *rapid.T, config export.Config) {
 			}
 		},
 	})
+}
+
+// readable checks that readers take every record, except for our numbers, which
+// come from outside of the cluster's range here.
+func readable(t *rapid.T, config export.Config, records []export.Record) {
+	for _, r := range records {
+		if number := r.Kind == schema.KindIdentity || r.Kind == schema.KindIP; number && !config.CiliumIdentities {
+			continue
+		}
+		if _, err := read(config, r); err != nil {
+			t.Fatalf("readers refuse %s: %v\n%s", r.Key, err, r.Value)
+		}
+	}
 }
 
 func accumulate(t *rapid.T, into map[string]string, records []export.Record) {
@@ -184,7 +201,9 @@ func drawService(t *rapid.T) metav1.Object {
 
 func drawSlice(t *rapid.T) metav1.Object {
 	s := &discoveryv1.EndpointSlice{ObjectMeta: meta(t, "s1", "s2", "s3"), AddressType: discoveryv1.AddressTypeIPv4}
+	s.AddressType = discoveryv1.AddressType(pick(t, "family", "IPv4", "IPv4", "IPv6", "FQDN", ""))
 	s.Labels = map[string]string{discoveryv1.LabelServiceName: pick(t, "service", "web", "db")}
+	s.Annotations = map[string]string{"note": pick(t, "note", "", "x", "\xff")}
 	port, ready := int32(rapid.IntRange(0, 2).Draw(t, "port")), rapid.Bool().Draw(t, "ready")
 	portName, zone := pick(t, "port name", "", "http", "grpc"), pick(t, "zone", "", "z1", "z2")
 	s.Ports = []discoveryv1.EndpointPort{{Name: &portName, Port: &port}}

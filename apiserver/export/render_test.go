@@ -15,14 +15,27 @@ import (
 // remote cluster would: one that readers refuse is no golden value.
 func render(t *testing.T, config export.Config, r export.Record) string {
 	t.Helper()
+	slice, err := read(config, r)
+	if err != nil {
+		t.Errorf("readers refuse %s: %v", r.Key, err)
+	}
+	if slice != nil {
+		return r.Key + "\n" + sliceText(slice)
+	}
+	return r.String()
+}
+
+// read decodes a record as its readers do, and returns it if it is a slice.
+func read(config export.Config, r export.Record) (slice *schema.EndpointSlice, err error) {
 	if r.Value == nil {
-		return r.String()
+		return nil, nil
 	}
 	src, limits := schema.Source{Cluster: config.Cluster, ClusterID: config.ClusterID}, schema.DefaultLimits()
-	var err error
 	switch r.Kind {
 	case schema.KindService:
 		_, err = schema.DecodeService(src, r.Key, r.Value, limits)
+	case schema.KindLocalService:
+		_, err = schema.DecodeLocalService(src, r.Key, r.Value, limits)
 	case schema.KindNode:
 		_, err = schema.DecodeNode(src, r.Key, r.Value, limits)
 	case schema.KindIdentity:
@@ -32,15 +45,9 @@ func render(t *testing.T, config export.Config, r export.Record) string {
 	case schema.KindServiceExport:
 		_, err = schema.DecodeServiceExport(src, r.Key, r.Value, limits)
 	case schema.KindEndpointSlice:
-		var s *schema.EndpointSlice
-		if s, err = new(schema.SliceCodec).Decode(src, r.Key, r.Value, limits); err == nil {
-			return r.Key + "\n" + sliceText(s)
-		}
+		return new(schema.SliceCodec).Decode(src, r.Key, r.Value, limits)
 	}
-	if err != nil {
-		t.Errorf("readers refuse %s: %v", r.Key, err)
-	}
-	return r.String()
+	return nil, err
 }
 
 // sliceText prints a decoded slice, one endpoint and port per line.

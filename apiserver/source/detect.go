@@ -59,7 +59,9 @@ func (k *Kubernetes) ask(ctx context.Context) (has, error) {
 }
 
 // served returns the resources of a group and version, none if the API server
-// has no such group or version.
+// has no such group or version. One that is starting answers 503, and not 404,
+// until it knows all definitions (seen with Kubernetes 1.36), so that a start
+// of both at once does not lead to a wrong choice.
 func (k *Kubernetes) served(ctx context.Context, groupVersion string) (map[string]bool, error) {
 	list, err := discovery.ToServerResourcesInterfaceWithContext(k.clients.Typed.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, groupVersion)
 	if apierrors.IsNotFound(err) {

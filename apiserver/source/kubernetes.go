@@ -1,7 +1,6 @@
 package source
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,8 +85,8 @@ func clientConfig(kubeconfig string) (*rest.Config, error) {
 // difference.
 //
 // Of the kinds that not every cluster has it reads what it was told to, or what
-// the API server serves when it starts. One that is taken away later is a
-// [Problem], and its objects stay.
+// the API server serves when it starts. One that is not served, or no longer, is
+// a [Problem] until it is.
 type Kubernetes struct {
 	clients Clients
 	wants   Wants
@@ -172,7 +171,6 @@ func (k *Kubernetes) Run(ctx context.Context, sink Sink) error {
 		if err != nil {
 			return nil // the caller asked for the end
 		}
-		k.log.Info("source reads identities and exports", "identities", reads.identities(), "exports", cmp.Or(reads.ServiceExports, "none"))
 		more := k.chosen(reads)
 		q.decide(reads, names(more))
 		k.follow(ctx, group, more, q)

@@ -107,11 +107,3 @@ func podNamespace(object metav1.Object) string {
 	}
 	return object.GetNamespace()
 }
-
-// identities names where identities come from, for logs.
-func (r Reads) identities() string {
-	if r.Cilium {
-		return "cilium"
-	}
-	return "own"
-}

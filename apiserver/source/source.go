@@ -3,6 +3,17 @@
 // manifests ([Manifests]) for a cluster that has none, for tests and for the
 // demo. Both mean the same: what arrives at the sink leads export to the same
 // records.
+//
+// An account for an API server may only read. It needs list and watch, in all
+// namespaces, on
+//
+//	core                    namespaces, services; nodes, pods (identities of our own)
+//	discovery.k8s.io        endpointslices
+//	cilium.io               ciliumnodes, ciliumidentities and ciliumendpoints or
+//	                        ciliumendpointslices (Cilium's identities)
+//	multicluster.x-k8s.io   serviceexports (if they are exported)
+//
+// and the discovery of APIs, which the role system:discovery gives everybody.
 package source
 
 import (
