@@ -30,6 +30,7 @@ func TestMainJob(t *testing.T) {
 		check{"e_cleanup", checkCleanup},
 		check{"f_intruders", checkIntruders},
 		check{"f_read_only", checkReadOnly},
+		check{"conformance", checkConformance},
 		check{"g_bad_cluster_files", checkBadClusterFiles},
 		check{"g_impostors", checkImpostors},
 		check{"g_bad_manifests", checkBadManifests},

@@ -104,13 +104,7 @@ func endpoints(o kube.Objects, s *corev1.Service, local bool) []claim {
 }
 
 func endpointClaims(cluster string, slice *discoveryv1.EndpointSlice, e discoveryv1.Endpoint, local bool) []claim {
-	state := stateOf(e.Conditions)
-	if !local {
-		if state == "not-ready" {
-			return nil // not published
-		}
-		state = "active" // the wire does not tell terminating from ready
-	}
+	state := stateOf(e.Conditions) // slices carry it between clusters too
 	var all []claim
 	for _, address := range e.Addresses {
 		for _, p := range slice.Ports {

@@ -60,7 +60,7 @@ func TestExpect(t *testing.T) {
 		{"local", with("service.cilium.io/affinity", "local"), global, true, true, head + "local\n" + head + "local - far 10.2.0.1:8080 active\n" + head + "local > near 10.1.0.1:8080 active"},
 		{"local, none ready", with("service.cilium.io/affinity", "local"), global, false, true, head + "local\n" + head + "local - near 10.1.0.1:8080 not-ready\n" + head + "local > far 10.2.0.1:8080 active"},
 		{"remote", with("service.cilium.io/affinity", "remote"), global, true, true, head + "remote\n" + head + "remote - near 10.1.0.1:8080 active\n" + head + "remote > far 10.2.0.1:8080 active"},
-		{"remote, none ready", with("service.cilium.io/affinity", "remote"), global, true, false, head + "remote\n" + head + "remote > near 10.1.0.1:8080 active"},
+		{"remote, none ready", with("service.cilium.io/affinity", "remote"), global, true, false, head + "remote\n" + head + "remote - far 10.2.0.1:8080 not-ready\n" + head + "remote > near 10.1.0.1:8080 active"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
