@@ -10,6 +10,9 @@
 //   - No early prune: content restored after a restart stays until its cluster
 //     is synced or removed; content of a cluster that is out of contact stays
 //     without any timer.
+//   - One source: a remote cluster is read from its endpoint slices where it
+//     announces them, else from its service records, never from both; what was
+//     read from the one stays until the other is synced.
 //   - Isolation: what one cluster sends changes no other cluster's content. A
 //     remote cluster only adds backends to services that the local cluster
 //     has; it never adds frontends or policy, never touches the protected

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -127,7 +128,7 @@ func (v statusView) table(w io.Writer) {
 			name += " (own)"
 		}
 		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, c.Source, c.Services, c.Backends, c.Failures, c.Endpoint)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"), c.Services, c.Backends, c.Failures, c.Endpoint)
 	}
 	d := v.Datapath
 	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",
