@@ -154,7 +154,7 @@ func (m *merge) addPort(a netip.Addr, p namedPort) {
 }
 
 func zoneOf(ep *discoveryv1.Endpoint) schema.Zone {
-	zone := schema.Zone{Zone: *ep.Zone}
+	zone := schema.Zone{Zone: *ep.Zone, ForZones: []schema.ForZone{}} // Cilium writes no null here
 	for _, hint := range forZones(ep) {
 		zone.ForZones = append(zone.ForZones, schema.ForZone{Name: hint})
 	}

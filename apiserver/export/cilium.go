@@ -219,6 +219,9 @@ func (e *Exporter) encodeIdentity(o *CiliumIdentity, f *findings) (uint64, []byt
 	}
 	labels := make(map[string]string, len(o.SecurityLabels))
 	for key, value := range o.SecurityLabels {
+		if !strings.Contains(key, ":") {
+			key = "unspec:" + key // as Cilium spells a label without a source
+		}
 		putLabel(labels, key, value)
 	}
 	identity := schema.Identity{Labels: labels}
