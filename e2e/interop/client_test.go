@@ -2,8 +2,8 @@ package interop
 
 import (
 	"context"
-	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +22,9 @@ import (
 	"github.com/cilium/hive/hivetest"
 )
 
-const leaseTTL = defaults.KVstoreLeaseTTL
+// leaseTTL is the shortest that Cilium takes: a lost lease is then noticed within
+// seconds.
+const leaseTTL = defaults.LockLeaseTTL
 
 // maxClusters is the limit of the mesh, the same for all.
 const maxClusters = defaults.MaxConnectedClusters
@@ -56,7 +58,7 @@ func (g *ground) startAgentSide(t *testing.T, cluster string, id uint32) *agentS
 		RemoteIdentityWatcher: identities,
 		IPCache:               a.heard,
 		ClusterIDsManager:     clustermesh.NewClusterMeshUsedIDs(id),
-		ObserverFactories:     []observer.Factory{sliceFactory(log, factory, a.heard)},
+		ObserverFactories:     []observer.Factory{sliceFactory(factory, a.heard)},
 		Metrics:               clustermesh.NewMetrics(),
 		CommonMetrics:         common.MetricsProvider(metrics.SubsystemClusterMesh)(),
 		StoreFactory:          factory,
@@ -117,12 +119,12 @@ func (noFeatureMetrics) DelClusterMeshConfig(string, string) {}
 type sliceObserver struct {
 	cluster string
 	id      uint32
-	enabled bool
+	enabled atomic.Bool
 	synced  func()
 	store   store.WatchStore
 }
 
-func sliceFactory(_ *slog.Logger, factory store.Factory, h *heard) observer.Factory {
+func sliceFactory(factory store.Factory, h *heard) observer.Factory {
 	return func(cluster string, onSync func()) observer.Observer {
 		o := &sliceObserver{cluster: cluster, synced: onSync}
 		o.store = factory.NewWatchStore(cluster,
@@ -143,13 +145,14 @@ func (o *sliceObserver) Name() observer.Name { return "slices" }
 
 // Status is part of the agent's readiness.
 func (o *sliceObserver) Status() observer.Status {
-	return observer.Status{Enabled: o.enabled, Synced: o.store.Synced(), Entries: o.store.NumEntries()}
+	return observer.Status{Enabled: o.enabled.Load(), Synced: o.store.Synced(), Entries: o.store.NumEntries()}
 }
 
 // Register is called at every connection, before anything is watched.
 func (o *sliceObserver) Register(mgr store.WatchStoreManager, backend kvstore.BackendOperations, cfg cmtypes.CiliumClusterConfig) {
-	o.id, o.enabled = cfg.ID, cfg.Capabilities.EndpointSlicesExportMode != cmtypes.EndpointSlicesExportModeServicesOnly
-	if !o.enabled {
+	o.id = cfg.ID
+	o.enabled.Store(cfg.Capabilities.EndpointSlicesExportMode != cmtypes.EndpointSlicesExportModeServicesOnly)
+	if !o.enabled.Load() {
 		o.synced()
 		return
 	}

@@ -139,16 +139,16 @@ func toggle[T object](all map[string]T, o T) edit {
 // change changes one object at random.
 func (c *cluster) change() edit {
 	switch n := c.rnd.IntN(100); {
-	case n < 35:
+	case n < 40:
 		return c.changeEndpoints()
-	case n < 50:
+	case n < 52:
 		return toggle(c.slices, c.slice(c.rnd.IntN(services), c.rnd.IntN(3)))
-	case n < 62:
-		return put(c.services, c.service(c.rnd.IntN(services)))
 	case n < 70:
+		return put(c.services, c.service(c.rnd.IntN(services)))
+	case n < 73:
 		return toggle(c.services, c.service(c.rnd.IntN(services)))
-	case n < 75:
-		return put(c.namespaces, c.namespace(c.rnd.IntN(namespaces), c.rnd.IntN(3) > 0))
+	case n < 76:
+		return put(c.namespaces, c.namespace(c.rnd.IntN(namespaces), c.rnd.IntN(8) > 0))
 	case n < 79:
 		return put(c.nodes, c.node(c.rnd.IntN(nodes)))
 	case n < 82:

@@ -37,7 +37,7 @@ func (g *ground) startEtcd(t *testing.T, cluster string) string {
 	t.Helper()
 	address := g.listen()
 	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir = cluster, g.subdir(t, "etcd-"+cluster)
+	cfg.Name, cfg.Dir = cluster, g.subdir(t, "etcd-"+strings.TrimPrefix(address, "127.0.0.1:"))
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = urls(t, "https://"+address), urls(t, "https://"+address)
 	peer := urls(t, "http://"+g.listen())
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = peer, peer
@@ -52,7 +52,11 @@ func (g *ground) startEtcd(t *testing.T, cluster string) string {
 	server, err := embed.StartEtcd(cfg)
 	must(t, err)
 	t.Cleanup(server.Close)
-	<-server.Server.ReadyNotify()
+	select {
+	case <-server.Server.ReadyNotify():
+	case <-time.After(startLimit):
+		t.Fatalf("etcd is not ready after %v", startLimit)
+	}
 	g.initEtcd(t, cluster, address)
 	return address
 }

@@ -105,8 +105,8 @@ func (h *heard) Delete(ip string, _ source.Source) bool {
 func (h *heard) UpdateIdentities(added, deleted identity.IdentityMap) <-chan struct{} {
 	h.note(func() {
 		for id := range deleted {
+			h.forget("identity", h.identities[id])
 			delete(h.identities, id)
-			h.forget("identity", id.String())
 		}
 		for id, labels := range added {
 			var all []string

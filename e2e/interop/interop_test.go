@@ -22,7 +22,7 @@ func TestInterop(t *testing.T) {
 		name string
 		run  func(*testing.T, *ground)
 	}{
-		{"HeartbeatsKeepCiliumConnected", heartbeatsKeepCiliumConnected},
+		{"HeartbeatsKeepConnections", heartbeatsKeepConnections},
 		{"CiliumReadsUs", ciliumReadsUs},
 		{"CiliumSurvivesOurRestarts", ciliumSurvivesOurRestarts},
 		{"WeReadServices", weRead(services)},
@@ -31,6 +31,7 @@ func TestInterop(t *testing.T) {
 		{"WeReadSlices", weRead(sliced)},
 		{"WeReadCachedSlices", weRead(cachedSlices)},
 		{"WeReadKVStoreMesh", weReadKVStoreMesh},
+		{"WeFollowLostLeases", weFollowLostLeases},
 	} {
 		t.Run(check.name, func(t *testing.T) {
 			t.Parallel()

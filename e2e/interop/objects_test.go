@@ -53,8 +53,8 @@ func (c *cluster) service(i int) *corev1.Service {
 }
 
 func (c *cluster) serviceAnnotations() map[string]string {
-	a := map[string]string{pick(c, "service.cilium.io/global", "io.cilium/global-service"): pick(c, "true", "true", "true", "false")}
-	if c.rnd.IntN(3) == 0 {
+	a := map[string]string{pick(c, "service.cilium.io/global", "io.cilium/global-service"): pick(c, "true", "true", "true", "true", "true", "true", "false")}
+	if c.rnd.IntN(4) == 0 {
 		a[pick(c, "service.cilium.io/shared", "io.cilium/shared-service")] = pick(c, "true", "false")
 	}
 	if c.rnd.IntN(2) == 0 {
@@ -64,7 +64,7 @@ func (c *cluster) serviceAnnotations() map[string]string {
 }
 
 func (c *cluster) clusterIPs(i int) []string {
-	switch c.rnd.IntN(8) {
+	switch c.rnd.IntN(12) {
 	case 0:
 		return []string{corev1.ClusterIPNone}
 	case 1, 2:

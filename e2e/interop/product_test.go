@@ -6,9 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/e2e/internal/kernel"
 	"github.com/clustermesh/clustermesh/e2e/internal/lab"
 	"github.com/clustermesh/clustermesh/e2e/internal/oracle"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // apiserver is the product's clustermesh-apiserver of a cluster, reading
@@ -18,6 +21,7 @@ type apiserver struct {
 	g         *ground
 	spec      lab.Spec
 	manifests string
+	data      string
 	listen    string // of the etcd API
 	http      string
 }
@@ -25,11 +29,11 @@ type apiserver struct {
 // newApiserver writes a cluster's manifests; nothing runs yet.
 func (g *ground) newApiserver(t *testing.T, c *cluster) *apiserver {
 	t.Helper()
-	a := &apiserver{g: g, manifests: g.subdir(t, "manifests-"+c.name), listen: g.listen(), http: g.listen()}
+	a := &apiserver{g: g, manifests: g.subdir(t, "manifests-"+c.name), data: g.subdir(t, "data-"+c.name), listen: g.listen(), http: g.listen()}
 	server := g.file("server-" + c.name)
 	a.spec = lab.Spec{Name: filepath.Base(g.subdir(t)) + "-apiserver-" + c.name, Path: binary("clustermesh-apiserver"), Args: []string{
 		"--cluster-name", c.name, "--cluster-id", fmt.Sprint(c.id),
-		"--manifests", a.manifests, "--data-dir", g.subdir(t, "data-"+c.name),
+		"--manifests", a.manifests, "--data-dir", a.data,
 		"--listen", a.listen, "--http", a.http,
 		"--tls-cert", server + ".crt", "--tls-key", server + ".key", "--tls-client-ca", g.file("ca.crt"),
 	}}
@@ -60,7 +64,9 @@ func (g *ground) startApiserver(t *testing.T, c *cluster) *apiserver {
 // eBPF maps in a cgroup and a bpffs of its own.
 type agent struct {
 	*lab.Process
-	maps *kernel.Maps
+	clusters string // directory with one file per cluster
+	socket   string // of the local API
+	maps     *kernel.Maps
 }
 
 // startAgent starts the agent of a node that reads the clusters whose files are
@@ -78,11 +84,11 @@ func (g *ground) startAgent(t *testing.T, c *cluster, names map[uint16]string, f
 	cgroup, err := g.lab.Cgroup("pods/" + name)
 	must(t, err)
 	http := g.listen()
-	a := &agent{}
+	a := &agent{clusters: clusters, socket: filepath.Join(g.dir, name+".sock")}
 	a.Process, err = g.lab.Start(lab.Spec{Name: name, Path: binary("clustermesh-agent"), Args: []string{
 		"--cluster-name", c.name, "--cluster-id", fmt.Sprint(c.id), "--node-name", c.name + "-n0",
 		"--clusters", clusters, "--cgroup", cgroup, "--bpffs", bpffs, "--state-dir", filepath.Join(dir, "state"),
-		"--http", http, "--api-socket", filepath.Join(g.dir, name+".sock"),
+		"--http", http, "--api-socket", a.socket,
 	}})
 	must(t, err)
 	t.Cleanup(func() { a.Kill() })
@@ -123,5 +129,48 @@ func (a *agent) follow(t *testing.T, took *times, want func() oracle.Table, chan
 	after := want()
 	if d := a.await(t, after); !after.Equal(before) {
 		*took = append(*took, d)
+	}
+}
+
+// untouched runs something and fails if a map entry was published anew
+// meanwhile.
+func (a *agent) untouched(t *testing.T, during func()) {
+	t.Helper()
+	before, err := a.maps.Headers()
+	must(t, err)
+	during()
+	after, err := a.maps.Headers()
+	must(t, err)
+	if after != before {
+		t.Errorf("the maps were touched:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// cluster is what the agent says of a cluster.
+func (a *agent) cluster(t *testing.T, name string) *api.Cluster {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:"+a.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	defer conn.Close()
+	answer, err := api.NewAgentClient(conn).Status(t.Context(), &api.StatusRequest{})
+	must(t, err)
+	for _, c := range answer.GetClusters() {
+		if c.GetName() == name {
+			return c
+		}
+	}
+	return &api.Cluster{}
+}
+
+// awaitCluster waits until the agent says what is wanted of a cluster.
+func (a *agent) awaitCluster(t *testing.T, name string, want func(*api.Cluster) bool) {
+	t.Helper()
+	deadline := time.After(giveUp)
+	for !want(a.cluster(t, name)) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			t.Fatalf("the agent says of %s after %v: %v", name, giveUp, a.cluster(t, name))
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,14 +21,14 @@ func ciliumReadsUs(t *testing.T, g *ground) {
 	known := agent.awaitCluster(t, east)
 	t.Logf("it knows %d records", len(known))
 	var took times
-	for range changes {
+	for len(took) < changes {
 		east.change().apply(t, apiserver.manifests)
 		if now := agent.expected(east); !slices.Equal(now, known) {
 			took = append(took, agent.await(t, now))
 			known = now
 		}
 	}
-	t.Logf("from our manifest to Cilium's agent: %v of %d changes", took, changes)
+	t.Logf("from our manifest to Cilium's agent: %v", took)
 	if r := agent.status(); r.NumFailures > 0 || !r.Ready {
 		t.Errorf("Cilium's agent does not find the connection sound: %s", text(r))
 	}
@@ -62,8 +63,11 @@ func ciliumSurvivesOurRestarts(t *testing.T, g *ground) {
 	known := agent.awaitCluster(t, east)
 	lives := map[string]bool{etcdID(agent.status()): true}
 	var took times
-	for range restarts {
+	for n := range restarts {
 		apiserver.Kill()
+		if n == restarts/2 { // its disk is gone too
+			must(t, os.RemoveAll(apiserver.data))
+		}
 		for range 5 {
 			east.change().apply(t, apiserver.manifests)
 		}
