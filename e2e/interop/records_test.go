@@ -106,7 +106,7 @@ func addBackend(r *service.ClusterService, slice *discoveryv1.EndpointSlice, e d
 		r.Hostnames[ip] = *e.Hostname
 	}
 	if e.Zone != nil {
-		zone := service.BackendZone{Zone: *e.Zone}
+		zone := service.BackendZone{Zone: *e.Zone, ForZones: []service.ForZone{}}
 		if e.Hints != nil {
 			for _, hint := range e.Hints.ForZones {
 				zone.ForZones = append(zone.ForZones, service.ForZone{Name: hint.Name})
