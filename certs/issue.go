@@ -48,13 +48,13 @@ func (r IssueRequest) Validate() error {
 		errs = append(errs, fmt.Errorf("kind %q is not valid: use server, remote or local", r.Kind))
 	}
 	if r.Cluster != "" || r.Kind != Remote {
-		errs = append(errs, checkCluster(r.Cluster))
+		errs = append(errs, CheckCluster(r.Cluster))
 	}
 	if len(r.Hosts) > 0 && r.Kind != Server {
 		errs = append(errs, errors.New("hosts are for server certificates only"))
 	}
 	for _, h := range r.Hosts {
-		errs = append(errs, checkHost(h))
+		errs = append(errs, CheckHost(h))
 	}
 	if r.Validity < 0 {
 		errs = append(errs, fmt.Errorf("validity %s is negative", r.Validity))
@@ -67,7 +67,8 @@ var dnsName = regexp.MustCompile(`^(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)
 
 const maxDNSName = 253
 
-func checkHost(h string) error {
+// CheckHost returns why h is neither a DNS name nor an IP address, or nil.
+func CheckHost(h string) error {
 	if net.ParseIP(h) != nil || len(h) <= maxDNSName && dnsName.MatchString(strings.ToLower(h)) {
 		return nil
 	}

@@ -26,6 +26,7 @@ type Issued struct {
 	Issuer   string    `json:"issuer"` // SHA-256 of the issuing CA's public key, in hex
 	Issued   time.Time `json:"issued"`
 	NotAfter time.Time `json:"notAfter"`
+	Revoked  bool      `json:"revoked,omitempty"`
 }
 
 // keyID names a CA by its key: two CAs of a rotation share their subject.
@@ -74,8 +75,8 @@ func readIssued(dir string, now time.Time) ([]Issued, error) {
 }
 
 // IssuedBy lists what the CAs in dir have issued and is valid now, the newest
-// last: what is recorded, and certificates in dir itself that are older than
-// the record.
+// last, with what was revoked of it: what is recorded, and certificates in dir
+// itself that are older than the record.
 func IssuedBy(dir string) ([]Issued, error) {
 	return issuedBy(dir, time.Now())
 }
@@ -100,7 +101,26 @@ func issuedBy(dir string, now time.Time) ([]Issued, error) {
 			older = append(older, Issued{Name: l.name, Serial: serialOf(l.cert), Issuer: keyID(ca), Issued: l.cert.NotBefore, NotAfter: l.cert.NotAfter})
 		}
 	}
-	return append(older, list...), nil
+	list = append(older, list...)
+	return list, markRevoked(dir, list, cas)
+}
+
+// markRevoked marks what the CAs have taken back.
+func markRevoked(dir string, list []Issued, cas []*x509.Certificate) error {
+	lists, err := readCRLs(filepath.Join(dir, crlFile))
+	if err != nil {
+		return err
+	}
+	gone := revoked{}
+	for _, l := range lists {
+		if ca := crlSigner(l, cas); ca != nil {
+			gone.add(keyID(ca), l)
+		}
+	}
+	for i := range list {
+		list[i].Revoked = gone[list[i].Issuer][list[i].Serial]
+	}
+	return nil
 }
 
 // leaf is a certificate file of a CA directory.

@@ -42,6 +42,9 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 		if out, err = r.selected(req, known); err != nil {
 			return err
 		}
+		for i := range out {
+			out[i].Revoked = true
+		}
 		return r.writeCRL(out, now)
 	})
 	if err != nil {

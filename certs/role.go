@@ -47,7 +47,7 @@ func ParseRole(cn string) (Role, error) {
 		return Role{Kind: Remote}, nil
 	}
 	kind, cluster, _ := strings.Cut(cn, "-")
-	if (kind != string(Remote) && kind != string(Local)) || checkCluster(cluster) != nil {
+	if (kind != string(Remote) && kind != string(Local)) || CheckCluster(cluster) != nil {
 		return Role{}, fmt.Errorf("read role from common name %q: %w; it must be remote, remote-<cluster> or local-<cluster>", cn, ErrNoRole)
 	}
 	return Role{Kind: Kind(kind), Cluster: cluster}, nil
@@ -69,7 +69,8 @@ var clusterName = regexp.MustCompile(`^([a-z0-9][-a-z0-9]*)?[a-z0-9]$`)
 
 const maxClusterName = 32
 
-func checkCluster(name string) error {
+// CheckCluster returns why name cannot be the name of a cluster, or nil.
+func CheckCluster(name string) error {
 	if len(name) <= maxClusterName && clusterName.MatchString(name) {
 		return nil
 	}

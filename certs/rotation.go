@@ -155,23 +155,13 @@ func (r rotation) waiting(now time.Time) ([]Waiting, error) {
 	if err != nil {
 		return nil, err
 	}
-	lists, err := readCRLs(r.path(crlFile))
-	if err != nil {
-		return nil, err
-	}
-	gone := revoked{}
-	for _, l := range lists {
-		if l.CheckSignatureFrom(r.old.cert) == nil {
-			gone.add("", l)
-		}
-	}
 	fresh := map[string]bool{}
 	for _, i := range list {
 		fresh[i.Name] = fresh[i.Name] || i.Issuer == keyID(r.active.cert)
 	}
 	var out []Waiting
 	for _, i := range list {
-		if i.Issuer == keyID(r.old.cert) && !gone[""][i.Serial] {
+		if i.Issuer == keyID(r.old.cert) && !i.Revoked {
 			out = append(out, Waiting{Issued: i, Replaced: fresh[i.Name]})
 		}
 	}

@@ -104,9 +104,9 @@ func splitTargets(req *certs.RevokeRequest, args []string) {
 }
 
 func (a *app) printIssued(list []certs.Issued) error {
-	t := table{header: []string{"NAME", "SERIAL", "ISSUED", "EXPIRES"}}
+	t := table{header: []string{"NAME", "SERIAL", "ISSUED", "EXPIRES", "REVOKED"}}
 	for _, i := range list {
-		t.add(i.Name, i.Serial, date(i.Issued), date(i.NotAfter))
+		t.add(i.Name, i.Serial, date(i.Issued), date(i.NotAfter), yes(i.Revoked))
 	}
 	return a.print(list, t)
 }

@@ -1,0 +1,256 @@
+package join
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/clustermesh/clustermesh/certs"
+)
+
+// acceptorName is what the certificate of every acceptor is for. No certificate
+// that is issued otherwise has it unless somebody asks for it by name, so the
+// server of another cluster below the same CA cannot pass for an acceptor. The
+// domain "internal" is reserved for names that nobody owns.
+const acceptorName = "join.clustermesh.internal"
+
+const (
+	pathJoin    = "/v1/join"
+	pathConfirm = "/v1/confirm"
+
+	leafLife = time.Hour
+
+	// The limits of a listener that anybody can reach: exchanges are small and
+	// take two round trips.
+	maxConns      = 64
+	maxHeader     = 4 << 10
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 10 * time.Second
+	shutdownTime  = 5 * time.Second
+)
+
+// Acceptor serves the invitations of a site over HTTP/2 and TLS 1.3, on a
+// listener of its own. Clients show no certificate; they have none yet.
+type Acceptor struct {
+	Site Site
+	Log  *slog.Logger // discarded when nil
+	// Install keeps a peer that has joined, with the key that is its own; an
+	// error is reported to the other side, which may confirm again.
+	Install func(Peer) error
+	// Joined is told of every cluster that has joined, after Install. May be nil.
+	Joined func(cluster string)
+	// Refused is told of every refusal, for metrics. May be nil.
+	Refused func(Reason)
+}
+
+// Serve accepts until ctx ends, which is no error, and closes the listener.
+func (a *Acceptor) Serve(ctx context.Context, ln net.Listener) error {
+	if err := a.Site.Validate(); err != nil {
+		return fmt.Errorf("accept clusters: %w", errors.Join(err, ln.Close()))
+	}
+	log := a.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	leaf := &freshLeaf{dir: a.Site.Dir}
+	server := &http.Server{
+		Handler:           &handler{acceptor: a, log: log},
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: leaf.get, SessionTicketsDisabled: true},
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		WriteTimeout:      2 * bodyTimeout,
+		IdleTimeout:       bodyTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ServeTLS(limit(ln, maxConns), "", "") }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("accept clusters: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	err := server.Shutdown(grace)
+	<-ended
+	return err
+}
+
+// freshLeaf is the acceptor's certificate, made anew well before it ends.
+type freshLeaf struct {
+	dir string
+
+	mu    sync.Mutex
+	cert  *tls.Certificate
+	until time.Time
+}
+
+func (f *freshLeaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cert != nil && time.Now().Before(f.until) {
+		return f.cert, nil
+	}
+	cert, err := certs.Ephemeral(f.dir, acceptorName, leafLife)
+	if err != nil {
+		return nil, err
+	}
+	f.cert, f.until = &cert, time.Now().Add(leafLife/2)
+	return f.cert, nil
+}
+
+// handler answers the two calls.
+type handler struct {
+	acceptor *Acceptor
+	log      *slog.Logger
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost || r.URL.Path != pathJoin && r.URL.Path != pathConfirm {
+		http.Error(w, "not found", http.StatusNotFound)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+	if err != nil {
+		h.fail(w, refuse(BadRequest, "the message could not be read, or is larger than %d bytes", maxMessage))
+		return
+	}
+	var answer []byte
+	if r.URL.Path == pathJoin {
+		answer, err = h.join(r.Header.Get("Authorization"), body)
+	} else {
+		err = h.confirm(body)
+	}
+	if err != nil {
+		h.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(answer) //nolint:errcheck // the other side notices
+}
+
+func (h *handler) join(authorization string, body []byte) ([]byte, error) {
+	secret, err := parseSecret(authorization)
+	if err != nil {
+		return nil, err
+	}
+	request, err := DecodeRequest(body)
+	if err != nil {
+		return nil, refuse(BadRequest, "%v", err)
+	}
+	approval, err := h.acceptor.Site.Redeem(secret, request)
+	if err != nil {
+		return nil, err
+	}
+	h.log.Info("approved cluster", "cluster", request.From.Cluster, "op", "join")
+	if approval.CSR == "" {
+		h.joined(request.From.Cluster)
+	}
+	return Encode(approval), nil
+}
+
+func parseSecret(authorization string) (Secret, error) {
+	var s Secret
+	text, ok := strings.CutPrefix(authorization, "Bearer ")
+	if raw, err := hex.DecodeString(text); ok && err == nil && len(raw) == len(s) {
+		copy(s[:], raw)
+		return s, nil
+	}
+	return s, refuse(Unknown, "the request shows no secret of an invitation")
+}
+
+func (h *handler) confirm(body []byte) error {
+	_, confirmation, err := DecodeAnswer(body)
+	if err != nil || confirmation == nil {
+		return refuse(BadRequest, "it is not a confirmation: %v", err)
+	}
+	cluster := ""
+	err = h.acceptor.Site.AcceptConfirmation(*confirmation, func(p Peer) error {
+		cluster = p.Cluster
+		return h.acceptor.Install(p)
+	})
+	if err != nil {
+		return err
+	}
+	h.joined(cluster)
+	return nil
+}
+
+func (h *handler) joined(cluster string) {
+	h.log.Info("cluster joined", "cluster", cluster, "op", "join")
+	if h.acceptor.Joined != nil {
+		h.acceptor.Joined(cluster)
+	}
+}
+
+// fail tells the other side what is wrong with what it sent; what is wrong on
+// this side is for this side's log.
+func (h *handler) fail(w http.ResponseWriter, err error) {
+	var refusal *Refusal
+	status := http.StatusForbidden
+	if !errors.As(err, &refusal) {
+		h.log.Error("failed to accept cluster", "err", err)
+		status, refusal = http.StatusInternalServerError, refuse("failed", "the other side could not do it; its log says why")
+	} else {
+		h.log.Warn("refused cluster", "reason", string(refusal.Reason), "err", refusal)
+		if h.acceptor.Refused != nil {
+			h.acceptor.Refused(refusal.Reason)
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(refusal) //nolint:errcheck // the other side notices
+}
+
+// limit keeps the number of open connections below n; others wait unaccepted.
+func limit(ln net.Listener, n int) net.Listener {
+	return &limited{Listener: ln, slots: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+type limited struct {
+	net.Listener
+	slots  chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &slotConn{Conn: c, free: func() { <-l.slots }}, nil
+}
+
+func (l *limited) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type slotConn struct {
+	net.Conn
+	once sync.Once
+	free func()
+}
+
+func (c *slotConn) Close() error {
+	c.once.Do(c.free)
+	return c.Conn.Close()
+}

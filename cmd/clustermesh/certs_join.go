@@ -1,0 +1,336 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clustermesh/clustermesh/certs/join"
+)
+
+// newJoinCommands are the commands that make two clusters peers and part them.
+func newJoinCommands(a *app) []*cobra.Command {
+	return []*cobra.Command{newInvite(a), newJoin(a), newRequest(a), newApprove(a), newAccept(a), newDisconnect(a)}
+}
+
+// siteFlags are the flags that describe the own side.
+func siteFlags(cmd *cobra.Command, s *join.Site) {
+	dirFlag(cmd, &s.Dir)
+	cmd.Flags().StringVar(&s.Cluster, "cluster", "", "name of the own cluster (required)")
+	cmd.Flags().StringArrayVar(&s.Endpoints, "endpoint", nil, "https://host:port at which others reach the own clustermesh-apiserver; may be repeated. Without it others do not connect here")
+	cmd.Flags().Var(asDays(&s.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
+}
+
+func replaceFlag(cmd *cobra.Command, s *join.Site) {
+	cmd.Flags().BoolVar(&s.Replace, "replace", false, "allow a cluster whose name has a valid certificate already to join again")
+}
+
+func checkSite(s join.Site) error {
+	return errors.Join(needFlag("dir", s.Dir), needFlag("cluster", s.Cluster), validIf(s.Dir != "" && s.Cluster != "", s.Validate))
+}
+
+func validIf(sure bool, validate func() error) error {
+	if !sure {
+		return nil
+	}
+	return validate()
+}
+
+// sink is where a new peer goes: a directory that agents follow, or a manifest
+// on standard output.
+type sink struct {
+	clusters string
+	dryRun   bool
+	format   string
+	secret   join.SecretOptions
+}
+
+const formatYAML = "yaml"
+
+func sinkFlags(cmd *cobra.Command, s *sink) {
+	f := cmd.Flags()
+	f.StringVar(&s.clusters, "clusters", "", "directory of cluster files, which the agents follow")
+	f.BoolVar(&s.dryRun, "dry-run", false, "write no cluster files; print a Kubernetes Secret with them for kubectl apply. It holds a private key")
+	f.StringVarP(&s.format, "output", "o", formatYAML, "output format of --dry-run: yaml")
+	f.StringVar(&s.secret.Name, "secret-name", "", "name of the Secret (default clustermesh-<other cluster>)")
+	f.StringVar(&s.secret.Namespace, "namespace", "", "namespace of the Secret")
+	f.StringVar(&s.secret.Mount, "mount", "", "directory in which pods see the Secret, for readers that need absolute paths")
+}
+
+func (s sink) check() error {
+	switch {
+	case s.format != formatYAML:
+		return fmt.Errorf("--output %q: use yaml", s.format)
+	case s.dryRun == (s.clusters != ""):
+		return errors.New("give either --clusters or --dry-run -o yaml")
+	}
+	return nil
+}
+
+func (s sink) install(a *app) func(join.Peer) error {
+	return func(p join.Peer) error {
+		switch {
+		case len(p.Endpoints) == 0:
+			_, err := fmt.Fprintf(a.stderr, "%s has no endpoint: it connects here and is not connected to\n", p.Cluster)
+			return err
+		case s.dryRun:
+			_, err := a.stdout.Write(p.Secret(s.secret))
+			return err
+		}
+		return p.Write(s.clusters)
+	}
+}
+
+func newJoin(a *app) *cobra.Command {
+	var site join.Site
+	var to sink
+	var confirmation string
+	cmd := &cobra.Command{
+		Use:   "join TOKEN --dir DIR --cluster NAME --clusters DIR",
+		Short: "Become a peer of the cluster that made the token",
+		Long: `Become a peer of the cluster whose operator made the TOKEN with "clustermesh
+invite". TOKEN may be - to read it from standard input, where no process list
+shows it.
+
+The key is made here and stays here. What goes to the other side, over TLS pinned
+to the CA in the token, is the own CA, the endpoints and a request for a
+certificate for remote-<cluster>. A token works once.`,
+		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters\n  clustermesh join - --dir pki --cluster west --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := usage(checkSite(site), to.check()); err != nil {
+				return err
+			}
+			token, err := a.textOf(args[0])
+			if err != nil {
+				return err
+			}
+			rest, err := join.Join(cmd.Context(), token, site, to.install(a))
+			if rest != nil {
+				return errors.Join(err, writeConfirmation(confirmation, *rest))
+			}
+			if err == nil {
+				fmt.Fprintln(a.stderr, "joined")
+			}
+			return err
+		},
+	}
+	siteFlags(cmd, &site)
+	replaceFlag(cmd, &site)
+	sinkFlags(cmd, &to)
+	cmd.Flags().StringVar(&confirmation, "confirmation", "confirmation.json", "where to put the confirmation if it could not be delivered")
+	return cmd
+}
+
+func writeConfirmation(path string, c join.Confirmation) error {
+	if err := os.WriteFile(path, join.Encode(c), 0o644); err != nil {
+		return fmt.Errorf("write confirmation: %w", err)
+	}
+	return fmt.Errorf("this side has joined; for the other, hand over %s and have it run: clustermesh accept %s", path, path)
+}
+
+// textOf is the argument itself, or standard input for "-".
+func (a *app) textOf(arg string) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(a.stdin, maxRead))
+	return string(text), err
+}
+
+const maxRead = 1 << 20
+
+// fileOf is the content of a file, or standard input for "-".
+func (a *app) fileOf(path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(io.LimitReader(a.stdin, maxRead))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxRead))
+}
+
+func newRequest(a *app) *cobra.Command {
+	var site join.Site
+	var life time.Duration
+	cmd := &cobra.Command{
+		Use:   "request --dir DIR --cluster NAME",
+		Short: "Ask to become a peer, as a file",
+		Long: `Make a key, which stays in DIR, and print a request for the operator of another
+cluster. The request holds nothing secret. He answers with "clustermesh approve",
+and his answer goes into "clustermesh accept" here.
+
+Read the fingerprint to each other over another channel: it tells whether the
+file was changed on the way.`,
+		Example: "  clustermesh request --dir pki --cluster west --endpoint https://192.0.2.20:2379 > west.request\n  clustermesh approve west.request --dir pki --cluster east --endpoint https://192.0.2.10:2379 > west.approval   # at the other side\n  clustermesh accept west.approval --dir pki --clusters clusters > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters clusters                                           # at the other side",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := usage(checkSite(site), notNegative(life)); err != nil {
+				return err
+			}
+			r, err := site.Request(life)
+			if err != nil {
+				return err
+			}
+			return a.printMessage(r)
+		},
+	}
+	siteFlags(cmd, &site)
+	cmd.Flags().Var(asDays(&life), "life", "how long it may be approved (default 7d)")
+	return cmd
+}
+
+func (a *app) printMessage(m any) error {
+	data := join.Encode(m)
+	fmt.Fprintf(a.stderr, "fingerprint: %s\n", join.FingerprintOf(data))
+	_, err := a.stdout.Write(data)
+	return err
+}
+
+func newApprove(a *app) *cobra.Command {
+	var site join.Site
+	var only, fingerprint string
+	cmd := &cobra.Command{
+		Use:   "approve FILE --dir DIR --cluster NAME",
+		Short: "Answer the request of another cluster, as a file",
+		Long: `Sign the certificate that a request asks for, and print the approval, which holds
+nothing secret. A request is approved once, and only for remote-<its cluster>.`,
+		Example: "  clustermesh approve west.request --dir pki --cluster east --endpoint https://192.0.2.10:2379 --fingerprint 1a2b-... > west.approval",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := usage(checkSite(site)); err != nil {
+				return err
+			}
+			data, err := a.received(args[0], fingerprint)
+			if err != nil {
+				return err
+			}
+			r, err := join.DecodeRequest(data)
+			if err != nil {
+				return err
+			}
+			if only != "" && r.From.Cluster != only {
+				return fmt.Errorf("the request is of cluster %q and not of %q", r.From.Cluster, only)
+			}
+			approval, err := site.Approve(r)
+			if err != nil {
+				return err
+			}
+			return a.printMessage(approval)
+		},
+	}
+	siteFlags(cmd, &site)
+	replaceFlag(cmd, &site)
+	cmd.Flags().StringVar(&only, "for", "", "approve only if the request is of this cluster")
+	fingerprintFlag(cmd, &fingerprint)
+	return cmd
+}
+
+func fingerprintFlag(cmd *cobra.Command, value *string) {
+	cmd.Flags().StringVar(value, "fingerprint", "", "refuse the file unless it has the fingerprint that its sender read out")
+}
+
+// received reads a file of the other side and checks or shows its fingerprint.
+func (a *app) received(path, want string) ([]byte, error) {
+	data, err := a.fileOf(path)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	got := join.FingerprintOf(data)
+	if want != "" && !strings.EqualFold(strings.TrimSpace(want), got) {
+		return nil, fmt.Errorf("%s has fingerprint %s and not %s: it was changed on the way, or is another file", path, got, want)
+	}
+	if want == "" {
+		fmt.Fprintf(a.stderr, "%s has fingerprint %s; ask the sender for his\n", path, got)
+	}
+	return data, nil
+}
+
+func newAccept(a *app) *cobra.Command {
+	var site join.Site
+	var to sink
+	var fingerprint, confirmation string
+	cmd := &cobra.Command{
+		Use:   "accept FILE --dir DIR --clusters DIR",
+		Short: "Take the other cluster's approval or confirmation, as a file",
+		Long: `Take what the other side answered and write the files with which agents connect
+to it. For an approval, a confirmation is printed for the other side to accept;
+with --dry-run, where standard output is the Secret, it goes to --confirmation.`,
+		Example: "  clustermesh accept west.approval --dir pki --clusters /etc/clustermesh/clusters > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters /etc/clustermesh/clusters\n  clustermesh accept west.approval --dir pki --dry-run -o yaml --confirmation west.confirmation | kubectl apply -f -",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := usage(needFlag("dir", site.Dir), to.check()); err != nil {
+				return err
+			}
+			data, err := a.received(args[0], fingerprint)
+			if err != nil {
+				return err
+			}
+			return a.accept(site, data, to, confirmation)
+		},
+	}
+	dirFlag(cmd, &site.Dir)
+	cmd.Flags().Var(asDays(&site.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
+	replaceFlag(cmd, &site)
+	sinkFlags(cmd, &to)
+	fingerprintFlag(cmd, &fingerprint)
+	cmd.Flags().StringVar(&confirmation, "confirmation", "", "file for the confirmation instead of standard output")
+	return cmd
+}
+
+func (a *app) accept(site join.Site, data []byte, to sink, out string) error {
+	approval, confirmation, err := join.DecodeAnswer(data)
+	if err != nil {
+		return err
+	}
+	if confirmation != nil {
+		return site.AcceptConfirmation(*confirmation, to.install(a))
+	}
+	if to.dryRun && out == "" && approval.CSR != "" {
+		return errors.New("the other side waits for a confirmation: say with --confirmation where to put it, for standard output is the Secret")
+	}
+	answer, err := site.AcceptApproval(*approval, to.install(a))
+	if err != nil || answer == nil {
+		return err
+	}
+	if out == "" {
+		return a.printMessage(*answer)
+	}
+	text := join.Encode(*answer)
+	fmt.Fprintf(a.stderr, "fingerprint: %s\n", join.FingerprintOf(text))
+	return os.WriteFile(out, text, 0o644)
+}
+
+func newDisconnect(a *app) *cobra.Command {
+	var dir, clusters string
+	cmd := &cobra.Command{
+		Use:   "disconnect CLUSTER [--dir DIR] [--clusters DIR]",
+		Short: "End the relation with a cluster, also if it is gone",
+		Long: `End the relation with a cluster from this side alone. Its files are removed from
+--clusters, which drains it from the agents, and the certificates that the CA in
+--dir issued to it are revoked.`,
+		Example: "  clustermesh disconnect west --dir pki --clusters /etc/clustermesh/clusters",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if dir == "" && clusters == "" {
+				return usage(errors.New("give --dir, --clusters or both"))
+			}
+			if err := join.Leave(dir, clusters, args[0]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(a.stderr, "disconnected %s\n", args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "directory of the CA, to revoke the cluster's certificates")
+	cmd.Flags().StringVar(&clusters, "clusters", "", "directory of cluster files, to remove the cluster's")
+	return cmd
+}
