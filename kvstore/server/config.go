@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"time"
 
+	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -34,6 +36,12 @@ type Config struct {
 	// PlainTextName is the certificate name that every reader is taken to have
 	// when TLS is nil, for instance "remote".
 	PlainTextName string
+	// Peers, if not nil, decides who may read and what: each reader must be one of
+	// these peers, whose certificates are verified against its own CAs, and the
+	// common names of certificates no longer mean anything but local-<Cluster>,
+	// which is verified against the CAs of TLS (these may then be missing). What
+	// changes in the set takes effect at once, on open connections too.
+	Peers *peers.Set
 	// Log receives the server's log; nil discards it.
 	Log *slog.Logger
 	// Registerer receives the server's metrics while it runs; nil is none.
@@ -48,11 +56,19 @@ type Config struct {
 // Limits bound the memory, goroutines and time that readers may take. A zero
 // field means its default.
 type Limits struct {
-	// Connections is the number of open connections; more are closed at once.
-	// Default 8192.
+	// Connections is the number of established connections; more are closed at
+	// once. Default 8192.
 	Connections int
-	// Handshakes is the number of TLS handshakes in progress; more wait within
-	// their deadline. Default 64.
+	// Pending is the number of connections before the end of their handshake. One
+	// more closes the oldest that has not sent a byte, or else the oldest that
+	// lets us wait for its next one. Default 1024.
+	Pending int
+	// AcceptsPerSecond is the rate at which connections are accepted; more wait
+	// in the kernel's queue. Default 5000.
+	AcceptsPerSecond float64
+	// Handshakes is the number of TLS handshakes that are computed at a time;
+	// those that wait for their peer's next message do not count. Default half
+	// of the processors.
 	Handshakes int
 	// HandshakeTimeout bounds a connection from accept to the end of its TLS
 	// handshake, and the start of HTTP/2 after it. Default 5 s.
@@ -67,6 +83,10 @@ type Limits struct {
 	// CreatesPerSecond is the lasting rate at which a connection may create
 	// watches; twice WatchesPerConnection may come at once. Default 20.
 	CreatesPerSecond float64
+	// RequestsPerSecond is the lasting rate of a connection's calls and of
+	// requests in its Watch calls; twice as many may come at once. More wait for
+	// up to a second and are refused if that is not enough. Default 2000.
+	RequestsPerSecond float64
 	// Ranges is the number of listings read at a time, RangesPerConnection that
 	// of one connection; more wait. Defaults 16 and 4.
 	Ranges              int
@@ -96,6 +116,46 @@ type Limits struct {
 	// ProgressInterval is the time between progress replies to an idle watch
 	// that asked for them. Default 10 min, as in etcd.
 	ProgressInterval time.Duration
+	// Peer bounds each configured peer as a whole.
+	Peer PeerLimits
+}
+
+// PeerLimits bound what one configured peer, a cluster with all its nodes, may
+// take on all its connections together. A zero field means its default, which
+// is meant for two thousand nodes.
+type PeerLimits struct {
+	// Connections is the number of established connections. Default 2048.
+	Connections int
+	// ConnectsPerSecond is the lasting rate of new ones; Connections of them may
+	// come at once. Default 100.
+	ConnectsPerSecond float64
+	// Streams is the number of calls in progress. Default 16384.
+	Streams int
+	// Watches is the number of watches. Default 32768.
+	Watches int
+	// CreatesPerSecond is the lasting rate at which watches are created; Watches
+	// of them may come at once. Default 1000.
+	CreatesPerSecond float64
+	// RequestsPerSecond is as in [Limits]. Default 5000.
+	RequestsPerSecond float64
+	// Ranges is the number of listings read at a time; more wait. Default 8, half
+	// of those of all.
+	Ranges int
+	// UnreadBytes is how much of its listings the peer may leave unread before
+	// the next one has to wait. Default 64 MiB.
+	UnreadBytes int64
+}
+
+func (l PeerLimits) withDefaults() PeerLimits {
+	orDefault(&l.Connections, 2048)
+	orDefault(&l.ConnectsPerSecond, 100)
+	orDefault(&l.Streams, 16384)
+	orDefault(&l.Watches, 32768)
+	orDefault(&l.CreatesPerSecond, 1000)
+	orDefault(&l.RequestsPerSecond, 5000)
+	orDefault(&l.Ranges, 8)
+	orDefault(&l.UnreadBytes, 64<<20)
+	return l
 }
 
 const defaultQuotaBytes = 512 << 20
@@ -108,12 +168,15 @@ func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
 
 func (l Limits) withDefaults() Limits {
 	orDefault(&l.Connections, 8192)
-	orDefault(&l.Handshakes, 64)
+	orDefault(&l.Pending, 1024)
+	orDefault(&l.AcceptsPerSecond, 5000)
+	orDefault(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))
 	orDefault(&l.HandshakeTimeout, 5*time.Second)
 	orDefault(&l.StreamsPerConnection, 64)
 	orDefault(&l.WatchesPerStream, 64)
 	orDefault(&l.WatchesPerConnection, 256)
 	orDefault(&l.CreatesPerSecond, 20)
+	orDefault(&l.RequestsPerSecond, 2000)
 	orDefault(&l.Ranges, 16)
 	orDefault(&l.RangesPerConnection, 4)
 	orDefault(&l.ReceiveBytes, 64<<10)
@@ -125,6 +188,7 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.RingRevisions, 64<<10)
 	orDefault(&l.RingBytes, 64<<20)
 	orDefault(&l.ProgressInterval, 10*time.Minute)
+	l.Peer = l.Peer.withDefaults()
 	return l
 }
 
@@ -158,11 +222,13 @@ func (c Config) Validate() error {
 
 func (c Config) validateTransport() error {
 	switch {
+	case c.TLS == nil && c.Peers != nil:
+		return errors.New("peers are configured without TLS: set TLS, certificates say who a peer is")
 	case c.TLS == nil:
 		return c.validatePlainText()
 	case c.PlainTextName != "":
 		return fmt.Errorf("plain text name %q is set together with TLS: remove one of them", c.PlainTextName)
-	case c.TLS.GetConfigForClient == nil && c.TLS.ClientCAs == nil:
+	case c.TLS.GetConfigForClient == nil && c.TLS.ClientCAs == nil && c.Peers == nil:
 		return errors.New("TLS has neither client CAs nor GetConfigForClient: set the CA pool that signs the readers' certificates")
 	}
 	return nil
@@ -184,7 +250,9 @@ func (l Limits) validate() error {
 		int64(l.Connections), int64(l.Handshakes), int64(l.HandshakeTimeout), int64(l.WatchesPerStream),
 		int64(l.WatchesPerConnection), int64(l.CreatesPerSecond), int64(l.Ranges), int64(l.RangesPerConnection), int64(l.ReceiveBytes), int64(l.ReplyBytes),
 		int64(l.UnpagedBytes), l.UnreadBytes, int64(l.SendTimeout), int64(l.RingRevisions),
-		int64(l.RingBytes), int64(l.ProgressInterval),
+		int64(l.RingBytes), int64(l.ProgressInterval), int64(l.Pending), int64(l.AcceptsPerSecond), int64(l.RequestsPerSecond),
+		int64(l.Peer.Connections), int64(l.Peer.ConnectsPerSecond), int64(l.Peer.Streams), int64(l.Peer.Watches),
+		int64(l.Peer.CreatesPerSecond), int64(l.Peer.RequestsPerSecond), int64(l.Peer.Ranges), l.Peer.UnreadBytes,
 	} {
 		if v < 0 {
 			return fmt.Errorf("limit %d is negative: use 0 for the default", v)

@@ -1,6 +1,10 @@
 package server
 
 import (
+	"container/list"
+	"context"
+	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -15,16 +19,33 @@ import (
 // credentials fill in grant before any request is served.
 type conn struct {
 	net.Conn
-	set     *connSet
-	grant   grant
-	creates *rate.Limiter
-	watches atomic.Int64
-	ranges  chan struct{} // one per listing of this connection being read
-	expiry  *time.Timer   // closes the connection when its certificate expires
+	set      *connSet
+	gate     *gate // while the handshake goes on
+	grant    grant
+	chain    []*x509.Certificate // what a configured peer sent; nil for others
+	creates  *rate.Limiter
+	requests *rate.Limiter
+	watches  atomic.Int64
+	ranges   chan struct{} // one per listing of this connection being read
+	unread   *meter        // bytes of listings handed to gRPC and not yet sent
+	lastSent atomic.Int64  // when unread last became smaller or began, in Unix nanoseconds
+	closed   sync.Once
 
-	unread atomic.Int64  // bytes of listings handed to gRPC and not yet sent
-	sent   chan struct{} // holds a token when unread became smaller
-	closed sync.Once
+	// Under the set's lock.
+	place    *list.Element // in one of the lists of handshakes; nil afterwards
+	queue    *list.List    // the list that place is in
+	waiting  bool          // the handshake waits for the peer
+	evicted  bool          // closed to make room
+	admitted bool          // counted as established
+	expiry   *time.Timer   // closes the connection when its certificate expires
+}
+
+// Read implements [net.Conn].
+func (c *conn) Read(b []byte) (int, error) {
+	if c.gate != nil {
+		return c.gate.read(b)
+	}
+	return c.Conn.Read(b)
 }
 
 // Close closes the connection and forgets it.
@@ -33,15 +54,35 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// refuse counts a refusal.
+func (c *conn) refuse(why refusal) { c.set.metrics.refuse(c.account(), why) }
+
+// account returns whom the connection counts for.
+func (c *conn) account() *account {
+	if c.grant.account == nil {
+		return c.set.registry.other
+	}
+	return c.grant.account
+}
+
 // cut closes the connection because of its reader.
 func (c *conn) cut(why refusal) {
-	c.set.metrics.refuse(why)
+	c.refuse(why)
 	c.set.log.Warn("reader disconnected", "peer", c.RemoteAddr().String(), "name", c.grant.name, "reason", string(why))
 	c.Close()
 }
 
-// expireAt closes the connection when its certificate is no longer valid.
-func (c *conn) expireAt(t time.Time) { c.expiry = time.AfterFunc(time.Until(t), func() { c.Close() }) }
+// expireAt closes the connection when its certificate is no longer valid. It is
+// called under the set's lock.
+func (c *conn) expireAt(t time.Time) {
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
+	c.expiry = time.AfterFunc(time.Until(t), func() {
+		c.refuse(refusedExpired)
+		c.Close()
+	})
+}
 
 // buffer wraps encoded bytes so that they count as unread until gRPC has sent
 // them.
@@ -49,7 +90,9 @@ func (c *conn) buffer(b []byte) mem.Buffer {
 	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
 		return mem.SliceBuffer(b)
 	}
-	c.unread.Add(int64(cap(b)))
+	c.lastSent.Store(time.Now().UnixNano())
+	c.unread.add(cap(b))
+	c.account().unread.add(cap(b))
 	return mem.NewBuffer(&b, unreadPool{c})
 }
 
@@ -59,70 +102,151 @@ type unreadPool struct{ c *conn }
 func (unreadPool) Get(n int) *[]byte { b := make([]byte, n); return &b }
 
 func (p unreadPool) Put(b *[]byte) {
-	p.c.unread.Add(-int64(cap(*b)))
-	select {
-	case p.c.sent <- struct{}{}:
-	default:
-	}
+	p.c.lastSent.Store(time.Now().UnixNano())
+	p.c.unread.sub(cap(*b))
+	p.c.account().unread.sub(cap(*b))
 }
 
 // connSet knows all open connections.
 type connSet struct {
-	limits  Limits
-	log     *slog.Logger
-	metrics *metrics
+	limits   Limits
+	log      *slog.Logger
+	metrics  *metrics
+	registry *registry
 
-	mu   sync.Mutex
-	open map[*conn]struct{}
+	mu          sync.Mutex
+	open        map[*conn]struct{}
+	established int
+	silent      *list.List // of *conn: in the handshake, and no byte has come
+	shaking     *list.List // of *conn: in the handshake, by the time of the first byte
 }
 
-func newConnSet(l Limits, log *slog.Logger, m *metrics) *connSet {
-	return &connSet{limits: l, log: log, metrics: m, open: map[*conn]struct{}{}}
+func newConnSet(l Limits, log *slog.Logger, m *metrics, r *registry) *connSet {
+	return &connSet{limits: l, log: log, metrics: m, registry: r, open: map[*conn]struct{}{}, silent: list.New(), shaking: list.New()}
 }
 
-// add takes an accepted connection; false means there are too many.
-func (s *connSet) add(raw net.Conn) (*conn, bool) {
-	c := &conn{
-		Conn:    raw,
-		set:     s,
-		creates: rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection),
-		ranges:  make(chan struct{}, s.limits.RangesPerConnection),
-		sent:    make(chan struct{}, 1),
-	}
+// add takes an accepted connection, or says why not.
+func (s *connSet) add(raw net.Conn) (*conn, refusal) {
+	c := &conn{Conn: raw, set: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) >= s.limits.Connections {
-		return nil, false
+	if s.established >= s.limits.Connections {
+		return nil, refusedConnections
+	}
+	if s.silent.Len()+s.shaking.Len() >= s.limits.Pending && !s.evict() {
+		return nil, refusedPending
 	}
 	s.open[c] = struct{}{}
+	c.queue, c.place, c.waiting = s.silent, s.silent.PushBack(c), true
 	s.metrics.connections.Inc()
-	return c, true
+	return c, ""
+}
+
+// leave takes a connection out of the lists of handshakes.
+func (s *connSet) leave(c *conn) {
+	if c.place != nil {
+		c.queue.Remove(c.place)
+		c.place, c.queue, c.waiting = nil, nil, false
+	}
 }
 
 func (s *connSet) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
+	s.leave(c)
 	s.metrics.connections.Dec()
+	if c.admitted {
+		s.established--
+		c.account().conns.Add(-1)
+	}
 	if c.expiry != nil {
 		c.expiry.Stop()
 	}
 }
 
-// admit records who is at the other end.
-func (s *connSet) admit(c *conn, g grant, notAfter time.Time) {
+// admission is whom a handshake was with.
+type admission struct {
+	grant  grant
+	until  time.Time // zero: without end
+	chain  []*x509.Certificate
+	roster *roster // that chain was checked against
+}
+
+var errRefused = errors.New("connection refused by a limit")
+
+// admit records who is at the other end, unless there are too many already.
+func (s *connSet) admit(c *conn, a admission) error {
+	s.mu.Lock()
+	_, open := s.open[c]
+	if !open {
+		s.mu.Unlock()
+		return net.ErrClosed
+	}
+	s.leave(c)
+	c.grant, c.chain = a.grant, a.chain
+	why := s.afford(c.account())
+	if why == "" {
+		s.equip(c, a.until)
+	}
+	s.mu.Unlock()
+	if why != "" {
+		c.cut(why)
+		return errRefused
+	}
+	if now, _ := s.registry.current(); a.chain != nil && now != a.roster {
+		s.reconsider(c) // the peers changed since the handshake looked at them
+	}
+	return nil
+}
+
+func (s *connSet) afford(a *account) refusal {
+	switch {
+	case s.established >= s.limits.Connections || !take(&a.conns, a.limits.Connections):
+		return refusedConnections
+	case !a.connects.Allow():
+		a.conns.Add(-1)
+		return refusedConnects
+	}
+	return ""
+}
+
+// equip gives an established connection what only those need.
+func (s *connSet) equip(c *conn, until time.Time) {
+	c.admitted = true
+	s.established++
+	c.creates = rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection)
+	c.requests = rate.NewLimiter(rate.Limit(s.limits.RequestsPerSecond), burst(2*s.limits.RequestsPerSecond))
+	c.ranges = make(chan struct{}, s.limits.RangesPerConnection)
+	c.unread = newMeter()
+	if !until.IsZero() {
+		c.expireAt(until)
+	}
+}
+
+// reconsider closes the connection of a configured peer that is none any more,
+// or that may see something else now.
+func (s *connSet) reconsider(c *conn) {
+	now, _ := s.registry.current()
+	if _, same := now.grants[c.grant.peer]; same {
+		return
+	}
+	p, until, err := now.table.Authenticate(c.chain, time.Now())
+	if err != nil || p.Name != c.grant.peer.Name || !p.View.Equal(c.grant.peer.View) {
+		c.cut(refusedRemoved)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.grant = g
-	if _, open := s.open[c]; open && !notAfter.IsZero() {
-		c.expireAt(notAfter)
+	if _, open := s.open[c]; open {
+		c.expireAt(until)
 	}
 }
 
 // disconnect closes the connections of the names that match.
 func (s *connSet) disconnect(match func(string) bool) int {
 	n := 0
-	for _, c := range s.named(match) {
+	for _, c := range s.which(func(c *conn) bool { return c.grant.name != "" && match(c.grant.name) }) {
 		s.log.Info("reader disconnected", "peer", c.RemoteAddr().String(), "name", c.grant.name, "reason", "removed")
 		c.Close()
 		n++
@@ -130,34 +254,39 @@ func (s *connSet) disconnect(match func(string) bool) int {
 	return n
 }
 
-func (s *connSet) named(match func(string) bool) []*conn {
+// which returns the established connections that match.
+func (s *connSet) which(match func(*conn) bool) []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*conn
 	for c := range s.open {
-		if c.grant.name != "" && match(c.grant.name) {
+		if c.admitted && match(c) {
 			found = append(found, c)
 		}
 	}
 	return found
 }
 
-// listener accepts connections up to the limit and closes those beyond it.
-type listener struct {
-	net.Listener
-	conns *connSet
-}
-
-func (l listener) Accept() (net.Conn, error) {
+// guard closes, until ctx ends, the connections of peers that are removed and
+// those that leave listings unread.
+func (s *connSet) guard(ctx context.Context) {
+	tick := time.NewTicker(min(s.limits.SendTimeout/4+1, time.Second))
+	defer tick.Stop()
+	_, changed := s.registry.current()
 	for {
-		raw, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			_, changed = s.registry.current()
+			for _, c := range s.which(func(c *conn) bool { return c.chain != nil }) {
+				s.reconsider(c)
+			}
+		case now := <-tick.C:
+			stuck := now.Add(-s.limits.SendTimeout).UnixNano()
+			for _, c := range s.which(func(c *conn) bool { return c.unread.n.Load() > 0 && c.lastSent.Load() < stuck }) {
+				c.cut(refusedUnread)
+			}
 		}
-		if c, ok := l.conns.add(raw); ok {
-			return c, nil
-		}
-		l.conns.metrics.refuse(refusedConnections)
-		raw.Close()
 	}
 }

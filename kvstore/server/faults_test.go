@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func TestManyWatchesCostEtcdOne(t *testing.T) {
 
 // brokenSource is a store whose first watch is ended by etcd.
 type brokenSource struct {
-	rev    int64
+	rev    atomic.Int64
 	opened chan *brokenStream
 }
 
@@ -123,7 +124,7 @@ type brokenStream struct {
 	ch   chan mvcc.WatchResponse
 }
 
-func (s *brokenSource) Rev() int64 { return s.rev }
+func (s *brokenSource) Rev() int64 { return s.rev.Load() }
 
 func (s *brokenSource) NewWatchStream() mvcc.WatchStream {
 	return &brokenStreamOf{source: s, brokenStream: &brokenStream{ch: make(chan mvcc.WatchResponse)}}
@@ -149,7 +150,8 @@ func putEvent(key string, rev int64) *mvccpb.Event {
 
 // TestBrokenFeedShowsTheGap ends etcd's watch and expects a new floor.
 func TestBrokenFeedShowsTheGap(t *testing.T) {
-	src := &brokenSource{rev: 9, opened: make(chan *brokenStream)}
+	src := &brokenSource{opened: make(chan *brokenStream)}
+	src.rev.Store(9)
 	f := &feeder{store: src, ring: newRing(100, 1<<20, 1, 1), log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
@@ -164,6 +166,7 @@ func TestBrokenFeedShowsTheGap(t *testing.T) {
 	if v := f.ring.read(4, 1<<20, nil); v.floor != 10 || v.upTo != 9 || len(v.revs) != 0 {
 		t.Errorf("after the break: %+v", v)
 	}
+	src.rev.Store(10) // before, events wait until listings show them
 	second.ch <- mvcc.WatchResponse{Events: []*mvccpb.Event{putEvent("a", 10)}}
 	second.ch <- mvcc.WatchResponse{}
 	if v := f.ring.read(10, 1<<20, nil); v.floor != 10 || v.upTo != 10 || len(v.revs) != 1 {

@@ -51,7 +51,7 @@ type gateway struct {
 func newGateway(cfg Config, m *metrics) *gateway {
 	g := &gateway{
 		cfg: cfg, metrics: m,
-		conns:  newConnSet(cfg.Limits, cfg.Log, m),
+		conns:  newConnSet(cfg.Limits, cfg.Log, m, newRegistry(cfg, m)),
 		health: health.NewServer(),
 		ranges: make(chan struct{}, cfg.Limits.Ranges),
 		logs:   rate.NewLimiter(logsPerSecond, logsAtOnce),
@@ -76,7 +76,10 @@ func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
 		srv.RegisterService(desc, nil)
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener{lis, g.conns}) }()
+	go func() { failed <- srv.Serve(newListener(ctx, lis, g.conns)) }()
+	guarded := make(chan struct{})
+	go func() { defer close(guarded); g.conns.guard(ctx) }()
+	defer func() { <-guarded }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve readers: %w", err)
@@ -105,7 +108,7 @@ func (g *gateway) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(newHandshaker(g.cfg, g.conns, g.metrics)),
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.UnknownServiceHandler(g.unknown),
+		grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error { return g.begun(g.unknown)(s) }),
 		grpc.ConnectionTimeout(2 * l.HandshakeTimeout),
 		grpc.MaxConcurrentStreams(l.StreamsPerConnection),
 		grpc.MaxHeaderListSize(l.HeaderBytes),
@@ -120,20 +123,25 @@ func (g *gateway) options() []grpc.ServerOption {
 // services lists everything a reader can call.
 func (g *gateway) services() []*grpc.ServiceDesc {
 	return []*grpc.ServiceDesc{
-		{ServiceName: "etcdserverpb.KV", Methods: []grpc.MethodDesc{unary("Range", g.serveRange)}},
-		{ServiceName: "etcdserverpb.Maintenance", Methods: []grpc.MethodDesc{unary("Status", g.serveStatus)}},
-		{ServiceName: "etcdserverpb.Watch", Streams: []grpc.StreamDesc{stream("Watch", g.serveWatch)}},
+		{ServiceName: "etcdserverpb.KV", Methods: []grpc.MethodDesc{unary(g, "Range", g.serveRange)}},
+		{ServiceName: "etcdserverpb.Maintenance", Methods: []grpc.MethodDesc{unary(g, "Status", g.serveStatus)}},
+		{ServiceName: "etcdserverpb.Watch", Streams: []grpc.StreamDesc{stream("Watch", g.begun(g.serveWatch))}},
 		{
 			ServiceName: "grpc.health.v1.Health",
-			Methods:     []grpc.MethodDesc{unary("Check", g.health.Check)},
-			Streams:     []grpc.StreamDesc{stream("Watch", g.serveHealthWatch)},
+			Methods:     []grpc.MethodDesc{unary(g, "Check", g.health.Check)},
+			Streams:     []grpc.StreamDesc{stream("Watch", g.begun(g.serveHealthWatch))},
 		},
 	}
 }
 
 // unary describes a method with one request of type Req.
-func unary[Req, Res any](name string, serve func(context.Context, *Req) (Res, error)) grpc.MethodDesc {
+func unary[Req, Res any](g *gateway, name string, serve func(context.Context, *Req) (Res, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		end, err := g.begin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
 		req := new(Req)
 		if err := decode(req); err != nil {
 			return nil, err
@@ -150,10 +158,14 @@ func stream(name string, serve func(grpc.ServerStream) error) grpc.StreamDesc {
 }
 
 // unknown answers everything that is not registered.
-func (g *gateway) unknown(_ any, s grpc.ServerStream) error {
-	g.metrics.refuse(refusedUnimplemented)
+func (g *gateway) unknown(s grpc.ServerStream) error {
+	c, err := connOf(s.Context())
+	if err != nil {
+		return err
+	}
+	c.refuse(refusedUnimplemented)
 	method, _ := grpc.MethodFromServerStream(s)
-	if c, err := connOf(s.Context()); err == nil && g.logs.Allow() {
+	if g.logs.Allow() {
 		g.cfg.Log.Warn("call refused: this store is read-only", "op", method, "peer", c.RemoteAddr().String(), "name", c.grant.name)
 	}
 	return status.Errorf(codes.Unimplemented, "method %s is not offered: this store is read-only", method)
@@ -179,14 +191,14 @@ func connOf(ctx context.Context) (*conn, error) {
 
 // deny refuses a request for keys outside the grant, with etcd's own error.
 func (g *gateway) deny(c *conn, key, end []byte) error {
-	g.metrics.refuse(refusedPermission)
+	c.refuse(refusedPermission)
 	g.cfg.Log.Debug("read refused", "peer", c.RemoteAddr().String(), "name", c.grant.name, "key", string(key), "end", string(end))
 	return rpctypes.ErrGRPCPermissionDenied
 }
 
 // unsupported refuses an option that the gateway does not offer.
-func (g *gateway) unsupported(what string) error {
-	g.metrics.refuse(refusedUnsupported)
+func (g *gateway) unsupported(c *conn, what string) error {
+	c.refuse(refusedUnsupported)
 	return status.Errorf(codes.InvalidArgument, "%s is not supported by this read-only store", what)
 }
 

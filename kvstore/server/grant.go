@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -30,8 +31,13 @@ func spanOf(key, rangeEnd []byte) (span, bool) {
 
 // grant is what the holder of a certificate may read.
 type grant struct {
-	name  string
-	spans []span
+	name    string
+	spans   []span // what may be asked for
+	account *account
+	peer    *peers.Peer // nil for those whom their common name admits
+
+	restricted bool     // only windows are shown of spans
+	windows    []window // sorted, without overlap
 }
 
 // allows reports whether all of s lies inside one granted range.

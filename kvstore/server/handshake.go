@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/peers"
 )
 
 // handshakeReason is a class of failed TLS handshakes.
@@ -33,13 +35,16 @@ const (
 	failedRejected      handshakeReason = "rejected by peer"
 	failedClosed        handshakeReason = "closed by peer"
 	failedBusy          handshakeReason = "busy"
+	failedKey           handshakeReason = "weak key"
+	failedRevoked       handshakeReason = "revoked"
+	failedAmbiguous     handshakeReason = "ambiguous"
 	failedOther         handshakeReason = "other"
 )
 
 func handshakeReasons() []handshakeReason {
 	return []handshakeReason{
 		failedNoCertificate, failedAuthority, failedExpired, failedUsage, failedName, failedNotTLS,
-		failedTimeout, failedRejected, failedClosed, failedBusy, failedOther,
+		failedTimeout, failedRejected, failedClosed, failedBusy, failedKey, failedRevoked, failedAmbiguous, failedOther,
 	}
 }
 
@@ -49,13 +54,21 @@ func (r handshakeReason) hint() string {
 	case failedNoCertificate:
 		return "the peer has no client certificate configured"
 	case failedAuthority:
-		return "add the CA of the peer's certificate to this gateway's CA bundle"
+		return "add the CA of the peer's certificate to this gateway's CA bundle, or to the peer's file"
 	case failedExpired:
 		return "renew the peer's certificate, or correct its clock or ours"
 	case failedUsage:
 		return "issue the peer a certificate with the extended key usage client authentication"
 	case failedName:
-		return "issue the peer a certificate with the common name remote or remote-<its cluster>"
+		return "issue the peer a certificate with the common name remote or remote-<its cluster>, or with the identity in its peer file"
+	case failedKey:
+		return "issue the peer a certificate with a key of ECDSA P-256, Ed25519 or RSA 2048, or larger"
+	case failedRevoked:
+		return "the peer's file revokes it; correct the file if that is a mistake"
+	case failedAmbiguous:
+		return "issue the peer a certificate that carries the identity of one peer only"
+	case failedBusy:
+		return "too many connections are in their handshake: raise the limit, or find who opens them"
 	case failedNotTLS:
 		return "the peer must use https"
 	case failedRejected:
@@ -72,7 +85,7 @@ type handshaker struct {
 	cfg     Config
 	conns   *connSet
 	metrics *metrics
-	slots   chan struct{} // one per handshake in progress
+	slots   chan struct{} // one per handshake being computed
 	logs    *rate.Limiter // a flood of bad connections must not flood the log
 }
 
@@ -108,7 +121,9 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	}
 	secure, err := h.secure(c)
 	if err != nil {
-		h.report(c, err)
+		if !errors.Is(err, errRefused) {
+			h.report(c, err)
+		}
 		c.Close()
 		return nil, nil, err
 	}
@@ -116,84 +131,154 @@ func (h *handshaker) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 	return secure, authInfo{CommonAuthInfo: level, conn: c}, nil
 }
 
-// secure does the handshake and grants what the certificate's name may read.
+// secure does the handshake and admits the peer.
 func (h *handshaker) secure(c *conn) (net.Conn, error) {
 	if h.cfg.TLS == nil {
-		g, err := grantFor(h.cfg.Cluster, h.cfg.PlainTextName)
-		h.conns.admit(c, g, time.Time{})
-		return c, err
+		g, err := h.conns.registry.named(h.cfg.PlainTextName)
+		if err != nil {
+			return nil, err
+		}
+		return c, h.conns.admit(c, admission{grant: g})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Limits.HandshakeTimeout)
-	defer cancel()
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	case <-ctx.Done():
-		return nil, errBusy
-	}
-	tc := tls.Server(c, h.tlsConfig())
-	if err := tc.HandshakeContext(ctx); err != nil {
+	who, tc, err := h.shake(c)
+	if err != nil {
 		return nil, err
 	}
-	leaf := tc.ConnectionState().VerifiedChains[0][0]
-	g, err := grantFor(h.cfg.Cluster, leaf.Subject.CommonName)
-	h.conns.admit(c, g, leaf.NotAfter)
-	return tc, err
+	return tc, h.conns.admit(c, who)
 }
 
-// tlsConfig returns the configured TLS with what the gateway relies on.
-func (h *handshaker) tlsConfig() *tls.Config {
-	c := h.strict(h.cfg.TLS)
+// shake does the TLS handshake.
+func (h *handshaker) shake(c *conn) (who admission, tc *tls.Conn, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Limits.HandshakeTimeout)
+	defer cancel()
+	g := &gate{c: c, ctx: ctx, slots: h.slots}
+	c.gate = g
+	tc = tls.Server(c, h.tlsConfig(&who))
+	err = tc.HandshakeContext(ctx)
+	g.release()
+	c.gate = nil
+	if err != nil && (g.busy || h.conns.wasEvicted(c)) {
+		err = errBusy
+	}
+	return who, tc, err
+}
+
+// tlsConfig returns the configured TLS with what the gateway relies on. Its
+// handshake fills in who the peer is.
+func (h *handshaker) tlsConfig(who *admission) *tls.Config {
+	c := h.strict(h.cfg.TLS, who)
 	if ask := h.cfg.TLS.GetConfigForClient; ask != nil {
 		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			found, err := ask(hello)
 			if err != nil || found == nil {
 				return nil, err
 			}
-			return h.strict(found), nil
+			return h.strict(found, who), nil
 		}
 	}
 	return c
 }
 
-func (h *handshaker) strict(base *tls.Config) *tls.Config {
+func (h *handshaker) strict(base *tls.Config, who *admission) *tls.Config {
 	c := base.Clone()
 	c.GetConfigForClient = nil
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS13)
-	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.NextProtos = []string{"h2"}
 	// A resumed session would outlive the removal of its CA.
 	c.SessionTicketsDisabled = true
+	if h.cfg.Peers != nil {
+		// Each peer's chain is verified against its own CAs, by us. Strangers
+		// are not told whose CAs these are.
+		c.ClientAuth, c.ClientCAs = tls.RequireAnyClientCert, nil
+		c.VerifyConnection = func(cs tls.ConnectionState) (err error) {
+			*who, err = h.identify(base, cs)
+			return err
+		}
+		return c
+	}
+	c.ClientAuth = tls.RequireAndVerifyClientCert
 	if c.ClientCAs == nil {
 		// Otherwise Go would accept everything the system's roots signed.
 		c.ClientCAs = x509.NewCertPool()
 	}
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return h.verify(base, cs) }
+	c.VerifyConnection = func(cs tls.ConnectionState) (err error) {
+		*who, err = h.verify(base, cs)
+		return err
+	}
 	return c
 }
 
+var errNotHTTP2 = errors.New("peer does not speak HTTP/2")
+
 // verify refuses, within the handshake, certificates that no grant is for.
-func (h *handshaker) verify(base *tls.Config, cs tls.ConnectionState) error {
+func (h *handshaker) verify(base *tls.Config, cs tls.ConnectionState) (admission, error) {
 	if base.VerifyConnection != nil {
 		if err := base.VerifyConnection(cs); err != nil {
-			return err
+			return admission{}, err
 		}
 	}
 	if len(cs.VerifiedChains) == 0 {
-		return errors.New("client certificate is not verified")
+		return admission{}, errors.New("client certificate is not verified")
 	}
 	if cs.NegotiatedProtocol == "" {
-		return errors.New("peer does not speak HTTP/2")
+		return admission{}, errNotHTTP2
 	}
-	_, err := grantFor(h.cfg.Cluster, cs.VerifiedChains[0][0].Subject.CommonName)
-	return err
+	leaf := cs.VerifiedChains[0][0]
+	g, err := h.conns.registry.named(leaf.Subject.CommonName)
+	return admission{grant: g, until: leaf.NotAfter}, err
+}
+
+// identify decides, where peers are configured, whose certificate it is. The
+// CAs of the TLS configuration are then for the cluster's own agents alone.
+func (h *handshaker) identify(base *tls.Config, cs tls.ConnectionState) (admission, error) {
+	switch {
+	case len(cs.PeerCertificates) == 0:
+		return admission{}, &peers.RefusedError{Reason: peers.NoCertificate, Err: errors.New("none was sent")}
+	case cs.NegotiatedProtocol == "":
+		return admission{}, errNotHTTP2
+	}
+	own, errOwn := h.ownAgent(base, cs)
+	if own != nil {
+		return *own, nil
+	}
+	roster, _ := h.conns.registry.current()
+	p, until, err := roster.table.Authenticate(cs.PeerCertificates, time.Now())
+	if err != nil {
+		return admission{}, cmp.Or(errOwn, err)
+	}
+	return admission{grant: roster.grants[p], until: until, chain: cs.PeerCertificates, roster: roster}, nil
+}
+
+// ownAgent verifies a certificate that claims to be that of the cluster's own
+// agents; others are nobody and no error.
+func (h *handshaker) ownAgent(base *tls.Config, cs tls.ConnectionState) (*admission, error) {
+	leaf := cs.PeerCertificates[0]
+	if base.ClientCAs == nil || leaf.Subject.CommonName != "local-"+h.cfg.Cluster {
+		return nil, nil
+	}
+	between := x509.NewCertPool()
+	for _, c := range cs.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: base.ClientCAs, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, err
+	}
+	cs.VerifiedChains = chains
+	who, err := h.verify(base, cs)
+	if err != nil {
+		return nil, err
+	}
+	return &who, nil
 }
 
 // report counts a failed handshake and logs it, at debug if the peer only
 // opened and closed the connection as health checks of load balancers do.
 func (h *handshaker) report(c *conn, err error) {
 	reason := classify(err)
-	h.metrics.handshakeFailures.WithLabelValues(string(reason)).Inc()
+	h.metrics.failHandshake(h.conns.registry.claimed(err), reason)
 	level := slog.LevelWarn
 	if reason == failedClosed || !h.logs.Allow() {
 		level = slog.LevelDebug
@@ -209,8 +294,11 @@ func classify(err error) handshakeReason {
 		unknown x509.UnknownAuthorityError
 		invalid x509.CertificateInvalidError
 		record  tls.RecordHeaderError
+		refused *peers.RefusedError
 	)
 	switch {
+	case errors.As(err, &refused):
+		return handshakeReason(refused.Reason)
 	case errors.As(err, &name), errors.Is(err, certs.ErrNoRole):
 		return failedName
 	case errors.As(err, &unknown):

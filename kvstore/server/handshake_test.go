@@ -226,7 +226,7 @@ func TestRemovedAndExpiredPeersAreCut(t *testing.T) {
 
 func TestSystemRootsAreNeverTrusted(t *testing.T) {
 	h := newHandshaker(Config{TLS: &tls.Config{}}.withDefaults(), nil, nil)
-	if c := h.tlsConfig(); c.ClientCAs == nil || !c.ClientCAs.Equal(x509.NewCertPool()) {
+	if c := h.tlsConfig(new(admission)); c.ClientCAs == nil || !c.ClientCAs.Equal(x509.NewCertPool()) {
 		t.Error("without client CAs Go would trust the system's roots")
 	}
 }

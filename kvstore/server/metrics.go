@@ -19,12 +19,19 @@ const (
 	refusedCompacted     refusal = "compacted"
 	refusedUnread        refusal = "unread"
 	refusedSize          refusal = "size"
+	refusedPending       refusal = "pending"
+	refusedConnects      refusal = "connects"
+	refusedStreams       refusal = "streams"
+	refusedRequests      refusal = "requests"
+	refusedRemoved       refusal = "removed"
+	refusedExpired       refusal = "expired"
 )
 
 func refusals() []refusal {
 	return []refusal{
 		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
-		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
+		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize, refusedPending,
+		refusedConnects, refusedStreams, refusedRequests, refusedRemoved, refusedExpired,
 	}
 }
 
@@ -33,14 +40,15 @@ func refusals() []refusal {
 type metrics struct {
 	handshakeFailures *prometheus.CounterVec
 	refusals          *prometheus.CounterVec
+	peerRefusals      *prometheus.CounterVec
 	requests          *prometheus.CounterVec
 	connections       prometheus.Gauge
 	watches           prometheus.Gauge
 }
 
 func newMetrics() *metrics {
-	counter := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clustermesh_gateway_" + name, Help: help}, []string{label})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clustermesh_gateway_" + name, Help: help}, labels)
 	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "clustermesh_gateway_" + name, Help: help})
@@ -48,6 +56,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		handshakeFailures: counter("handshake_failures_total", "Connections that failed in the TLS handshake, by reason.", "reason"),
 		refusals:          counter("refusals_total", "Requests and connections refused or ended by the gateway, by reason.", "reason"),
+		peerRefusals:      counter("peer_refusals_total", "Requests, connections and handshakes refused or ended by the gateway, by configured peer and reason.", "peer", "reason"),
 		requests:          counter("requests_total", "Requests answered, by kind.", "kind"),
 		connections:       gauge("connections", "Open connections, those in their handshake included."),
 		watches:           gauge("watches", "Watches of all connections."),
@@ -64,7 +73,20 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (m *metrics) refuse(why refusal) { m.refusals.WithLabelValues(string(why)).Inc() }
+func (m *metrics) refuse(a *account, why refusal) {
+	m.refusals.WithLabelValues(string(why)).Inc()
+	m.peerRefusals.WithLabelValues(a.name(), string(why)).Inc()
+}
+
+func (m *metrics) failHandshake(a *account, why handshakeReason) {
+	m.handshakeFailures.WithLabelValues(string(why)).Inc()
+	m.peerRefusals.WithLabelValues(a.name(), string(why)).Inc()
+}
+
+// forget drops the figures of a peer that is configured no more.
+func (m *metrics) forget(peer string) {
+	m.peerRefusals.DeletePartialMatch(prometheus.Labels{"peer": peer})
+}
 
 // register adds all metrics to reg, which may be nil, and returns how to remove
 // them again, so that a later life can register its own.
@@ -78,7 +100,7 @@ func (m *metrics) register(reg prometheus.Registerer, s *Server) (unregister fun
 			reg.Unregister(c)
 		}
 	}
-	all := append(storeGauges(s), m.handshakeFailures, m.refusals, m.requests, m.connections, m.watches)
+	all := append(storeGauges(s), m.handshakeFailures, m.refusals, m.peerRefusals, m.requests, m.connections, m.watches)
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			unregister()

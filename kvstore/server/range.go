@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -34,7 +33,7 @@ type listing struct {
 // parseRange makes a listing from a request, or says what it may not ask for.
 func (g *gateway) parseRange(c *conn, r *pb.RangeRequest) (listing, error) {
 	if len(r.Key) == 0 {
-		g.metrics.refuse(refusedPermission)
+		c.refuse(refusedPermission)
 		return listing{}, rpctypes.ErrGRPCEmptyKey
 	}
 	s, ok := spanOf(r.Key, r.RangeEnd)
@@ -43,9 +42,9 @@ func (g *gateway) parseRange(c *conn, r *pb.RangeRequest) (listing, error) {
 	}
 	switch {
 	case r.SortTarget != pb.RangeRequest_KEY || r.SortOrder == pb.RangeRequest_DESCEND:
-		return listing{}, g.unsupported("a sort order other than ascending by key")
+		return listing{}, g.unsupported(c, "a sort order other than ascending by key")
 	case r.MinModRevision|r.MaxModRevision|r.MinCreateRevision|r.MaxCreateRevision != 0:
-		return listing{}, g.unsupported("a filter by revision")
+		return listing{}, g.unsupported(c, "a filter by revision")
 	}
 	return listing{
 		span: s, limit: max(r.Limit, 0), revision: max(r.Revision, 0), keysOnly: r.KeysOnly, countOnly: r.CountOnly,
@@ -69,33 +68,51 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 	if err := g.admitRange(ctx, c); err != nil {
 		return nil, err
 	}
-	defer func() { <-g.ranges; <-c.ranges }()
+	defer g.releaseRange(c)
 	if g.life.enter() != nil {
 		return nil, errStopping()
 	}
 	defer g.life.leave()
 	if l.countOnly {
-		return g.count(ctx, l)
+		return g.count(ctx, c, l)
 	}
 	return g.list(ctx, c, l)
 }
 
-// admitRange waits for one of the connection's slots for listings, then until
-// the connection has read most of what it asked for before, then for one of
-// the slots of all. The order matters: checked before it has its slot, a burst
-// of requests would pass all at once.
+// admitRange waits for one of the connection's slots for listings and one of
+// its peer's, then until both have read most of what they asked for before, then
+// for one of the slots of all. The order matters: checked before it has its
+// slot, a burst of requests would pass all at once.
 func (g *gateway) admitRange(ctx context.Context, c *conn) error {
-	if err := g.takeSlot(ctx, c.ranges); err != nil {
-		return err
+	a := c.account()
+	var taken []chan struct{}
+	for _, slots := range []chan struct{}{c.ranges, a.ranges, g.ranges} {
+		var err error
+		if slots == g.ranges {
+			err = g.awaitReader(ctx, c)
+		}
+		if err == nil && slots != nil {
+			err = g.takeSlot(ctx, slots)
+		}
+		if err != nil {
+			for _, s := range taken {
+				<-s
+			}
+			return err
+		}
+		if slots != nil {
+			taken = append(taken, slots)
+		}
 	}
-	err := g.awaitReader(ctx, c)
-	if err == nil {
-		err = g.takeSlot(ctx, g.ranges)
+	return nil
+}
+
+func (g *gateway) releaseRange(c *conn) {
+	<-g.ranges
+	if a := c.account(); a.ranges != nil {
+		<-a.ranges
 	}
-	if err != nil {
-		<-c.ranges
-	}
-	return err
+	<-c.ranges
 }
 
 func (g *gateway) takeSlot(ctx context.Context, slots chan<- struct{}) error {
@@ -109,57 +126,52 @@ func (g *gateway) takeSlot(ctx context.Context, slots chan<- struct{}) error {
 	}
 }
 
+// awaitReader waits until the connection, and all of its peer, have read most
+// of what they asked for. Who does not read is cut by the connections' guard.
 func (g *gateway) awaitReader(ctx context.Context, c *conn) error {
-	if c.unread.Load() <= g.cfg.Limits.UnreadBytes {
-		return nil
+	if err := g.awaitMeter(ctx, c.unread, g.cfg.Limits.UnreadBytes); err != nil {
+		return err
 	}
-	timeout := time.NewTimer(g.cfg.Limits.SendTimeout)
-	defer timeout.Stop()
-	for c.unread.Load() > g.cfg.Limits.UnreadBytes {
+	a := c.account()
+	return g.awaitMeter(ctx, a.unread, a.limits.UnreadBytes)
+}
+
+func (g *gateway) awaitMeter(ctx context.Context, m *meter, limit int64) error {
+	waited := false
+	for m.n.Load() > limit {
+		waited = true
 		select {
-		case <-c.sent:
+		case <-m.fewer:
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-g.closing:
 			return errStopping()
-		case <-timeout.C:
-			c.cut(refusedUnread)
-			return status.Error(codes.ResourceExhausted, "earlier replies were not read")
 		}
 	}
-	// Others may wait for the same token.
-	select {
-	case c.sent <- struct{}{}:
-	default:
+	if waited {
+		m.wake() // others may wait for the same token
 	}
 	return nil
-}
-
-func (g *gateway) count(ctx context.Context, l listing) (*frame, error) {
-	r, err := g.life.etcd.KV().Range(ctx, []byte(l.span.start), []byte(l.span.end), mvcc.RangeOptions{Rev: l.revision, CountOnly: true})
-	if err != nil {
-		return nil, rangeError(err)
-	}
-	return g.rangeFrame(&pb.RangeResponse{Header: g.header(r.Rev), Count: int64(r.Count)}, nil)
 }
 
 // list reads the range in chunks at one revision and encodes each key once.
 func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) {
 	page := &page{listing: l, conn: c, soft: g.cfg.Limits.ReplyBytes, hard: g.cfg.Limits.UnpagedBytes}
+	windows := c.grant.visible(l.span)
 	header := int64(0)
 	for next := l.span.start; next != ""; {
-		r, err := g.life.etcd.KV().Range(ctx, []byte(next), []byte(l.span.end), page.options())
+		kvs, rev, err := g.life.read(ctx, windows, next, page.options())
 		if err != nil {
 			page.parts.Free()
 			return nil, rangeError(err)
 		}
 		if header == 0 {
-			header = r.Rev
-			page.pin(r.Rev)
+			header = rev
+			page.pin(rev)
 		}
-		if next, err = page.add(r.KVs); err != nil {
+		if next, err = page.add(kvs); err != nil {
 			page.parts.Free()
-			g.metrics.refuse(refusedSize)
+			c.refuse(refusedSize)
 			return nil, err
 		}
 	}

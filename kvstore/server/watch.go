@@ -21,6 +21,7 @@ const noWatch = -1
 type watcher struct {
 	id       int64
 	span     span
+	grant    grant // of the connection: what it may know of
 	next     int64 // the first revision not yet looked at
 	noPut    bool
 	noDelete bool
@@ -30,7 +31,7 @@ type watcher struct {
 }
 
 func (w *watcher) wants(e *event) bool {
-	return w.span.has(e.key) && !(e.deleted && w.noDelete) && !(!e.deleted && w.noPut)
+	return w.span.has(e.key) && w.grant.sees(e.key) && !(e.deleted && w.noDelete) && !(!e.deleted && w.noPut)
 }
 
 // watchStream is one Watch call. Its own goroutine, the handler's, owns all of
@@ -89,6 +90,7 @@ func (ws *watchStream) close() {
 // forget gives back n watches.
 func (ws *watchStream) forget(n int) {
 	ws.c.watches.Add(-int64(n))
+	ws.c.account().watches.Add(-int64(n))
 	ws.g.metrics.watches.Sub(float64(n))
 }
 
@@ -102,7 +104,9 @@ func (ws *watchStream) run(reqs <-chan *pb.WatchRequest, done <-chan error) erro
 		}
 		select {
 		case req := <-reqs:
-			err = ws.handle(req)
+			if err = ws.g.pace(ws.grpc.Context(), ws.c); err == nil {
+				err = ws.handle(req)
+			}
 		case err := <-done:
 			return endOf(err)
 		case <-moved:
@@ -180,7 +184,7 @@ func (ws *watchStream) cancelBelow(v view) error {
 			continue
 		}
 		ws.remove(w.id)
-		ws.g.metrics.refuse(refusedCompacted)
+		ws.c.refuse(refusedCompacted)
 		err := ws.send(&pb.WatchResponse{
 			Header: ws.g.header(v.upTo), WatchId: w.id, Canceled: true, CompactRevision: v.floor,
 		})
@@ -357,6 +361,7 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 	}
 	ws.watches = append(ws.watches, w)
 	ws.c.watches.Add(1)
+	ws.c.account().watches.Add(1)
 	ws.g.metrics.watches.Inc()
 	return ws.send(&pb.WatchResponse{Header: ws.g.header(now), WatchId: w.id, Created: true})
 }
@@ -372,7 +377,7 @@ func (ws *watchStream) parseWatch(r *pb.WatchCreateRequest, now int64) (*watcher
 	}
 	switch {
 	case r.PrevKv:
-		return nil, ws.g.unsupported("the previous value of a key")
+		return nil, ws.g.unsupported(ws.c, "the previous value of a key")
 	case r.StartRevision < 0:
 		return nil, rpctypes.ErrCompacted
 	}
@@ -380,7 +385,7 @@ func (ws *watchStream) parseWatch(r *pb.WatchCreateRequest, now int64) (*watcher
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{id: id, span: s, next: r.StartRevision, fragment: r.Fragment, progress: r.ProgressNotify, idle: true}
+	w := &watcher{id: id, span: s, grant: ws.c.grant, next: r.StartRevision, fragment: r.Fragment, progress: r.ProgressNotify, idle: true}
 	if w.next == 0 {
 		w.next = now + 1
 	}
@@ -391,17 +396,21 @@ func (ws *watchStream) parseWatch(r *pb.WatchCreateRequest, now int64) (*watcher
 
 // affordable checks the limits of watches.
 func (ws *watchStream) affordable() error {
-	l := ws.g.cfg.Limits
+	l, a := ws.g.cfg.Limits, ws.c.account()
 	switch {
-	case !ws.c.creates.Allow():
-		ws.g.metrics.refuse(refusedCreates)
+	case !ws.c.creates.Allow() || !a.creates.Allow():
+		ws.c.refuse(refusedCreates)
+		ws.g.pause(ws.grpc.Context(), refusalPause)
 		return fmt.Errorf("watches are created too fast: at most %g per second", l.CreatesPerSecond)
 	case len(ws.watches) >= l.WatchesPerStream:
-		ws.g.metrics.refuse(refusedWatches)
+		ws.c.refuse(refusedWatches)
 		return fmt.Errorf("too many watches in one call: at most %d", l.WatchesPerStream)
 	case ws.c.watches.Load() >= int64(l.WatchesPerConnection):
-		ws.g.metrics.refuse(refusedWatches)
+		ws.c.refuse(refusedWatches)
 		return fmt.Errorf("too many watches on one connection: at most %d", l.WatchesPerConnection)
+	case a.watches.Load() >= int64(a.limits.Watches):
+		ws.c.refuse(refusedWatches)
+		return fmt.Errorf("too many watches of one peer: at most %d", a.limits.Watches)
 	}
 	return nil
 }

@@ -1,0 +1,83 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// longestPace is how long a request may wait for its turn before it is
+	// refused instead.
+	longestPace = time.Second
+	// refusalPause is the answer's delay for those who are refused for being too
+	// fast: asking again at once must not pay.
+	refusalPause = 250 * time.Millisecond
+)
+
+// begun lets a streaming handler run inside the limits of calls.
+func (g *gateway) begun(serve func(grpc.ServerStream) error) func(grpc.ServerStream) error {
+	return func(s grpc.ServerStream) error {
+		end, err := g.begin(s.Context())
+		if err != nil {
+			return err
+		}
+		defer end()
+		return serve(s)
+	}
+}
+
+// begin counts a call against its peer until end is called.
+func (g *gateway) begin(ctx context.Context) (end func(), err error) {
+	c, err := connOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := c.account()
+	if !take(&a.streams, a.limits.Streams) {
+		c.refuse(refusedStreams)
+		g.pause(ctx, refusalPause)
+		return nil, status.Errorf(codes.ResourceExhausted, "too many calls of one peer at a time: at most %d", a.limits.Streams)
+	}
+	end = func() { a.streams.Add(-1) }
+	if err := g.pace(ctx, c); err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// pace lets requests that come too fast wait, and refuses those that would wait
+// for long.
+func (g *gateway) pace(ctx context.Context, c *conn) error {
+	for _, l := range []*rate.Limiter{c.requests, c.account().requests} {
+		turn := l.Reserve()
+		wait := turn.Delay()
+		if wait > longestPace {
+			turn.Cancel()
+			c.refuse(refusedRequests)
+			g.pause(ctx, longestPace)
+			return status.Errorf(codes.ResourceExhausted, "too many requests: at most %g per second", float64(l.Limit()))
+		}
+		g.pause(ctx, wait)
+	}
+	return nil
+}
+
+// pause waits unless the call or the server ends.
+func (g *gateway) pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-g.closing:
+	}
+}
