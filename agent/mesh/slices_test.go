@@ -82,6 +82,23 @@ func TestLimitsOfSlices(t *testing.T) {
 	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1", "west:10.1.0.1", "west:10.1.0.2")
 }
 
+// TestProvisionalServicesNeedRoomAgain: a service that is only still in force
+// does not count, and is counted when it is said again.
+func TestProvisionalServicesNeedRoomAgain(t *testing.T) {
+	cfg := config()
+	cfg.MaxServices = 1
+	m, codec := joinedBySlices(t, cfg), &schema.SliceCodec{}
+	web := sliceOf(remote, "b", "10.1.0.2")
+	web.Labels[serviceLabel] = "web"
+	m.Apply(remote, []mesh.Change{change(codec, sliceOf(remote, "a", "10.1.0.1"))})
+	m.Relist(remote)
+	m.Apply(remote, []mesh.Change{change(codec, web), change(codec, sliceOf(remote, "a", "10.1.0.1"))})
+	wantSum(t, m, 1, 1, "limit keys=1 total=1")
+	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1", "west:10.1.0.1")
+	m.Synced(remote)
+	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
+}
+
 // hostileSlices are values that are small and mean much.
 func hostileSlices() map[string]*schema.EndpointSlice {
 	product := sliceOf(remote, "a")
