@@ -1,0 +1,202 @@
+package server
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/peers"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// trickKeys are keys and bounds at every edge of what may be seen.
+func trickKeys() []string {
+	keys := []string{"", "\x00", "\xff", "a", "zzz", "cilium/", "cilium0", "clustermesh/", "root"}
+	for _, p := range []string{
+		"cilium/.heartbeat", "cilium/state/", "cilium/state/services/v1/east/", "cilium/state/services/v1/east/shop/", "cilium/state/services/v1/east/web/api",
+		"cilium/state/endpointslices/v1/east/web/api-bcdfg", "cilium/state/endpointslices/v1/east/web/", "cilium/state/endpointslices/v1/east/shop/x",
+		"cilium/state/nodes/v1/east/", "cilium/state/ip/v1/default/", "cilium/state/identities/v1/id/", "cilium/cluster-config/east", "cilium/synced/east/",
+	} {
+		short := p[:len(p)-1]
+		keys = append(keys, p, short, short+string(p[len(p)-1]+1), p+"\x00", p+"\xff", short+string(p[len(p)-1]-1))
+	}
+	return keys
+}
+
+// fillTricky writes keys inside, beside and between all views.
+func fillTricky(t *testing.T, w *world) {
+	var names []string
+	for _, kind := range []string{"services", "endpointslices", "serviceexports"} {
+		for _, name := range []string{
+			"shop/cart", "shop/cart-bcdfg", "shopping/x", "sho/x", "web/api", "web/api-bcdfg", "web/api-z2x4w", "web/api-v2", "web/api-v2-bcdfg",
+			"web/api-aeiou", "web/ap", "web/apiary", "web/api/x", "web/api-bcdf", "bank/vault", "bank/api-bcdfg",
+		} {
+			names = append(names, "cilium/state/"+kind+"/v1/east/"+name)
+		}
+		names = append(names, "cilium/state/"+kind+"/v1/west/shop/x", "cilium/state/"+kind+"/v2/east/shop/x")
+	}
+	for i := range 3 {
+		names = append(names, fmt.Sprintf("cilium/state/nodes/v1/east/n%d", i), fmt.Sprintf("cilium/state/ip/v1/default/10.0.0.%d", i),
+			fmt.Sprintf("cilium/state/identities/v1/id/%d", i), fmt.Sprintf("cilium/synced/east/%d", i), fmt.Sprintf("clustermesh/secret/%d", i))
+	}
+	var ops []kvstore.Op
+	for _, k := range append(names, trickKeys()...) {
+		if k != "" && !slices.ContainsFunc(ops, func(o kvstore.Op) bool { return o.Key == k }) {
+			ops = append(ops, kvstore.Op{Key: k, Value: []byte("v of " + k)})
+		}
+	}
+	if err := w.s.Store().Apply(w.ctx(), ops); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// contents lists all keys of a store.
+func contents(t *testing.T, w *world) []string {
+	r, err := w.s.Store().Range(w.ctx(), "\x00", "\x00", 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for _, kv := range r.KVs {
+		keys = append(keys, kv.Key)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// TestA03_RangeTricks asks every class of certificate for ranges at all edges,
+// with all options, and compares each reply with a filter over all keys.
+func TestA03_RangeTricks(t *testing.T) {
+	worlds, all := classes(t, generous)
+	var have []string
+	for _, w := range worlds {
+		fillTricky(t, w)
+		have = contents(t, w)
+	}
+	tricks, r := trickKeys(), rand.New(rand.NewPCG(3, 3))
+	asked, denied := campaign(4_000, 100_000), 0
+	for range asked {
+		c := all[r.IntN(len(all))]
+		req := rangeOf(tricks[r.IntN(len(tricks))], tricks[r.IntN(len(tricks))])
+		if r.IntN(2) == 0 {
+			req.RangeEnd = []byte(schema.PrefixEnd(string(req.Key)))
+		}
+		req.Limit = r.Int64N(8) - 1
+		req.KeysOnly, req.CountOnly = r.IntN(4) == 0, r.IntN(4) == 0
+		req.Serializable = r.IntN(2) == 0
+		if r.IntN(8) == 0 {
+			req.Revision = r.Int64N(5) - 1
+		}
+		if r.IntN(16) == 0 {
+			req.SortTarget, req.MinModRevision = pb.RangeRequest_SortTarget(r.IntN(5)), r.Int64N(3)
+		}
+		if !checkRange(t, worlds[0], c, req, have) {
+			denied++
+		}
+	}
+	t.Logf("%d ranges at all edges, %d of them refused, no key of another's view in any reply", asked, denied)
+}
+
+// checkRange makes one request; it returns false if it was refused.
+func checkRange(t *testing.T, w *world, c class, req *pb.RangeRequest, have []string) bool {
+	t.Helper()
+	res, err := pb.NewKVClient(c.conn).Range(w.ctx(), req)
+	if err != nil {
+		switch status.Code(err) {
+		case codes.PermissionDenied, codes.InvalidArgument, codes.OutOfRange:
+			return false
+		}
+		t.Fatalf("%s: %v: %v", c.name, req, err)
+	}
+	end := string(req.RangeEnd)
+	if end == "" {
+		end = string(req.Key) + "\x00"
+	}
+	var want []string
+	for _, k := range have {
+		if c.sees(k) && string(req.Key) <= k && k < end {
+			want = append(want, k)
+		}
+	}
+	if req.Revision == 1 {
+		want = nil // before the first write
+	}
+	whole := int64(len(want))
+	if req.CountOnly {
+		if res.Count != whole || len(res.Kvs) != 0 {
+			t.Errorf("%s: %v: count %d, want %d", c.name, req, res.Count, whole)
+		}
+		return true
+	}
+	more := req.Limit > 0 && whole > req.Limit
+	if more {
+		want = want[:req.Limit]
+	}
+	if got := keysOf(res); !slices.Equal(got, want) || res.More != more || !more && res.Count != whole {
+		t.Errorf("%s: %v: more %v, count %d\n got %q\nwant %q", c.name, req, res.More, res.Count, got, want)
+	}
+	return true
+}
+
+func keysOf(r *pb.RangeResponse) (keys []string) {
+	for _, kv := range r.Kvs {
+		keys = append(keys, string(kv.Key))
+	}
+	return keys
+}
+
+// FuzzView compares the windows of a view with what the view says, for any key
+// and range.
+func FuzzView(f *testing.F) {
+	g := grant{restricted: true, windows: windowsOf(testCluster, shopOnly)}
+	all := grant{restricted: true, windows: windowsOf(testCluster, peers.View{Namespaces: []string{"a", "b", "a"}, Identities: true, Addresses: true})}
+	for _, k := range trickKeys() {
+		f.Add(k, "cilium/state/", "cilium/state0")
+	}
+	f.Fuzz(func(t *testing.T, key, start, end string) {
+		if g.sees(key) != shopSees(key) {
+			t.Fatalf("%q is seen: %v", key, g.sees(key))
+		}
+		for _, g := range []grant{g, all} {
+			last, inside := "", false
+			for _, w := range g.visible(span{start, end}) {
+				if w.start < last || w.end <= w.start || w.start < start || w.end > end {
+					t.Fatalf("window [%q, %q) of [%q, %q) after %q", w.start, w.end, start, end, last)
+				}
+				last = w.end
+				inside = inside || w.has(key) && w.shows(key)
+			}
+			if want := g.sees(key) && start <= key && key < end; inside != want {
+				t.Fatalf("%q in [%q, %q): %v", key, start, end, inside)
+			}
+		}
+	})
+}
+
+// FuzzSpan checks that whatever range is granted lies inside what may be asked.
+func FuzzSpan(f *testing.F) {
+	for _, k := range trickKeys() {
+		f.Add([]byte(k), []byte("\x00"))
+		f.Add([]byte("cilium/state/"), []byte(k))
+	}
+	g := grant{spans: remoteSpans(testCluster)}
+	f.Fuzz(func(t *testing.T, key, end []byte) {
+		s, ok := spanOf(key, end)
+		if !ok || !g.allows(s) {
+			return
+		}
+		for _, k := range []string{s.start, s.start + "\xff", strings.TrimSuffix(s.end, "\x00")} {
+			if s.has(k) && !remoteSees(k) {
+				t.Fatalf("[%q, %q) is granted and holds %q", key, end, k)
+			}
+		}
+	})
+}
