@@ -184,7 +184,7 @@ func leafOf(t *testing.T, file string) *x509.Certificate {
 	return c
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -120,6 +120,13 @@ type renewals struct {
 	end  time.Time
 }
 
+// so is what happened so far.
+func (r *renewals) so() (fail int, at []time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fail, slices.Clone(r.at)
+}
+
 func (r *renewals) run(t *testing.T, cfg RenewerConfig) (stop func()) {
 	start := time.Now()
 	cfg.Renewed = func(Renewal) {
@@ -183,8 +190,8 @@ func TestRenewerRetriesLessAndLessAndRecovers(t *testing.T) {
 		time.Sleep(13 * time.Hour)
 		synctest.Wait()
 		// 1, 2, 4, 8, 16 and 32 minutes, and then every hour.
-		if seen.fail < 17 || seen.fail > 20 || len(seen.at) != 0 {
-			t.Errorf("failed %d times in 13 hours, renewed %v", seen.fail, seen.at)
+		if fail, at := seen.so(); fail < 17 || fail > 20 || len(at) != 0 {
+			t.Errorf("failed %d times in 13 hours, renewed %v", fail, at)
 		}
 		must(t, os.Rename(key+".away", key))
 		time.Sleep(time.Hour + time.Minute)

@@ -143,7 +143,7 @@ func copyTo(t *testing.T, from, to string) string {
 	return to
 }
 
-func read1(t *testing.T, path string) []byte {
+func read1(t testing.TB, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	must(t, err)

@@ -37,6 +37,7 @@ const (
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second
 	shutdownTime  = 5 * time.Second
+	maxStreams    = 4 // of one connection; with maxConns and maxMessage it bounds memory
 )
 
 // Acceptor serves the invitations of a site over HTTP/2 and TLS 1.3, on a
@@ -71,6 +72,7 @@ func (a *Acceptor) Serve(ctx context.Context, ln net.Listener) error {
 		WriteTimeout:      2 * bodyTimeout,
 		IdleTimeout:       bodyTimeout,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
@@ -145,6 +147,10 @@ func (h *handler) join(authorization string, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Strangers are turned away before anything they sent is looked at.
+	if _, err := h.acceptor.Site.invitationOf(secret); err != nil {
+		return nil, err
+	}
 	request, err := DecodeRequest(body)
 	if err != nil {
 		return nil, refuse(BadRequest, "%v", err)
@@ -171,12 +177,12 @@ func parseSecret(authorization string) (Secret, error) {
 }
 
 func (h *handler) confirm(body []byte) error {
-	_, confirmation, err := DecodeAnswer(body)
-	if err != nil || confirmation == nil {
-		return refuse(BadRequest, "it is not a confirmation: %v", err)
+	confirmation, err := decodeConfirmation(body)
+	if err != nil {
+		return refuse(BadRequest, "%v", err)
 	}
 	cluster := ""
-	err = h.acceptor.Site.AcceptConfirmation(*confirmation, func(p Peer) error {
+	err = h.acceptor.Site.AcceptConfirmation(confirmation, func(p Peer) error {
 		cluster = p.Cluster
 		return h.acceptor.Install(p)
 	})

@@ -201,12 +201,18 @@ func (s Site) Redeem(secret Secret, r Request) (Approval, error) {
 	return out, err
 }
 
-// open returns the invitation of a secret if the request may use it.
-func (s Site) open(secret Secret, r Request, now time.Time) (Invited, error) {
+// invitationOf returns the invitation of a secret, whatever its state.
+func (s Site) invitationOf(secret Secret) (Invited, error) {
 	i, err := s.invited(secret.ID())
 	if errors.Is(err, fs.ErrNotExist) || err == nil && subtle.ConstantTimeCompare([]byte(i.Hash), []byte(hashOf(secret))) != 1 {
 		return i, refuse(Unknown, "there is no such invitation here; it was changed on the way, cancelled, or is of another cluster")
 	}
+	return i, err
+}
+
+// open returns the invitation of a secret if the request may use it.
+func (s Site) open(secret Secret, r Request, now time.Time) (Invited, error) {
+	i, err := s.invitationOf(secret)
 	switch {
 	case err != nil:
 		return i, err

@@ -119,9 +119,8 @@ func DecodeRequest(data []byte) (Request, error) {
 func DecodeAnswer(data []byte) (*Approval, *Confirmation, error) {
 	var h Header
 	if err := json.Unmarshal(bounded(data), &h); err == nil && h.Kind == kindConfirmation {
-		var c Confirmation
-		err := decode(data, kindConfirmation, &c)
-		return nil, &c, errors.Join(err, checkID(c.Request))
+		c, err := decodeConfirmation(data)
+		return nil, &c, err
 	}
 	var a Approval
 	if err := decode(data, kindApproval, &a); err != nil {
@@ -137,6 +136,14 @@ func DecodeAnswer(data []byte) (*Approval, *Confirmation, error) {
 		}
 	}
 	return &a, nil, nil
+}
+
+func decodeConfirmation(data []byte) (Confirmation, error) {
+	var c Confirmation
+	if err := decode(data, kindConfirmation, &c); err != nil {
+		return Confirmation{}, err
+	}
+	return c, checkID(c.Request)
 }
 
 func bounded(data []byte) []byte { return data[:min(len(data), maxMessage)] }

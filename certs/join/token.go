@@ -148,8 +148,8 @@ func decodeBody(body string) ([]byte, error) {
 		return nil, fmt.Errorf("character %d (%q) cannot be in a token; it was mistyped", len(tokenPrefix)+at+1, body[at])
 	}
 	raw, err := base32Lower.DecodeString(body)
-	if want := lengthOf(raw); want == 0 || len(raw) < want {
-		return nil, errors.New("it was cut off; copy it whole")
+	if want := lengthOf(raw); want == 0 || len(body) < base32Lower.EncodedLen(want) {
+		return nil, errors.New("it was cut off, or mistyped where it says how long it is; copy it whole")
 	}
 	if err == nil && sumFits(raw) && base32Lower.EncodeToString(raw) == body {
 		return raw[:len(raw)-sumLength], nil

@@ -1,0 +1,84 @@
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReplaceAndCreate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	must(t, Ensure(dir))
+	path := filepath.Join(dir, "file")
+	must(t, Create(path, KeyMode, []byte("one")))
+	if err := Create(path, KeyMode, []byte("two")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("created twice: %v", err)
+	}
+	must(t, Replace(path, CertMode, []byte("three")))
+	data, err := os.ReadFile(path)
+	must(t, err)
+	st, err := os.Stat(path)
+	must(t, err)
+	if string(data) != "three" || st.Mode().Perm() != CertMode {
+		t.Errorf("holds %q with mode %s", data, st.Mode())
+	}
+	if err := Replace(filepath.Join(dir, "no", "file"), KeyMode, nil); err == nil {
+		t.Error("wrote into a directory that does not exist")
+	}
+	must(t, Remove(path, path))
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) != 0 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
+
+func TestEnsureRefusesWhatOthersMayWriteTo(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o770))
+	if Ensure(dir) == nil {
+		t.Error("a directory that the group may write to was taken")
+	}
+}
+
+func TestLockIsForOneAtATime(t *testing.T) {
+	dir := t.TempDir()
+	var held, most atomic.Int32
+	done := make(chan struct{})
+	for range 8 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range 50 {
+				unlock, err := Lock(dir)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := held.Add(1); n > 1 {
+					most.Store(n)
+				}
+				held.Add(-1)
+				unlock()
+			}
+		}()
+	}
+	for range 8 {
+		<-done
+	}
+	if n := most.Load(); n != 0 {
+		t.Errorf("%d held the lock at once", n)
+	}
+	if _, err := Lock(filepath.Join(dir, "missing")); err == nil {
+		t.Error("locked a directory that does not exist")
+	}
+}

@@ -1,0 +1,236 @@
+package join
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newSite is a cluster with a CA of its own.
+func newSite(t testing.TB, cluster string) Site {
+	t.Helper()
+	s := Site{Dir: filepath.Join(t.TempDir(), cluster), Cluster: cluster, Endpoints: []string{"https://192.0.2.1:2379"}}
+	must(t, certs.InitCA(s.Dir, certs.CAOptions{Name: cluster + " CA"}))
+	return s
+}
+
+// keep is an install that remembers the peer.
+func keep(into *Peer) func(Peer) error {
+	return func(p Peer) error {
+		*into = p
+		return nil
+	}
+}
+
+func wantReason(t *testing.T, err error, reason Reason) {
+	t.Helper()
+	var r *Refusal
+	if !errors.As(err, &r) || r.Reason != reason {
+		t.Errorf("error %v, want a refusal with reason %s", err, reason)
+	}
+}
+
+// exchange carries files between two sites and returns what each has of the
+// other.
+func exchange(t *testing.T, west, east Site) (ofEast, ofWest Peer) {
+	t.Helper()
+	sent, err := west.Request(0)
+	must(t, err)
+	request, err := DecodeRequest(Encode(sent))
+	must(t, err)
+	signed, err := east.Approve(request)
+	must(t, err)
+	approval, _, err := DecodeAnswer(Encode(signed))
+	must(t, err)
+	made, err := west.AcceptApproval(*approval, keep(&ofEast))
+	must(t, err)
+	_, confirmation, err := DecodeAnswer(Encode(*made))
+	must(t, err)
+	must(t, east.AcceptConfirmation(*confirmation, keep(&ofWest)))
+	return ofEast, ofWest
+}
+
+func TestFilesMakePeers(t *testing.T) {
+	west, east := newSite(t, "west"), newSite(t, "east")
+	ofEast, ofWest := exchange(t, west, east)
+	for _, row := range []struct {
+		home  Site
+		other Site
+		peer  Peer
+	}{{west, east, ofEast}, {east, west, ofWest}} {
+		dir := filepath.Join(t.TempDir(), "clusters")
+		must(t, row.peer.Write(dir))
+		file, _, err := clusterfile.Read(filepath.Join(dir, row.other.Cluster))
+		must(t, err)
+		if file.Endpoints[0] != row.other.Endpoints[0] {
+			t.Errorf("endpoints %q", file.Endpoints)
+		}
+		role := certs.Role{Kind: certs.Remote, Cluster: row.home.Cluster}
+		bundle, _, err := certs.Bundle(row.other.Dir)
+		must(t, err)
+		must(t, certs.CheckSigned(row.peer.Cert, row.peer.Key, bundle, role))
+		if !bytes.Equal(row.peer.CA, bundle) {
+			t.Error("the CA of the other side is not its ca.crt")
+		}
+		if err := row.peer.Write(dir); err == nil {
+			t.Error("a cluster was replaced unasked")
+		}
+		row.peer.Replace = true
+		must(t, row.peer.Write(dir))
+	}
+	keys, err := filepath.Glob(filepath.Join(filepath.Dir(west.Dir), "*", "join", "*.key"))
+	must(t, err)
+	if len(keys) != 0 {
+		t.Errorf("keys of finished exchanges lie about: %q", keys)
+	}
+}
+
+// TestMessagesHoldNoSecret looks for each key of both sides in all messages.
+func TestMessagesHoldNoSecret(t *testing.T) {
+	west, east := newSite(t, "west"), newSite(t, "east")
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request)
+	must(t, err)
+	confirmation, err := west.AcceptApproval(approval, func(Peer) error { return nil })
+	must(t, err)
+	for _, m := range []any{request, approval, *confirmation} {
+		if bytes.Contains(Encode(m), []byte("PRIVATE")) {
+			t.Errorf("%T holds a private key", m)
+		}
+	}
+}
+
+// TestInstallThatFailsMayBeRepeated: the exchange is over only when the peer's
+// files are where they belong.
+func TestInstallThatFailsMayBeRepeated(t *testing.T) {
+	west, east := newSite(t, "west"), newSite(t, "east")
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request)
+	must(t, err)
+	full := errors.New("disk is full")
+	fail := func(Peer) error { return full }
+	if _, err := west.AcceptApproval(approval, fail); !errors.Is(err, full) {
+		t.Errorf("error %v", err)
+	}
+	var peer Peer
+	confirmation, err := west.AcceptApproval(approval, keep(&peer))
+	must(t, err)
+	if err := east.AcceptConfirmation(*confirmation, fail); !errors.Is(err, full) {
+		t.Errorf("error %v", err)
+	}
+	must(t, east.AcceptConfirmation(*confirmation, keep(&peer)))
+	wantReason(t, east.AcceptConfirmation(*confirmation, keep(&peer)), Replayed)
+}
+
+func TestApproveRefuses(t *testing.T) {
+	west, east := newSite(t, "west"), newSite(t, "east")
+	request, err := west.Request(time.Hour)
+	must(t, err)
+	old := request
+	old.Expires = time.Now().Add(-time.Second)
+	_, err = east.Approve(old)
+	wantReason(t, err, Expired)
+	namesake := newSite(t, "west")
+	_, err = namesake.Approve(request)
+	wantReason(t, err, BadRequest)
+	deaf := east
+	deaf.Endpoints = nil
+	mute := request
+	mute.From.Endpoints = nil
+	_, err = deaf.Approve(mute)
+	wantReason(t, err, BadRequest)
+	_, err = east.Approve(request)
+	must(t, err)
+	_, err = east.Approve(request)
+	wantReason(t, err, Replayed)
+
+	// An impostor with the name of a cluster that has joined.
+	impostor, err := newSite(t, "west").Request(0)
+	must(t, err)
+	_, err = east.Approve(impostor)
+	wantReason(t, err, NameTaken)
+	must(t, Leave(east.Dir, "", "west"))
+	_, err = east.Approve(impostor)
+	must(t, err)
+}
+
+// TestAnswersOfOthersAreRefused: an approval and a confirmation only count if
+// they were made for the key that waits, by the CA that the other side named.
+func TestAnswersOfOthersAreRefused(t *testing.T) {
+	west, east, mallory := newSite(t, "west"), newSite(t, "east"), newSite(t, "mallory")
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request)
+	must(t, err)
+	other, err := newSite(t, "west").Request(0)
+	must(t, err)
+	foreign, err := mallory.Approve(other)
+	must(t, err)
+
+	never := func(Peer) error { t.Error("installed"); return nil }
+	for name, change := range map[string]func(*Approval){
+		"unknown exchange":    func(a *Approval) { a.Request = strings.Repeat("0", 32) },
+		"path":                func(a *Approval) { a.Request = "../../etc" },
+		"certificate for all": func(a *Approval) { a.Certificate = foreign.Certificate },
+		"CA of another":       func(a *Approval) { a.From.CA = foreign.From.CA },
+		"same name":           func(a *Approval) { a.From.Cluster = "west" },
+	} {
+		bad := approval
+		change(&bad)
+		if _, err := west.AcceptApproval(bad, never); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	var peer Peer
+	confirmation, err := west.AcceptApproval(approval, keep(&peer))
+	must(t, err)
+	stranger, err := certs.SignRequest(mallory.Dir, []byte(approval.CSR), certs.Role{Kind: certs.Remote, Cluster: "east"}, 0)
+	must(t, err)
+	bad := *confirmation
+	bad.Certificate = string(stranger)
+	if err := east.AcceptConfirmation(bad, never); err == nil {
+		t.Error("a certificate of another CA was accepted")
+	}
+	bad.Certificate = string(peer.Cert)
+	if err := east.AcceptConfirmation(bad, never); err == nil {
+		t.Error("a certificate for another key was accepted")
+	}
+	must(t, east.AcceptConfirmation(*confirmation, keep(&peer)))
+}
+
+func TestLeave(t *testing.T) {
+	west, east := newSite(t, "west"), newSite(t, "east")
+	_, ofWest := exchange(t, west, east)
+	clusters := filepath.Join(t.TempDir(), "clusters")
+	must(t, ofWest.Write(clusters))
+	must(t, Leave(east.Dir, clusters, "west"))
+	left, err := os.ReadDir(clusters)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	list, err := certs.IssuedBy(east.Dir)
+	must(t, err)
+	if len(list) != 1 || !list[0].Revoked {
+		t.Errorf("issued: %+v", list)
+	}
+	if Leave(east.Dir, clusters, "../x") == nil || Leave("", clusters, "west") == nil {
+		t.Error("a cluster that is not there was left")
+	}
+}
