@@ -89,14 +89,14 @@ type SecretOptions struct {
 	Mount     string // where pods will see the files; beside each other when empty
 }
 
-// Secret is the manifest of a Kubernetes Secret with the peer's files. It holds
-// a private key.
+// Secret is the manifest of a Kubernetes Secret with the peer's files, one YAML
+// document. It holds a private key.
 func (p Peer) Secret(o SecretOptions) []byte {
 	if o.Name == "" {
 		o.Name = "clustermesh-" + p.Cluster
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "apiVersion: v1\nkind: Secret\nmetadata:\n  name: %s\n", o.Name)
+	fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: %s\n", o.Name)
 	if o.Namespace != "" {
 		fmt.Fprintf(&b, "  namespace: %s\n", o.Namespace)
 	}

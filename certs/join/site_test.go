@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 )
@@ -232,5 +234,32 @@ func TestLeave(t *testing.T) {
 	}
 	if Leave(east.Dir, clusters, "../x") == nil || Leave("", clusters, "west") == nil {
 		t.Error("a cluster that is not there was left")
+	}
+}
+
+// TestSecretHoldsTheSameFiles reads the manifest back as Kubernetes would.
+func TestSecretHoldsTheSameFiles(t *testing.T) {
+	p := Peer{Cluster: "east", Endpoints: []string{"https://192.0.2.1:2379"}, CA: []byte("ca"), Cert: []byte("cert"), Key: []byte("key")}
+	var secret struct {
+		Kind     string
+		Metadata struct{ Name, Namespace string }
+		Data     map[string][]byte
+	}
+	must(t, yaml.Unmarshal(p.Secret(SecretOptions{Namespace: "mesh", Mount: "/pki"}), &secret))
+	if secret.Kind != "Secret" || secret.Metadata.Name != "clustermesh-east" || secret.Metadata.Namespace != "mesh" {
+		t.Errorf("secret %+v", secret)
+	}
+	want := p.Files("/pki")
+	if len(secret.Data) != len(want) || !strings.Contains(string(want["east"]), "key-file: /pki/east.etcd-client.key\n") {
+		t.Errorf("files %q", want)
+	}
+	for name, data := range want {
+		if !bytes.Equal(secret.Data[name], data) {
+			t.Errorf("%s is %q, want %q", name, secret.Data[name], data)
+		}
+	}
+	p.Endpoints = nil
+	if p.Files("") != nil {
+		t.Error("a peer that is not connected to has files")
 	}
 }

@@ -32,7 +32,8 @@ secret and when it expires: hand it over like a password, it works once.
 
 With --listen the command stays and accepts until the token was used or has
 expired. Without, something else must accept: "clustermesh invite serve", which
-serves every open invitation of DIR, also after a restart.`,
+serves every open invitation of DIR, also after a restart. With --dry-run standard
+output is for the Secret, and the token is on standard error.`,
 		Example: "  clustermesh invite --dir pki --cluster east --endpoint https://192.0.2.10:2379 --address 192.0.2.10:2380 --listen :2380 --clusters /etc/clustermesh/clusters\n  clustermesh invite --dir pki --cluster east --address 192.0.2.10:2380 --for west --life 1d",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := errors.Join(checkSite(f.site), needFlag("address", f.address), notNegative(f.opts.Life), validIf(f.listen != "", f.to.check))

@@ -64,7 +64,7 @@ func sinkFlags(cmd *cobra.Command, s *sink) {
 
 func (s sink) check() error {
 	switch {
-	case s.format != formatYAML:
+	case s.dryRun && s.format != formatYAML:
 		return fmt.Errorf("--output %q: use yaml", s.format)
 	case s.dryRun == (s.clusters != ""):
 		return errors.New("give either --clusters or --dry-run -o yaml")
