@@ -29,7 +29,7 @@ var imports = map[string][]string{
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/lb":                  {},
 	"agent/mesh":                {"agent/lb", "kvstore/schema"},
-	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/source", "certs", "kvstore", "kvstore/schema", "kvstore/server"},
+	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
 	"apiserver/export":          {"kvstore/schema"},
 	"apiserver/identity":        {"kvstore/schema"},
 	"apiserver/source":          {"apiserver/export"},

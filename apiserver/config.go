@@ -59,7 +59,11 @@ type Config struct {
 	Listen  string            // --listen: the gateway's address, host:port
 	TLS     certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca
 	TLSDir  string            // --tls-dir: holds tls.crt, tls.key and ca.crt, for those of TLS that are ""
-	HTTP    string            // --http: address of /metrics, /healthz and /readyz; "" for none
+	// Peers (--peers) is a directory with one file per peer: its own CAs, the name
+	// its certificate carries, and what it may read. Without one, every cluster
+	// whose certificate comes from the CAs of TLS may read all that is exported.
+	Peers string
+	HTTP  string // --http: address of /metrics, /healthz and /readyz; "" for none
 
 	// CiliumCompat (--cilium-compat) serves what tools expect of Cilium's own
 	// clustermesh-apiserver: its health check at HealthListen (--health-listen),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/clustermesh/clustermesh/kvstore/server"
 	"golang.org/x/sync/errgroup"
@@ -29,7 +30,7 @@ type life struct {
 func (a *apiserver) newLife() (*life, error) {
 	s, err := server.New(server.Config{
 		Cluster: a.config.ClusterName, DataDir: a.config.DataDir, Listen: a.config.Listen,
-		TLS: a.tls, Log: a.log, Registerer: a.registry,
+		TLS: a.tls, Peers: a.peerSet(), Log: a.log, Registerer: a.registry,
 	})
 	if err != nil {
 		return nil, err
@@ -58,6 +59,14 @@ func (l *life) publish(records []export.Record) {
 			p.Put(r.Key, r.Value)
 		}
 	}
+}
+
+// peerSet is nil without configured peers.
+func (a *apiserver) peerSet() *peers.Set {
+	if a.peers == nil {
+		return nil
+	}
+	return a.peers.Set()
 }
 
 func (l *life) synced() {

@@ -13,6 +13,7 @@ import (
 	"github.com/clustermesh/clustermesh/apiserver/identity"
 	"github.com/clustermesh/clustermesh/apiserver/source"
 	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/clustermesh/clustermesh/kvstore/server"
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ type apiserver struct {
 	config   Config
 	log      *slog.Logger
 	tls      *tls.Config
+	peers    *peers.Directory // nil without configured peers
 	origin   origin
 	core     *core
 	status   *status
@@ -64,6 +66,9 @@ func (a *apiserver) run(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(ctx, "--health-listen", a.health, a.ciliumHealth()) })
 	group.Go(func() error { return a.core.run(ctx) })
 	group.Go(func() error { return a.origin.Run(ctx, a.core.sink(ctx)) })
+	if a.peers != nil {
+		group.Go(func() error { return a.peers.Run(ctx) })
+	}
 	group.Go(func() error { return a.serve(ctx) })
 	return group.Wait()
 }
@@ -73,6 +78,13 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	var err error
 	if a.tls, err = certs.ServerTLS(config.tlsFiles(), a.log); err != nil {
 		return nil, err
+	}
+	if config.Peers != "" {
+		// Read before anybody can connect, so that nobody is let in by mistake.
+		a.peers = peers.NewDirectory(config.Peers, a.log)
+		if err := a.peers.Load(); err != nil {
+			return nil, fmt.Errorf("--peers %q: %w; create the directory", config.Peers, err)
+		}
 	}
 	if a.origin, err = newOrigin(config, a.log); err != nil {
 		return nil, err

@@ -91,6 +91,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once")
 	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key")
 	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from")
+	f.StringVar(&o.Peers, "peers", "", "directory with one YAML file per peer: its CAs, its certificate's name, what it may read; without it every certificate from --tls-client-ca may read all")
 	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
 	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
 	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
