@@ -67,10 +67,20 @@ func (f *feeder) follow(ctx context.Context, from int64) error {
 
 // awaitVisible returns once listings show the revision. etcd tells watches of a
 // change an instant before it does; a reader that listed right after an event
-// would miss what it was just told of. It is a matter of microseconds.
+// would miss what it was just told of. It is a matter of microseconds, unless
+// etcd dies in between with its lock held: asking then never returns, so
+// somebody else asks.
 func (f *feeder) awaitVisible(ctx context.Context, rev int64) {
-	for f.store.Rev() < rev && ctx.Err() == nil {
-		runtime.Gosched()
+	seen := make(chan struct{})
+	go func() {
+		defer close(seen)
+		for f.store.Rev() < rev && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+	}()
+	select {
+	case <-seen:
+	case <-ctx.Done():
 	}
 }
 
