@@ -79,11 +79,11 @@ type meter struct {
 
 func newMeter() *meter { return &meter{fewer: make(chan struct{}, 1)} }
 
-func (m *meter) add(n int) { m.n.Add(int64(n)) }
-
-func (m *meter) sub(n int) {
-	m.n.Add(-int64(n))
-	m.wake()
+func (m *meter) add(n int) {
+	m.n.Add(int64(n))
+	if n < 0 {
+		m.wake()
+	}
 }
 
 func (m *meter) wake() {

@@ -104,18 +104,30 @@ func (a *authority) clientTLS(name string) *tls.Config {
 
 // files writes CA, certificate and key for a command line client.
 func (a *authority) files(name string) (ca, cert, key string) {
-	c := a.client(name)
+	f := newFiles(a.t, a.client(name))
+	return f.write("ca.crt", "CERTIFICATE", a.cert.Raw), f.cert, f.key
+}
+
+// files are a certificate and its key on disk.
+type files struct {
+	t              testing.TB
+	dir, cert, key string
+}
+
+func newFiles(t testing.TB, c tls.Certificate) files {
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
-	dir := a.t.TempDir()
-	write := func(file, kind string, der []byte) string {
-		path := filepath.Join(dir, file)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-		return path
+	f := files{t: t, dir: t.TempDir()}
+	f.cert, f.key = f.write("tls.crt", "CERTIFICATE", c.Certificate[0]), f.write("tls.key", "PRIVATE KEY", der)
+	return f
+}
+
+func (f files) write(file, kind string, der []byte) string {
+	path := filepath.Join(f.dir, file)
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		f.t.Fatal(err)
 	}
-	return write("ca.crt", "CERTIFICATE", a.cert.Raw), write("tls.crt", "CERTIFICATE", c.Certificate[0]), write("tls.key", "PRIVATE KEY", der)
+	return path
 }

@@ -60,11 +60,11 @@ type Limits struct {
 	// once. Default 8192.
 	Connections int
 	// Pending is the number of connections before the end of their handshake. One
-	// more closes the oldest that has not sent a byte, or else the oldest that
-	// lets us wait for its next one. Default 1024.
+	// more closes the oldest that has not sent a byte, or else the oldest that has
+	// let us wait for half a second; if there is none it waits. Default 512.
 	Pending int
 	// AcceptsPerSecond is the rate at which connections are accepted; more wait
-	// in the kernel's queue. Default 5000.
+	// in the kernel's queue. Default 10000.
 	AcceptsPerSecond float64
 	// Handshakes is the number of TLS handshakes that are computed at a time;
 	// those that wait for their peer's next message do not count. Default half
@@ -84,8 +84,9 @@ type Limits struct {
 	// watches; twice WatchesPerConnection may come at once. Default 20.
 	CreatesPerSecond float64
 	// RequestsPerSecond is the lasting rate of a connection's calls and of
-	// requests in its Watch calls; twice as many may come at once. More wait for
-	// up to a second and are refused if that is not enough. Default 2000.
+	// requests in its Watch calls; twice as many may come at once. Each 64 KiB of
+	// a listing count as another one. More wait for up to a second and are
+	// refused if that is not enough. Default 2000.
 	RequestsPerSecond float64
 	// Ranges is the number of listings read at a time, RangesPerConnection that
 	// of one connection; more wait. Defaults 16 and 4.
@@ -168,8 +169,8 @@ func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
 
 func (l Limits) withDefaults() Limits {
 	orDefault(&l.Connections, 8192)
-	orDefault(&l.Pending, 1024)
-	orDefault(&l.AcceptsPerSecond, 5000)
+	orDefault(&l.Pending, 512)
+	orDefault(&l.AcceptsPerSecond, 10000)
 	orDefault(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))
 	orDefault(&l.HandshakeTimeout, 5*time.Second)
 	orDefault(&l.StreamsPerConnection, 64)

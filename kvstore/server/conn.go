@@ -28,13 +28,17 @@ type conn struct {
 	watches  atomic.Int64
 	ranges   chan struct{} // one per listing of this connection being read
 	unread   *meter        // bytes of listings handed to gRPC and not yet sent
+	counting sync.Mutex    // for changes of unread together with the account's
+	settled  bool          // under counting: the account no longer knows of unread
 	lastSent atomic.Int64  // when unread last became smaller or began, in Unix nanoseconds
+	held     atomic.Int64  // not to be read from before then, in Unix nanoseconds; 0 is no limit
+	done     chan struct{} // closed by Close
 	closed   sync.Once
 
 	// Under the set's lock.
 	place    *list.Element // in one of the lists of handshakes; nil afterwards
 	queue    *list.List    // the list that place is in
-	waiting  bool          // the handshake waits for the peer
+	waiting  time.Time     // the handshake waits for the peer since then
 	evicted  bool          // closed to make room
 	admitted bool          // counted as established
 	expiry   *time.Timer   // closes the connection when its certificate expires
@@ -45,12 +49,38 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.gate != nil {
 		return c.gate.read(b)
 	}
+	c.await()
 	return c.Conn.Read(b)
+}
+
+// hold stops reading from the connection for a while.
+func (c *conn) hold(d time.Duration) {
+	if until := time.Now().Add(d).UnixNano(); d > 0 && until > c.held.Load() {
+		c.held.Store(until)
+	}
+}
+
+// await returns when the connection may be read from.
+func (c *conn) await() {
+	until := c.held.Load()
+	if until == 0 {
+		return
+	}
+	c.held.CompareAndSwap(until, 0)
+	timer := time.NewTimer(time.Until(time.Unix(0, until)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.done:
+	}
 }
 
 // Close closes the connection and forgets it.
 func (c *conn) Close() error {
-	c.closed.Do(func() { c.set.remove(c) })
+	c.closed.Do(func() {
+		close(c.done)
+		c.set.remove(c)
+	})
 	return c.Conn.Close()
 }
 
@@ -91,9 +121,27 @@ func (c *conn) buffer(b []byte) mem.Buffer {
 		return mem.SliceBuffer(b)
 	}
 	c.lastSent.Store(time.Now().UnixNano())
-	c.unread.add(cap(b))
-	c.account().unread.add(cap(b))
+	c.count(cap(b))
 	return mem.NewBuffer(&b, unreadPool{c})
+}
+
+// count changes what is unread.
+func (c *conn) count(n int) {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	c.unread.add(n)
+	if !c.settled {
+		c.account().unread.add(n)
+	}
+}
+
+// settle gives back what is unread to the account: gRPC does not free what a
+// closed connection leaves behind.
+func (c *conn) settle() {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	c.settled = true
+	c.account().unread.add(-int(c.unread.n.Load()))
 }
 
 // unreadPool is the mem.BufferPool that learns when a buffer was sent.
@@ -103,8 +151,7 @@ func (unreadPool) Get(n int) *[]byte { b := make([]byte, n); return &b }
 
 func (p unreadPool) Put(b *[]byte) {
 	p.c.lastSent.Store(time.Now().UnixNano())
-	p.c.unread.sub(cap(*b))
-	p.c.account().unread.sub(cap(*b))
+	p.c.count(-cap(*b))
 }
 
 // connSet knows all open connections.
@@ -125,28 +172,25 @@ func newConnSet(l Limits, log *slog.Logger, m *metrics, r *registry) *connSet {
 	return &connSet{limits: l, log: log, metrics: m, registry: r, open: map[*conn]struct{}{}, silent: list.New(), shaking: list.New()}
 }
 
-// add takes an accepted connection, or says why not.
-func (s *connSet) add(raw net.Conn) (*conn, refusal) {
-	c := &conn{Conn: raw, set: s}
+// add takes an accepted connection; false means there are too many.
+func (s *connSet) add(raw net.Conn) (*conn, bool) {
+	c := &conn{Conn: raw, set: s, done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.established >= s.limits.Connections {
-		return nil, refusedConnections
-	}
-	if s.silent.Len()+s.shaking.Len() >= s.limits.Pending && !s.evict() {
-		return nil, refusedPending
+		return nil, false
 	}
 	s.open[c] = struct{}{}
-	c.queue, c.place, c.waiting = s.silent, s.silent.PushBack(c), true
+	c.queue, c.place, c.waiting = s.silent, s.silent.PushBack(c), time.Now()
 	s.metrics.connections.Inc()
-	return c, ""
+	return c, true
 }
 
 // leave takes a connection out of the lists of handshakes.
 func (s *connSet) leave(c *conn) {
 	if c.place != nil {
 		c.queue.Remove(c.place)
-		c.place, c.queue, c.waiting = nil, nil, false
+		c.place, c.queue = nil, nil
 	}
 }
 
@@ -159,6 +203,7 @@ func (s *connSet) remove(c *conn) {
 	if c.admitted {
 		s.established--
 		c.account().conns.Add(-1)
+		c.settle()
 	}
 	if c.expiry != nil {
 		c.expiry.Stop()

@@ -149,18 +149,30 @@ func (h *handshaker) secure(c *conn) (net.Conn, error) {
 
 // shake does the TLS handshake.
 func (h *handshaker) shake(c *conn) (who admission, tc *tls.Conn, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Limits.HandshakeTimeout)
-	defer cancel()
-	g := &gate{c: c, ctx: ctx, slots: h.slots}
-	c.gate = g
-	tc = tls.Server(c, h.tlsConfig(&who))
-	err = tc.HandshakeContext(ctx)
-	g.release()
-	c.gate = nil
+	deadline := time.Now().Add(h.cfg.Limits.HandshakeTimeout)
+	g := &gate{c: c, slots: h.slots}
+	if err = g.await(deadline); err == nil {
+		tc, err = h.compute(g, deadline, &who)
+	}
 	if err != nil && (g.busy || h.conns.wasEvicted(c)) {
 		err = errBusy
 	}
 	return who, tc, err
+}
+
+// compute does the handshake with a peer that has begun to speak.
+func (h *handshaker) compute(g *gate, deadline time.Time, who *admission) (*tls.Conn, error) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	g.ctx, g.c.gate = ctx, g
+	tc := tls.Server(g.c, h.tlsConfig(who))
+	err := tc.HandshakeContext(ctx)
+	g.release()
+	g.c.gate = nil
+	if err == nil { // the rest of the time is for the start of HTTP/2
+		err = g.c.SetReadDeadline(deadline.Add(h.cfg.Limits.HandshakeTimeout))
+	}
+	return tc, err
 }
 
 // tlsConfig returns the configured TLS with what the gateway relies on. Its

@@ -19,7 +19,6 @@ const (
 	refusedCompacted     refusal = "compacted"
 	refusedUnread        refusal = "unread"
 	refusedSize          refusal = "size"
-	refusedPending       refusal = "pending"
 	refusedConnects      refusal = "connects"
 	refusedStreams       refusal = "streams"
 	refusedRequests      refusal = "requests"
@@ -30,7 +29,7 @@ const (
 func refusals() []refusal {
 	return []refusal{
 		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
-		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize, refusedPending,
+		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
 		refusedConnects, refusedStreams, refusedRequests, refusedRemoved, refusedExpired,
 	}
 }

@@ -40,6 +40,7 @@ func (g *gateway) begin(ctx context.Context) (end func(), err error) {
 	a := c.account()
 	if !take(&a.streams, a.limits.Streams) {
 		c.refuse(refusedStreams)
+		c.hold(refusalPause)
 		g.pause(ctx, refusalPause)
 		return nil, status.Errorf(codes.ResourceExhausted, "too many calls of one peer at a time: at most %d", a.limits.Streams)
 	}
@@ -52,7 +53,8 @@ func (g *gateway) begin(ctx context.Context) (end func(), err error) {
 }
 
 // pace lets requests that come too fast wait, and refuses those that would wait
-// for long.
+// for long. As long as one waits nothing more is read from its connection, for
+// what a call costs before it comes here is not little.
 func (g *gateway) pace(ctx context.Context, c *conn) error {
 	for _, l := range []*rate.Limiter{c.requests, c.account().requests} {
 		turn := l.Reserve()
@@ -60,12 +62,27 @@ func (g *gateway) pace(ctx context.Context, c *conn) error {
 		if wait > longestPace {
 			turn.Cancel()
 			c.refuse(refusedRequests)
+			c.hold(longestPace)
 			g.pause(ctx, longestPace)
 			return status.Errorf(codes.ResourceExhausted, "too many requests: at most %g per second", float64(l.Limit()))
 		}
+		c.hold(wait)
 		g.pause(ctx, wait)
 	}
 	return nil
+}
+
+// chargeUnit is how many bytes of a reply cost as much as a request.
+const chargeUnit = 64 << 10
+
+// charge makes later requests of the same reader wait for what a reply costs
+// beyond an ordinary one.
+func charge(c *conn, bytes int) {
+	for _, l := range []*rate.Limiter{c.requests, c.account().requests} {
+		if n := min(bytes/chargeUnit, l.Burst()); n > 0 {
+			l.ReserveN(time.Now(), n)
+		}
+	}
 }
 
 // pause waits unless the call or the server ends.

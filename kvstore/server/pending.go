@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"net"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -29,26 +30,53 @@ func (l listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := l.accept.Wait(l.ctx); err != nil {
+		if l.accept.Wait(l.ctx) != nil || !l.conns.makeRoom(l.ctx) {
 			raw.Close()
 			return nil, net.ErrClosed
 		}
-		c, why := l.conns.add(raw)
-		if c != nil {
+		if c, ok := l.conns.add(raw); ok {
 			return c, nil
 		}
-		l.conns.metrics.refuse(l.conns.registry.other, why)
+		l.conns.metrics.refuse(l.conns.registry.other, refusedConnections)
 		raw.Close()
 	}
 }
 
+const (
+	// patienceWithPeers is how long a handshake may wait for its peer before it
+	// can be closed to make room: longer than a round trip around the world.
+	patienceWithPeers = 500 * time.Millisecond
+	// roomInterval is the time between looks for room.
+	roomInterval = 5 * time.Millisecond
+)
+
+// makeRoom waits until another handshake may begin; meanwhile connections wait
+// in the kernel. It returns false when ctx ends.
+func (s *connSet) makeRoom(ctx context.Context) bool {
+	for !s.hasRoom(time.Now()) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(roomInterval):
+		}
+	}
+	return true
+}
+
+func (s *connSet) hasRoom(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.silent.Len()+s.shaking.Len() < s.limits.Pending || s.evict(now)
+}
+
 // evict closes, under the lock, the handshake that is least likely to come to
-// an end: the oldest that has not said a word, or else the oldest that lets us
-// wait. Honest clients speak at once. It reports whether there was one.
-func (s *connSet) evict() bool {
-	c := oldest(s.silent)
+// an end: the oldest that has not said a word, for honest clients speak at once,
+// or else the oldest that has let us wait for too long. It reports whether there
+// was one.
+func (s *connSet) evict(now time.Time) bool {
+	c := oldest(s.silent, now)
 	if c == nil {
-		c = oldest(s.shaking)
+		c = oldest(s.shaking, now.Add(-patienceWithPeers))
 	}
 	if c == nil {
 		return false
@@ -59,18 +87,19 @@ func (s *connSet) evict() bool {
 	return true
 }
 
-func oldest(queue *list.List) *conn {
+// oldest returns the first that has been waiting since before then.
+func oldest(queue *list.List, then time.Time) *conn {
 	for e := queue.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conn); c.waiting {
+		if c := e.Value.(*conn); !c.waiting.IsZero() && c.waiting.Before(then) {
 			return c
 		}
 	}
 	return nil
 }
 
-// waits notes whether the handshake waits for the peer, and moves it when its
-// first byte has come.
-func (s *connSet) waits(c *conn, waiting, heard bool) {
+// waits notes since when the handshake waits for the peer (zero: it does not),
+// and moves it when its first byte has come.
+func (s *connSet) waits(c *conn, since time.Time, heard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.place == nil {
@@ -80,7 +109,7 @@ func (s *connSet) waits(c *conn, waiting, heard bool) {
 		s.silent.Remove(c.place)
 		c.queue, c.place = s.shaking, s.shaking.PushBack(c)
 	}
-	c.waiting = waiting
+	c.waiting = since
 }
 
 func (s *connSet) wasEvicted(c *conn) bool {
@@ -96,21 +125,43 @@ type gate struct {
 	ctx   context.Context
 	slots chan struct{}
 	held  bool
-	busy  bool // no slot came free in time
+	first []byte // read before the handshake, not yet given to it
+	busy  bool   // no slot came free in time
 }
 
 func (g *gate) read(b []byte) (int, error) {
+	if len(g.first) > 0 {
+		n := copy(b, g.first)
+		g.first = g.first[n:]
+		return n, g.acquire()
+	}
 	g.release()
-	g.c.set.waits(g.c, true, false)
+	g.c.set.waits(g.c, time.Now(), false)
 	n, err := g.c.Conn.Read(b)
-	g.c.set.waits(g.c, false, n > 0)
+	g.c.set.waits(g.c, time.Time{}, n > 0)
 	if err != nil {
 		return n, err
 	}
 	return n, g.acquire()
 }
 
+// await blocks until the peer's first byte is there. Before, nothing is spent
+// on a handshake.
+func (g *gate) await(deadline time.Time) error {
+	if err := g.c.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	first := make([]byte, 1)
+	n, err := g.c.Conn.Read(first)
+	g.first = first[:n]
+	g.c.set.waits(g.c, time.Time{}, n > 0)
+	return err
+}
+
 func (g *gate) acquire() error {
+	if g.held {
+		return nil
+	}
 	select {
 	case g.slots <- struct{}{}:
 		g.held = true

@@ -175,6 +175,7 @@ func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) 
 			return nil, err
 		}
 	}
+	charge(c, page.size)
 	return g.rangeFrame(page.response(g.header(header)), page.parts)
 }
 

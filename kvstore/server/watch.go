@@ -400,6 +400,7 @@ func (ws *watchStream) affordable() error {
 	switch {
 	case !ws.c.creates.Allow() || !a.creates.Allow():
 		ws.c.refuse(refusedCreates)
+		ws.c.hold(refusalPause)
 		ws.g.pause(ws.grpc.Context(), refusalPause)
 		return fmt.Errorf("watches are created too fast: at most %g per second", l.CreatesPerSecond)
 	case len(ws.watches) >= l.WatchesPerStream:
