@@ -100,7 +100,7 @@ func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
 func TestFlooder(t *testing.T) {
 	args := strings.Split(os.Getenv(flooder), ",")
 	if len(args) != 4 {
-		t.Skip("runs as a child of other tests")
+		return
 	}
 	pair, err := tls.LoadX509KeyPair(args[2], args[3])
 	if err != nil {
@@ -181,7 +181,7 @@ func TestA04_FloodsOfOnePeer(t *testing.T) {
 	fillServices(t, w, 500)
 	conn := w.dialAs(north)
 	feel(t, w, conn, 100)
-	n := campaign(400, 5_000)
+	n := campaign(200, 5_000)
 	quiet := feel(t, w, conn, n)
 	t.Logf("alone:            %v", quiet)
 	for _, storm := range []string{"watches", "listings", "connections"} {
@@ -297,6 +297,7 @@ func TestA04_LimitsOfAPeer(t *testing.T) {
 // TestA04_RequestsArePaced asks faster than allowed: the excess waits, and what
 // would wait for long is refused.
 func TestA04_RequestsArePaced(t *testing.T) {
+	t.Parallel()
 	west := westGuest(t)
 	w, _ := startPeers(t, []guest{west}, func(c *Config) { c.Limits.Peer.RequestsPerSecond = 20 })
 	seed(w)

@@ -180,7 +180,7 @@ func TestA05_HTTP2Floods(t *testing.T) {
 	body := message(ordinary(t, pb.KV_Range_FullMethodName))
 	debug.FreeOSMemory()
 	before, stop := rss(t), peakRSS(t)
-	floods := campaign(20_000, 500_000)
+	floods := campaign(8_000, 500_000)
 	for name, flood := range map[string]func(h *rawHTTP, i int) error{
 		"rapid reset": func(h *rawHTTP, i int) error {
 			id := uint32(2*i + 1)

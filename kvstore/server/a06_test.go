@@ -25,7 +25,7 @@ func TestA06_SlowReaders(t *testing.T) {
 	west, north := westGuest(t), northGuest(t)
 	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
 		c.Log = nil
-		c.Limits.SendTimeout, c.Limits.RingBytes = 5*time.Second, 8<<20
+		c.Limits.SendTimeout, c.Limits.RingBytes = 3*time.Second, 8<<20
 	})
 	sleepers := campaign(20, 200)
 	for range sleepers {
@@ -100,6 +100,7 @@ func comeBack(t *testing.T, w *world, g guest) {
 // TestA06_ListingLeftUnread asks once and never reads: the memory of the reply
 // must not stay.
 func TestA06_ListingLeftUnread(t *testing.T) {
+	t.Parallel()
 	west := westGuest(t)
 	w, _ := startPeers(t, []guest{west}, func(c *Config) { c.Limits.SendTimeout = 500 * time.Millisecond })
 	fillServices(t, w, 5000)
@@ -119,6 +120,7 @@ func TestA06_ListingLeftUnread(t *testing.T) {
 // TestA06_PeerThatLeavesMuchUnread fills the peer's budget on one connection; a
 // listing on another has to wait until the first is cut.
 func TestA06_PeerThatLeavesMuchUnread(t *testing.T) {
+	t.Parallel()
 	west, north := westGuest(t), northGuest(t)
 	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
 		c.Limits.SendTimeout, c.Limits.Peer.UnreadBytes = 2*time.Second, 1<<20

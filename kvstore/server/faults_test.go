@@ -26,6 +26,7 @@ import (
 // TestReaderThatStopsReading lets one subscriber sleep: others get everything,
 // the sleeper's connection is closed.
 func TestReaderThatStopsReading(t *testing.T) {
+	t.Parallel()
 	w := start(t, func(c *Config) { c.Limits.SendTimeout = 500 * time.Millisecond })
 	sleeper, awake := w.watch(t, "remote"), w.watch(t, "remote")
 	sleeper.create(&pb.WatchCreateRequest{})
@@ -55,6 +56,7 @@ func TestReaderThatStopsReading(t *testing.T) {
 
 // TestReaderThatLeavesListingsUnread asks for listings and reads none.
 func TestReaderThatLeavesListingsUnread(t *testing.T) {
+	t.Parallel()
 	w := start(t, plain("remote"), func(c *Config) {
 		c.Limits.SendTimeout, c.Limits.UnreadBytes = 500*time.Millisecond, 1<<20
 	})
@@ -226,20 +228,6 @@ func TestEtcdThatStopsEndsTheLife(t *testing.T) {
 	s.life.Load().etcd.HardStop()
 	if err := <-ended; err == nil {
 		t.Fatal("run ended without error")
-	}
-}
-
-// TestChurnStaysInsideTheQuota writes many times the quota over the same keys.
-func TestChurnStaysInsideTheQuota(t *testing.T) {
-	w := start(t, plain("remote"), func(c *Config) { c.QuotaBytes = 48 << 20 })
-	value := bytes.Repeat([]byte("v"), 4<<10)
-	for i := range 25_000 { // 100 MiB
-		if err := w.s.Store().Apply(w.ctx(), []kvstore.Op{{Key: fmt.Sprintf("cilium/state/%d", i%100), Value: value}}); err != nil {
-			t.Fatalf("write %d: %v", i, err)
-		}
-	}
-	if size := w.metric("clustermesh_store_size_bytes", ""); size > 48<<20 {
-		t.Errorf("database has %v bytes", size)
 	}
 }
 

@@ -188,6 +188,7 @@ func TestConfigPerConnection(t *testing.T) {
 }
 
 func TestRemovedAndExpiredPeersAreCut(t *testing.T) {
+	t.Parallel()
 	w := start(t)
 	cut := func(conn *grpc.ClientConn, name string, act func()) {
 		t.Helper()
