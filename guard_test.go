@@ -48,6 +48,7 @@ var imports = map[string][]string{
 	"kvstore":                   {},
 	"kvstore/clusterfile":       {},
 	"kvstore/conformance":       {"certs", "kvstore", "kvstore/schema"},
+	"kvstore/cost":              {},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/peers":             {},
 	"kvstore/schema":            {},
