@@ -45,7 +45,7 @@ func Merge(s Service) []FrontendTable {
 	frontends := canonicalFrontends(s.Frontends)
 	tables := make([]FrontendTable, len(frontends))
 	for i, f := range frontends {
-		tables[i] = FrontendTable{Service: s.Name, Frontend: f, Affinity: s.Affinity, Backends: m.choose(f)}
+		tables[i] = FrontendTable{Service: s.Name, Frontend: f, Affinity: s.Affinity, SessionAffinity: s.SessionAffinity, Backends: m.choose(f)}
 	}
 	return tables
 }
@@ -84,11 +84,12 @@ func (m *merger) collect(selected, matching int) []Choice {
 		if m.reasons[i] == "" {
 			continue
 		}
-		on, group := Selecting(m.reasons[i]), 1
-		if on {
-			group = 0
+		c := Choice{Backend: b, Selected: Selecting(m.reasons[i]), Reason: m.reasons[i]}
+		group := 1
+		if c.Selected {
+			group, c.Weight = 0, 1
 		}
-		choices[next[group]] = Choice{Backend: b, Selected: on, Reason: m.reasons[i]}
+		choices[next[group]] = c
 		next[group]++
 	}
 	return choices

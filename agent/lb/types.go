@@ -69,21 +69,56 @@ type Service struct {
 	Frontends []Frontend
 	Affinity  Affinity
 	Backends  []Backend
+
+	// SessionAffinity is for how many seconds a client keeps its backend, 0 for
+	// not at all.
+	SessionAffinity uint32
 }
 
 // Choice is a backend with the decision taken on it. Reason is one of the
-// Reason constants and never empty.
+// Reason constants and never empty. Weight is the share of new connections
+// relative to the other selected backends of the table, 0 if not selected.
 type Choice struct {
 	Backend
 	Selected bool
+	Weight   uint32
 	Reason   string
 }
 
+// OnWithdraw says what becomes of the connections to a backend that is no
+// longer selected.
+type OnWithdraw uint8
+
+// The values of the clustermesh.io/on-withdraw annotation. Keep, the default,
+// leaves them alone; Drain lets them end within a time the agent sets; Reset
+// ends them at once.
+const (
+	WithdrawKeep OnWithdraw = iota
+	WithdrawDrain
+	WithdrawReset
+)
+
 // FrontendTable is one frontend with every backend that matches it, selected
-// ones first, each group sorted by locality, cluster, address.
+// ones first, each group sorted by locality, cluster, address. Consistent asks
+// for [Maglev] instead of a random pick. SessionAffinity is in seconds, 0 for
+// none.
 type FrontendTable struct {
-	Service  ServiceName
-	Frontend Frontend
-	Affinity Affinity
-	Backends []Choice
+	Service         ServiceName
+	Frontend        Frontend
+	Affinity        Affinity
+	Consistent      bool
+	OnWithdraw      OnWithdraw
+	SessionAffinity uint32
+	Backends        []Choice
+}
+
+// Even reports whether all selected backends have the same weight, so that a
+// plain random pick will do. Weights that were never set are even.
+func (t *FrontendTable) Even() bool {
+	for i := 1; i < len(t.Backends) && t.Backends[i].Selected; i++ {
+		if t.Backends[i].Weight != t.Backends[0].Weight {
+			return false
+		}
+	}
+	return true
 }
