@@ -23,6 +23,7 @@ func (h hook) program() string { return "cm_" + h.name }
 // is translated one way only while they are attached.
 func hooks() []hook {
 	return []hook{
+		{"release", ebpf.AttachCgroupInetSockRelease},
 		{"getpeername4", ebpf.AttachCgroupInet4GetPeername},
 		{"getpeername6", ebpf.AttachCgroupInet6GetPeername},
 		{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg},

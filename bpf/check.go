@@ -126,6 +126,7 @@ func kernelNeeds() []need {
 	}
 	return []need{
 		{check: "socket address programs", probe: func() error { return features.HaveProgramType(ebpf.CGroupSockAddr) }, remedy: "use Linux 5.8 or newer with CONFIG_CGROUP_BPF"},
+		{check: "socket release programs", probe: socketRelease, remedy: "use Linux 5.9 or newer with CONFIG_CGROUP_BPF"},
 		{check: "socket storage", probe: helper(asm.FnSkStorageGet), remedy: "use Linux 5.8 or newer"},
 		{check: "socket cookie", probe: helper(asm.FnGetSocketCookie), remedy: "use Linux 5.8 or newer"},
 		{check: "memory-mapped arrays", probe: func() error { return features.HaveMapFlag(features.BPF_F_MMAPABLE) }, remedy: "use Linux 5.5 or newer"},
@@ -134,6 +135,19 @@ func kernelNeeds() []need {
 		{check: "instruction set v3", probe: features.HaveV3ISA, remedy: "use Linux 5.8 or newer"},
 		{check: "error of a refused call", probe: helper(asm.FnSetRetval), optional: true, remedy: "use Linux 5.18 or newer for \"connection refused\" instead of \"operation not permitted\""},
 	}
+}
+
+// socketRelease says whether programs can run when a socket is closed: loading one
+// is the only way to find out.
+func socketRelease() error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSock, AttachType: ebpf.AttachCgroupInetSockRelease, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		return err
+	}
+	return p.Close()
 }
 
 func (n need) finding() Finding {

@@ -95,6 +95,18 @@ struct {
 	__type(value, struct cm_peer);
 } cm_peers SEC(".maps");
 
+/* The peers of TCP sockets, by cookie, until the socket is closed. An entry here
+ * costs a fraction of a socket's own storage, which takes over when this is full.
+ * Sockets that the kernel itself opened (MPTCP subflows, NFS) close unseen; what
+ * they leave is bounded by the size of this map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct cm_peer);
+	__uint(max_entries, 1);
+} cm_tcp_peers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct cm_reverse_key);
@@ -277,15 +289,26 @@ static __always_inline void cm_keep_peer(struct bpf_sock_addr *ctx,
 					 const struct cm_endpoint *frontend,
 					 const struct cm_endpoint *backend)
 {
-	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
-					       BPF_SK_STORAGE_GET_F_CREATE);
+	struct cm_peer peer = { *frontend, *backend }, *p;
 
+	if (ctx->protocol == CM_IPPROTO_TCP) {
+		__u64 cookie = bpf_get_socket_cookie(ctx);
+
+		if (!bpf_map_update_elem(&cm_tcp_peers, &cookie, &peer, BPF_ANY))
+			return;
+	}
+	p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
+			       BPF_SK_STORAGE_GET_F_CREATE);
 	if (!p) {
 		cm_count(forgotten);
 		return;
 	}
-	p->frontend = *frontend;
-	p->backend = *backend;
+	*p = peer;
+}
+
+static __always_inline struct cm_peer *cm_tcp_peer(__u64 cookie)
+{
+	return bpf_map_lookup_elem(&cm_tcp_peers, &cookie);
 }
 
 /* Clearing is cheaper than deleting, and looking is cheapest of all. No peer has
@@ -294,6 +317,11 @@ static __always_inline void cm_forget_peer(struct bpf_sock_addr *ctx)
 {
 	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
 
+	if (p)
+		__builtin_memset(p, 0, sizeof(*p));
+	if (ctx->protocol != CM_IPPROTO_TCP)
+		return;
+	p = cm_tcp_peer(bpf_get_socket_cookie(ctx));
 	if (p)
 		__builtin_memset(p, 0, sizeof(*p));
 }
@@ -419,14 +447,31 @@ static __always_inline int cm_recvmsg(struct bpf_sock_addr *ctx, int v6)
 /* getpeername(): the frontend, if the peer still is what connect() chose. */
 static __always_inline int cm_getpeername(struct bpf_sock_addr *ctx, int v6)
 {
-	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
+	struct cm_peer *p = 0;
 	struct cm_endpoint peer;
 
+	if (ctx->protocol == CM_IPPROTO_TCP)
+		p = cm_tcp_peer(bpf_get_socket_cookie(ctx));
+	if (!p)
+		p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
 	if (!p)
 		return CM_ALLOW;
 	cm_read(ctx, v6, &peer);
 	if (cm_equal(&p->backend, &peer))
 		cm_write(ctx, v6, p->frontend.addr, p->frontend.port);
+	return CM_ALLOW;
+}
+
+/* The last descriptor of a socket is closed: its cookie never comes back. */
+SEC("cgroup/sock_release") int cm_release(struct bpf_sock *sk)
+{
+	__u64 cookie;
+
+	if (sk->protocol != CM_IPPROTO_TCP)
+		return CM_ALLOW;
+	cookie = bpf_get_socket_cookie(sk);
+	if (cm_tcp_peer(cookie))
+		bpf_map_delete_elem(&cm_tcp_peers, &cookie);
 	return CM_ALLOW;
 }
 

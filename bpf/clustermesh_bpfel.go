@@ -96,12 +96,14 @@ const (
 	clustermeshMapCmPeers         = "cm_peers"
 	clustermeshMapCmReverse       = "cm_reverse"
 	clustermeshMapCmSlab          = "cm_slab"
+	clustermeshMapCmTcpPeers      = "cm_tcp_peers"
 	clustermeshProgCmConnect4     = "cm_connect4"
 	clustermeshProgCmConnect6     = "cm_connect6"
 	clustermeshProgCmGetpeername4 = "cm_getpeername4"
 	clustermeshProgCmGetpeername6 = "cm_getpeername6"
 	clustermeshProgCmRecvmsg4     = "cm_recvmsg4"
 	clustermeshProgCmRecvmsg6     = "cm_recvmsg6"
+	clustermeshProgCmRelease      = "cm_release"
 	clustermeshProgCmSendmsg4     = "cm_sendmsg4"
 	clustermeshProgCmSendmsg6     = "cm_sendmsg6"
 	clustermeshVarCmCanSetRetval  = "cm_can_set_retval"
@@ -156,6 +158,7 @@ type clustermeshProgramSpecs struct {
 	CmGetpeername6 *ebpf.ProgramSpec `ebpf:"cm_getpeername6"`
 	CmRecvmsg4     *ebpf.ProgramSpec `ebpf:"cm_recvmsg4"`
 	CmRecvmsg6     *ebpf.ProgramSpec `ebpf:"cm_recvmsg6"`
+	CmRelease      *ebpf.ProgramSpec `ebpf:"cm_release"`
 	CmSendmsg4     *ebpf.ProgramSpec `ebpf:"cm_sendmsg4"`
 	CmSendmsg6     *ebpf.ProgramSpec `ebpf:"cm_sendmsg6"`
 }
@@ -173,6 +176,7 @@ type clustermeshMapSpecs struct {
 	CmPeers     *ebpf.MapSpec `ebpf:"cm_peers"`
 	CmReverse   *ebpf.MapSpec `ebpf:"cm_reverse"`
 	CmSlab      *ebpf.MapSpec `ebpf:"cm_slab"`
+	CmTcpPeers  *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
 }
 
 // clustermeshVariableSpecs contains global variables before they are loaded into the kernel.
@@ -212,6 +216,7 @@ type clustermeshMaps struct {
 	CmPeers     *ebpf.Map `ebpf:"cm_peers"`
 	CmReverse   *ebpf.Map `ebpf:"cm_reverse"`
 	CmSlab      *ebpf.Map `ebpf:"cm_slab"`
+	CmTcpPeers  *ebpf.Map `ebpf:"cm_tcp_peers"`
 }
 
 func (m *clustermeshMaps) Close() error {
@@ -225,6 +230,7 @@ func (m *clustermeshMaps) Close() error {
 		m.CmPeers,
 		m.CmReverse,
 		m.CmSlab,
+		m.CmTcpPeers,
 	)
 }
 
@@ -246,6 +252,7 @@ type clustermeshPrograms struct {
 	CmGetpeername6 *ebpf.Program `ebpf:"cm_getpeername6"`
 	CmRecvmsg4     *ebpf.Program `ebpf:"cm_recvmsg4"`
 	CmRecvmsg6     *ebpf.Program `ebpf:"cm_recvmsg6"`
+	CmRelease      *ebpf.Program `ebpf:"cm_release"`
 	CmSendmsg4     *ebpf.Program `ebpf:"cm_sendmsg4"`
 	CmSendmsg6     *ebpf.Program `ebpf:"cm_sendmsg6"`
 }
@@ -258,6 +265,7 @@ func (p *clustermeshPrograms) Close() error {
 		p.CmGetpeername6,
 		p.CmRecvmsg4,
 		p.CmRecvmsg6,
+		p.CmRelease,
 		p.CmSendmsg4,
 		p.CmSendmsg6,
 	)

@@ -135,6 +135,7 @@ func mapSizes(opts Options) map[string]uint32 {
 		clustermeshMapCmSlab:      opts.MaxRecords,
 		clustermeshMapCmClusters:  opts.MaxClusters,
 		clustermeshMapCmReverse:   opts.MaxRevNAT,
+		clustermeshMapCmTcpPeers:  opts.MaxPeers,
 	}
 }
 

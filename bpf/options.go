@@ -14,6 +14,7 @@ const (
 	DefaultMaxRecords   = 262144
 	DefaultMaxClusters  = 512
 	DefaultMaxRevNAT    = 65536
+	DefaultMaxPeers     = 131072
 )
 
 // Upper bounds of the sizes. The slab's is 2 GiB of records.
@@ -22,6 +23,7 @@ const (
 	limitRecords   = 1 << 26
 	limitClusters  = 1 << 16
 	limitRevNAT    = 1 << 22
+	limitPeers     = 1 << 22
 )
 
 // Options say where the kernel objects live and how large the maps are. Sizes
@@ -39,9 +41,10 @@ type Options struct {
 	Cgroup string
 	// MaxFrontends bounds the frontends, MaxRecords the slab's 32-byte records,
 	// MaxClusters the cluster ids (the largest is one less) and MaxRevNAT the
-	// pairs of unconnected UDP socket and backend that are remembered. 0 takes
-	// the default.
-	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT uint32
+	// pairs of unconnected UDP socket and backend that are remembered. MaxPeers
+	// bounds the TCP sockets whose frontend is remembered the fast way; those
+	// beyond it take the slower one. 0 takes the default.
+	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers uint32
 	// Log receives warnings and what Cleanup removed; nil discards.
 	Log *slog.Logger
 
@@ -57,6 +60,7 @@ func (o Options) Validate() error {
 		validateSize("MaxRecords", o.MaxRecords, limitRecords),
 		validateSize("MaxClusters", o.MaxClusters, limitClusters),
 		validateSize("MaxRevNAT", o.MaxRevNAT, limitRevNAT),
+		validateSize("MaxPeers", o.MaxPeers, limitPeers),
 	)
 }
 
@@ -82,6 +86,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxRecords, DefaultMaxRecords)
 	setDefault(&o.MaxClusters, DefaultMaxClusters)
 	setDefault(&o.MaxRevNAT, DefaultMaxRevNAT)
+	setDefault(&o.MaxPeers, DefaultMaxPeers)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
