@@ -14,7 +14,14 @@ type sliceReader struct {
 	addresses []netip.Addr // of the whole slice; endpoints hold parts of it
 	states    sameBytes[conditions]
 	hints     sameBytes[[]string]
+	hinted    int // the zones of all lists that were made
 }
+
+// hintsPerEndpoint bounds the zone hints of a slice, lists that are shared
+// counted once: as many per endpoint as Kubernetes allows, for as many endpoints
+// as the limits do. An empty hint has two bytes, which compress, and takes
+// sixteen in memory.
+const hintsPerEndpoint = 8
 
 type conditions struct{ ready, serving, terminating Condition }
 
@@ -209,17 +216,34 @@ func (d *sliceReader) zoneHints(message []byte) []string {
 	if zones, ok := d.hints.get(message); ok {
 		return zones
 	}
+	zones := d.reserveHints(message)
 	whole := message
-	var zones []string
 	const name = "endpoints/hints"
 	for f := (protoField{}); d.pull(&message, &f, name); {
 		if f.number == hintsForZones {
 			zones = append(zones, d.forZone(&f))
-			d.room("endpoints/hints/forZones", len(zones), d.limits.MaxNames)
 		}
 	}
 	d.hints.put(whole, zones)
 	return zones
+}
+
+// reserveHints makes a list for the hints of a message, nil if there are none or
+// more than allowed.
+func (d *sliceReader) reserveHints(message []byte) []string {
+	n := 0
+	for f := (protoField{}); d.pull(&message, &f, "endpoints/hints"); {
+		if f.number == hintsForZones {
+			n++
+		}
+	}
+	d.hinted += n
+	d.room("endpoints/hints/forZones", n, d.limits.MaxNames)
+	d.room("zone hints of all endpoints", d.hinted, hintsPerEndpoint*d.limits.MaxBackends)
+	if d.err != nil || n == 0 {
+		return nil
+	}
+	return make([]string, 0, n)
 }
 
 func (d *sliceReader) forZone(f *protoField) (zone string) {

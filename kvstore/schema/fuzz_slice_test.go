@@ -23,7 +23,7 @@ func FuzzDecodeEndpointSlice(f *testing.F) {
 	f.Add(unhex(webStream))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		var c SliceCodec
-		s, err := c.Decode(east(false), webKey, value, DefaultLimits())
+		s, err := measuredSlice(t, len(value), func() (*EndpointSlice, error) { return c.Decode(east(false), webKey, value, DefaultLimits()) })
 		if err != nil {
 			checkRefused(t, err)
 			return
@@ -48,7 +48,7 @@ func FuzzDecodeSliceMessage(f *testing.F) {
 		return message{s}, err
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
-		s, err := decodeWeb(value)
+		s, err := measuredSlice(t, len(value), func() (*EndpointSlice, error) { return decodeWeb(value) })
 		checkFuzzed(t, value, message{s}, err, decode)
 		checkAgainstOracle(t, value, s, err)
 	})
@@ -77,7 +77,7 @@ func FuzzDecodeServiceExport(f *testing.F) {
 		return DecodeServiceExport(east(false), ServiceExportKey("east", "shop", "db"), value, roomy())
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := decodeDB(value)
+		got, err := measured(t, len(value), func() (*ServiceExport, error) { return decodeDB(value) })
 		// Texts are written twice, and a character may need six.
 		checkFuzzedGrowth(t, 12, value, got, err, decode)
 		if err == nil && got.Validate() != nil {

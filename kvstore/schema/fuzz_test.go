@@ -5,7 +5,16 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 )
+
+// measured decodes n bytes of input within the bounds of memory.
+func measured[R any](t *testing.T, n int, decode func() (R, error)) (got R, err error) {
+	t.Helper()
+	cost.Bounded(t, n, 0, func() { got, err = decode() })
+	return got, err
+}
 
 // checkFuzzed fails if a refused value has no *Error, or if an accepted one is
 // not stable: encoding and decoding it again must yield the same record, from a
@@ -55,7 +64,7 @@ func FuzzDecodeService(f *testing.F) {
 	key := ServiceKey("east", "shop", "web")
 	decode := func(value []byte) (record, error) { return DecodeService(east(false), key, value, roomy()) }
 	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := DecodeService(east(false), key, value, DefaultLimits())
+		got, err := measured(t, len(value), func() (*Service, error) { return DecodeService(east(false), key, value, DefaultLimits()) })
 		checkFuzzed(t, value, got, err, decode)
 		want, ok := oracleService(east(false), "shop", "web", value)
 		if err == nil && (!ok || !reflect.DeepEqual(got, want)) {
@@ -83,7 +92,7 @@ func FuzzDecodeLocalService(f *testing.F) {
 	key := LocalServiceKey("east", "shop", "web")
 	decode := func(value []byte) (record, error) { return DecodeLocalService(east(false), key, value, roomy()) }
 	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := DecodeLocalService(east(false), key, value, DefaultLimits())
+		got, err := measured(t, len(value), func() (*LocalService, error) { return DecodeLocalService(east(false), key, value, DefaultLimits()) })
 		checkFuzzed(t, value, got, err, decode)
 	})
 }
@@ -93,7 +102,7 @@ func FuzzDecodeNode(f *testing.F) {
 	key := NodeKey("cluster3", "test-node-1")
 	decode := func(value []byte) (record, error) { return DecodeNode(cluster3(), key, value, roomy()) }
 	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := DecodeNode(cluster3(), key, value, DefaultLimits())
+		got, err := measured(t, len(value), func() (*Node, error) { return DecodeNode(cluster3(), key, value, DefaultLimits()) })
 		checkFuzzed(t, value, got, err, decode)
 	})
 }
@@ -103,7 +112,7 @@ func FuzzDecodeIPEntry(f *testing.F) {
 	f.Add(IPKey("10.7.1.0/24"), []byte(ipMasked))
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		decode := func(value []byte) (record, error) { return DecodeIPEntry(east(false), 255, key, value, roomy()) }
-		got, err := DecodeIPEntry(east(false), 255, key, value, DefaultLimits())
+		got, err := measured(t, len(key)+len(value), func() (*IPEntry, error) { return DecodeIPEntry(east(false), 255, key, value, DefaultLimits()) })
 		checkFuzzed(t, value, got, err, decode)
 	})
 }
@@ -113,7 +122,7 @@ func FuzzDecodeIdentity(f *testing.F) {
 	f.Add(IdentityKey(458753), []byte("k8s:io.cilium.k8s.policy.cluster=east;cidr:1.0.0.0/8=;"))
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		decode := func(value []byte) (record, error) { return DecodeIdentity(east(false), 255, key, value, roomy()) }
-		got, err := DecodeIdentity(east(false), 255, key, value, DefaultLimits())
+		got, err := measured(t, len(key)+len(value), func() (*Identity, error) { return DecodeIdentity(east(false), 255, key, value, DefaultLimits()) })
 		checkFuzzed(t, value, got, err, decode)
 	})
 }
@@ -122,20 +131,49 @@ func FuzzDecodeClusterConfig(f *testing.F) {
 	seed(f, configStock, configMinimal, configCached, `{"id":7}`, `null`)
 	decode := func(value []byte) (record, error) { return DecodeClusterConfig("east", value) }
 	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := DecodeClusterConfig("east", value)
+		got, err := measured(t, len(value), func() (ClusterConfig, error) { return DecodeClusterConfig("east", value) })
 		checkFuzzed(t, value, got, err, decode)
 	})
 }
 
+// FuzzParseServiceKey reads keys of every kind, of a cluster and of a relay. What
+// is taken is spelled in one way only, and lies in the range that is watched.
 func FuzzParseServiceKey(f *testing.F) {
-	f.Add(ServiceKey("east", "shop", "web"))
-	f.Add("cilium/state/services/v1/east/shop/web/x")
-	f.Fuzz(func(t *testing.T, key string) {
-		namespace, name, err := ParseServiceKey(KindService, "east", false, key)
+	kinds := []Kind{KindService, KindLocalService, KindEndpointSlice, KindServiceExport}
+	for i, k := range kinds {
+		f.Add(uint8(i), false, "east", WatchPrefix(k, "east", false)+"shop/web")
+		f.Add(uint8(i), true, "east", WatchPrefix(k, "east", true)+"shop/web/x")
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, cached bool, cluster, key string) {
+		if ValidateClusterName(cluster) != nil {
+			return // it is our own configuration's
+		}
+		k := kinds[int(kind)%len(kinds)]
+		var namespace, name string
+		_, err := measured(t, len(cluster)+len(key), func() (_ bool, err error) {
+			namespace, name, err = ParseServiceKey(k, cluster, cached, key)
+			return err == nil, err
+		})
+		prefix := WatchPrefix(k, cluster, cached)
 		if err != nil {
 			wantField(t, err, "key")
-		} else if ServiceKey("east", namespace, name) != key {
-			t.Fatalf("%q is read as %q/%q", key, namespace, name)
+			checkPrintable(t, err)
+		} else if prefix+namespace+"/"+name != key || key < prefix || key >= PrefixEnd(prefix) {
+			t.Fatalf("%q below %q is read as %q/%q", key, prefix, namespace, name)
+		}
+	})
+}
+
+// FuzzPrefixEnd compares the range of a prefix with the prefix.
+func FuzzPrefixEnd(f *testing.F) {
+	f.Add("cilium/state/", "cilium/state0")
+	f.Add("a\xff\xff", "b")
+	f.Add("", "\xff")
+	f.Fuzz(func(t *testing.T, prefix, key string) {
+		end := PrefixEnd(prefix)
+		inside := key >= prefix && (end == "\x00" || key < end)
+		if inside != strings.HasPrefix(key, prefix) {
+			t.Fatalf("%q in [%q, %q): %v", key, prefix, end, inside)
 		}
 	})
 }

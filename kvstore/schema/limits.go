@@ -18,12 +18,13 @@ type Limits struct {
 	// 1 MiB holds a service of 6,000 backends with two ports and a zone each.
 	MaxValueBytes int
 	// MaxDecodedBytes bounds what a compressed value may grow to; more than
-	// 16 MiB, Cilium's limit, has no effect. A value may also grow to at most 128
+	// 16 MiB, Cilium's limit, has no effect. A value may also grow to at most 40
 	// times its size, or 256 KiB if that is more: an endpoint slice as large as
 	// Kubernetes' controllers make them stays below both.
 	MaxDecodedBytes int
 	// MaxBackends bounds the addresses of a service's backends, host names and
-	// zones, each, and the endpoints and addresses of an endpoint slice.
+	// zones, each, and the endpoints and addresses of an endpoint slice. A slice's
+	// zone hints together are bounded by eight for each.
 	MaxBackends int
 	// MaxFrontends bounds the cluster IPs of a service.
 	MaxFrontends int

@@ -11,9 +11,11 @@ import (
 const (
 	// maxSliceBytes is Cilium's own limit.
 	maxSliceBytes = 16 << 20
-	// maxRatio is far above what the repetition in a slice yields: 1,000
-	// endpoints shrink to a tenth or twentieth.
-	maxRatio = 128
+	// maxRatio is above what the repetition in a large slice yields: 1,000
+	// endpoints with node names and zones shrink to a tenth or thirtieth. The
+	// texts of a message are copied from it, and both together stay below a
+	// hundred times the value.
+	maxRatio = 40
 	// freeBytes may come out of any value, so that no ratio need be legal for
 	// small ones: 1,000 endpoints have 150 KiB. Buffers of this size are kept.
 	freeBytes = 256 << 10
