@@ -57,17 +57,21 @@ func Read(path string) (File, []byte, error) {
 	if err != nil {
 		return File{}, nil, err
 	}
+	f, err := parse(raw, filepath.Dir(path))
+	return f, raw, err
+}
+
+func parse(raw []byte, dir string) (f File, err error) {
 	if !bytes.Contains(raw, []byte("endpoints:")) {
-		return File{}, raw, ErrNotClusterFile
+		return File{}, ErrNotClusterFile
 	}
-	var f File
 	if err := yaml.Unmarshal(raw, &f); err != nil {
-		return File{}, raw, fmt.Errorf("parse etcd client YAML: %w; compare with the format in README.md", err)
+		return File{}, fmt.Errorf("parse etcd client YAML: %w; compare with the format in README.md", err)
 	}
 	if f.TrustedCAFile == "" {
 		f.TrustedCAFile = f.CAFile
 	}
-	return f, raw, f.validate(filepath.Dir(path))
+	return f, f.validate(dir)
 }
 
 func readBounded(path string) ([]byte, error) {
