@@ -77,7 +77,7 @@ func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
 	t.Helper()
 	own := newFiles(t, g.cert())
 	// An attacker is elsewhere: his own work must not take the server's processor.
-	cmd := exec.Command("nice", "-n", "19", os.Args[0], "-test.run=^TestFlooder$")
+	cmd := exec.Command("nice", "-n", "10", os.Args[0], "-test.run=^TestFlooder$")
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", strings.Join([]string{flooder + "=" + storm, w.s.Addr().String(), own.cert, own.key}, ","))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -190,6 +190,9 @@ func TestA04_FloodsOfOnePeer(t *testing.T) {
 		begin, used := time.Now(), processor(t)
 		busy := feel(t, w, conn, n)
 		used = (processor(t) - used) * time.Duration(time.Second) / time.Since(begin)
+		if storm == "watches" { // on a busy machine the flooder may hardly have run yet
+			eventually(t, "a limit is reached", func() bool { return w.refusals("west") > 0 })
+		}
 		stop()
 		t.Logf("flood of %-12s %v (list p99 %+.0f %%, event p99 %+.0f %%), %.2f processors used", storm+":", busy,
 			change(quiet.list, busy.list), change(quiet.event, busy.event), used.Seconds())
@@ -197,17 +200,18 @@ func TestA04_FloodsOfOnePeer(t *testing.T) {
 			t.Errorf("flood of %s: another peer waits %v", storm, p)
 		}
 	}
-	refused := 0.0
+	if n := w.refusals("north"); n != 0 {
+		t.Errorf("%v refusals hit the other peer", n)
+	}
+	t.Logf("%v refusals, all of the flooding peer", w.refusals("west"))
+}
+
+// refusals counts what a peer was refused for asking too much.
+func (w *world) refusals(peer string) (n float64) {
 	for _, why := range []refusal{refusedCreates, refusedWatches, refusedRequests, refusedStreams, refusedConnects, refusedConnections} {
-		refused += w.peerMetric("west", string(why))
-		if x := w.peerMetric("north", string(why)); x != 0 {
-			t.Errorf("%v refusals for %s hit the other peer", x, why)
-		}
+		n += w.peerMetric(peer, string(why))
 	}
-	if refused == 0 {
-		t.Error("no limit was reached")
-	}
-	t.Logf("%v refusals, all of the flooding peer", refused)
+	return n
 }
 
 // processor returns the time that the process has used.
