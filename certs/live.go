@@ -22,6 +22,7 @@ type live[T any] struct {
 	mu       sync.Mutex
 	value    T
 	contents [][]byte // what value was parsed from
+	version  uint64   // counts the values
 	seen     []sighting
 	problem  string // the last one logged; empty when the files are good
 }
@@ -50,21 +51,31 @@ func newLive[T any](paths []string, log *slog.Logger, parse func([][]byte) (T, e
 // returns the last value that did, logs the reason once, and looks again next
 // time.
 func (l *live[T]) get() T {
+	value, _ := l.current()
+	return value
+}
+
+// current is get with a number that changes with the value.
+func (l *live[T]) current() (T, uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.follow()
+	return l.value, l.version
+}
+
+func (l *live[T]) follow() {
 	if l.unchanged() {
-		return l.value
+		return
 	}
 	before := l.contents
 	if err := l.reload(); err != nil {
 		l.complain(err)
-		return l.value
+		return
 	}
 	if l.problem != "" || !slices.EqualFunc(before, l.contents, bytes.Equal) {
 		l.problem = ""
 		l.log.Info("reloaded certificate files", "files", strings.Join(l.paths, " "))
 	}
-	return l.value
 }
 
 func (l *live[T]) complain(err error) {
@@ -107,6 +118,7 @@ func (l *live[T]) reload() error {
 		return err
 	}
 	l.value, l.seen, l.contents = value, seen, contents
+	l.version++
 	return nil
 }
 

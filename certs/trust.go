@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -14,6 +15,7 @@ import (
 type anchors struct {
 	pool    *x509.CertPool
 	revoked revoked
+	end     time.Time // when the last of the CAs ends
 }
 
 // loadTrust follows a CA bundle and, unless its path is empty, a revocation list.
@@ -46,6 +48,11 @@ func parseAnchors(caPath string, ca []byte, crlPath string, crl []byte) (anchors
 		}
 	}
 	out := anchors{pool: poolOf(cas)}
+	for _, c := range cas {
+		if c.NotAfter.After(out.end) {
+			out.end = c.NotAfter
+		}
+	}
 	if crlPath == "" {
 		return out, nil
 	}
@@ -70,12 +77,29 @@ func NewTrust(f ServerFiles, log *slog.Logger) (*Trust, error) {
 	return &Trust{live: l}, nil
 }
 
+// Version returns a number that changes whenever what is trusted does: as long
+// as it is the same, what [Trust.Until] said holds.
+func (t *Trust) Version() uint64 {
+	_, version := t.live.current()
+	return version
+}
+
+// End returns when the last of the trusted CAs ends.
+func (t *Trust) End() time.Time { return t.live.get().end }
+
 // CheckClient returns nil while the client at the other end of an accepted
 // connection would pass a handshake now. Otherwise the error says why not: its
 // certificate expired, its CA is no longer trusted, or it wraps [ErrRevoked].
 func (t *Trust) CheckClient(cs tls.ConnectionState) error {
+	_, err := t.Until(cs)
+	return err
+}
+
+// Until is CheckClient that also tells when time alone will end the trust: with
+// the first certificate to end of the chain that lasts longest.
+func (t *Trust) Until(cs tls.ConnectionState) (time.Time, error) {
 	if err := checkClient(cs); err != nil {
-		return err
+		return time.Time{}, err
 	}
 	now := t.live.get()
 	chains, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{
@@ -85,9 +109,9 @@ func (t *Trust) CheckClient(cs tls.ConnectionState) error {
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return fmt.Errorf("verify client: %w", err)
+		return time.Time{}, fmt.Errorf("verify client: %w", err)
 	}
-	return now.revoked.check(chains)
+	return now.revoked.until(chains)
 }
 
 // ErrRevoked is wrapped by the error of a handshake with a peer whose
@@ -103,13 +127,32 @@ func (r revoked) check(chains [][]*x509.Certificate) error {
 	if len(r) == 0 {
 		return nil
 	}
-	var err error
+	_, err := r.until(chains)
+	return err
+}
+
+// until returns the end of the chain without a revoked certificate that lasts
+// longest.
+func (r revoked) until(chains [][]*x509.Certificate) (end time.Time, err error) {
 	for _, chain := range chains {
-		if err = r.checkChain(chain); err == nil {
-			return nil
+		if failed := r.checkChain(chain); failed != nil {
+			err = failed
+			continue
+		}
+		if e := endOf(chain); e.After(end) {
+			end = e
 		}
 	}
-	return err
+	if !end.IsZero() {
+		err = nil
+	}
+	return end, err
+}
+
+// endOf returns when the first certificate of a chain ends.
+func endOf(chain []*x509.Certificate) time.Time {
+	first := slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	return first.NotAfter
 }
 
 func (r revoked) checkChain(chain []*x509.Certificate) error {

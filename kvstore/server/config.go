@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +43,12 @@ type Config struct {
 	// which is verified against the CAs of TLS (these may then be missing). What
 	// changes in the set takes effect at once, on open connections too.
 	Peers *peers.Set
+	// Trust, if not nil, is what TLS trusts, followed in time (certs.NewTrust of the
+	// same files). A handshake is verified only once; connections that were
+	// verified with the CAs of TLS are therefore looked at again every second, and
+	// closed when their certificate is revoked, its CA has been withdrawn, or one
+	// of its chain has expired. Without it they last until their certificate ends.
+	Trust *certs.Trust
 	// Log receives the server's log; nil discards it.
 	Log *slog.Logger
 	// Registerer receives the server's metrics while it runs; nil is none.
@@ -225,6 +232,8 @@ func (c Config) validateTransport() error {
 	switch {
 	case c.TLS == nil && c.Peers != nil:
 		return errors.New("peers are configured without TLS: set TLS, certificates say who a peer is")
+	case c.TLS == nil && c.Trust != nil:
+		return errors.New("trust is configured without TLS: set TLS, or leave it out")
 	case c.TLS == nil:
 		return c.validatePlainText()
 	case c.PlainTextName != "":

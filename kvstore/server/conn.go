@@ -3,6 +3,7 @@ package server
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/mem"
+
+	"github.com/clustermesh/clustermesh/certs"
 )
 
 // conn is one reader's connection with what it costs us. The transport
@@ -22,7 +25,8 @@ type conn struct {
 	set      *connSet
 	gate     *gate // while the handshake goes on
 	grant    grant
-	chain    []*x509.Certificate // what a configured peer sent; nil for others
+	chain    []*x509.Certificate // what the reader sent; nil without TLS
+	vetted   atomic.Uint64       // the version of the trust that chain was checked against
 	creates  *rate.Limiter
 	requests *rate.Limiter
 	watches  atomic.Int64
@@ -41,7 +45,7 @@ type conn struct {
 	waiting  time.Time     // the handshake waits for the peer since then
 	evicted  bool          // closed to make room
 	admitted bool          // counted as established
-	expiry   *time.Timer   // closes the connection when its certificate expires
+	until    time.Time     // the end of its access, by the wall clock; zero is none
 }
 
 // Read implements [net.Conn].
@@ -100,18 +104,6 @@ func (c *conn) cut(why refusal) {
 	c.refuse(why)
 	c.set.log.Warn("reader disconnected", "peer", c.RemoteAddr().String(), "name", c.grant.name, "reason", string(why))
 	c.Close()
-}
-
-// expireAt closes the connection when its certificate is no longer valid. It is
-// called under the set's lock.
-func (c *conn) expireAt(t time.Time) {
-	if c.expiry != nil {
-		c.expiry.Stop()
-	}
-	c.expiry = time.AfterFunc(time.Until(t), func() {
-		c.refuse(refusedExpired)
-		c.Close()
-	})
 }
 
 // buffer wraps encoded bytes so that they count as unread until gRPC has sent
@@ -205,9 +197,6 @@ func (s *connSet) remove(c *conn) {
 		c.account().conns.Add(-1)
 		c.settle()
 	}
-	if c.expiry != nil {
-		c.expiry.Stop()
-	}
 }
 
 // admission is whom a handshake was with.
@@ -215,7 +204,7 @@ type admission struct {
 	grant  grant
 	until  time.Time // zero: without end
 	chain  []*x509.Certificate
-	roster *roster // that chain was checked against
+	roster *roster // that the chain of a configured peer was checked against
 }
 
 var errRefused = errors.New("connection refused by a limit")
@@ -239,7 +228,7 @@ func (s *connSet) admit(c *conn, a admission) error {
 		c.cut(why)
 		return errRefused
 	}
-	if now, _ := s.registry.current(); a.chain != nil && now != a.roster {
+	if now, _ := s.registry.current(); a.grant.peer != nil && now != a.roster {
 		s.reconsider(c) // the peers changed since the handshake looked at them
 	}
 	return nil
@@ -263,10 +252,7 @@ func (s *connSet) equip(c *conn, until time.Time) {
 	c.creates = rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection)
 	c.requests = rate.NewLimiter(rate.Limit(s.limits.RequestsPerSecond), burst(2*s.limits.RequestsPerSecond))
 	c.ranges = make(chan struct{}, s.limits.RangesPerConnection)
-	c.unread = newMeter()
-	if !until.IsZero() {
-		c.expireAt(until)
-	}
+	c.unread, c.until = newMeter(), until
 }
 
 // reconsider closes the connection of a configured peer that is none any more,
@@ -277,14 +263,57 @@ func (s *connSet) reconsider(c *conn) {
 		return
 	}
 	p, until, err := now.table.Authenticate(c.chain, time.Now())
-	if err != nil || p.Name != c.grant.peer.Name || !p.View.Equal(c.grant.peer.View) {
+	switch {
+	case err != nil:
+		c.cut(whyWithdrawn(err))
+	case p.Name != c.grant.peer.Name || !p.View.Equal(c.grant.peer.View):
 		c.cut(refusedRemoved)
-		return
+	default:
+		s.prolong(c, until)
 	}
+}
+
+func (s *connSet) prolong(c *conn, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, open := s.open[c]; open {
-		c.expireAt(until)
+	c.until = until
+}
+
+// expire closes the connections whose certificate has ended. It looks at the
+// clock on the wall: a timer would not notice that this was put forward.
+func (s *connSet) expire(now time.Time) {
+	for _, c := range s.which(func(c *conn) bool { return !c.until.IsZero() && now.After(c.until) }) {
+		c.cut(refusedExpired)
+	}
+}
+
+// whyWithdrawn says why a certificate that was good is refused now.
+func whyWithdrawn(err error) refusal {
+	switch why := classify(err); why {
+	case failedExpired, failedRevoked, failedAuthority:
+		return refusal(why)
+	}
+	return refusedRemoved
+}
+
+// vet closes the connections that the CAs of TLS have admitted and that would
+// not get in any more. Most are not looked at: only when what is trusted has
+// changed, or when their time is over, can the answer be another.
+func (s *connSet) vet(trust *certs.Trust) {
+	if trust == nil {
+		return
+	}
+	version := trust.Version()
+	for _, c := range s.which(func(c *conn) bool { return c.grant.peer == nil && c.chain != nil }) {
+		if c.vetted.Swap(version) == version {
+			continue
+		}
+		if until, err := trust.Until(tls.ConnectionState{PeerCertificates: c.chain}); err != nil {
+			s.log.Debug("reader's certificate is trusted no more", "name", c.grant.name, "err", err)
+			c.cut(whyWithdrawn(err))
+		} else {
+			s.prolong(c, until)
+		}
 	}
 }
 
@@ -312,9 +341,9 @@ func (s *connSet) which(match func(*conn) bool) []*conn {
 	return found
 }
 
-// guard closes, until ctx ends, the connections of peers that are removed and
-// those that leave listings unread.
-func (s *connSet) guard(ctx context.Context) {
+// guard closes, until ctx ends, the connections of readers that have lost their
+// access and of those that leave listings unread.
+func (s *connSet) guard(ctx context.Context, trust *certs.Trust) {
 	tick := time.NewTicker(min(s.limits.SendTimeout/4+1, time.Second))
 	defer tick.Stop()
 	_, changed := s.registry.current()
@@ -324,7 +353,7 @@ func (s *connSet) guard(ctx context.Context) {
 			return
 		case <-changed:
 			_, changed = s.registry.current()
-			for _, c := range s.which(func(c *conn) bool { return c.chain != nil }) {
+			for _, c := range s.which(func(c *conn) bool { return c.grant.peer != nil }) {
 				s.reconsider(c)
 			}
 		case now := <-tick.C:
@@ -332,6 +361,8 @@ func (s *connSet) guard(ctx context.Context) {
 			for _, c := range s.which(func(c *conn) bool { return c.unread.n.Load() > 0 && c.lastSent.Load() < stuck }) {
 				c.cut(refusedUnread)
 			}
+			s.expire(now)
+			s.vet(trust)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(newListener(ctx, lis, g.conns)) }()
 	guarded := make(chan struct{})
-	go func() { defer close(guarded); g.conns.guard(ctx) }()
+	go func() { defer close(guarded); g.conns.guard(ctx, g.cfg.Trust) }()
 	defer func() { <-guarded }()
 	select {
 	case err := <-failed:

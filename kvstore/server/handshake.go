@@ -64,7 +64,7 @@ func (r handshakeReason) hint() string {
 	case failedKey:
 		return "issue the peer a certificate with a key of ECDSA P-256, Ed25519 or RSA 2048, or larger"
 	case failedRevoked:
-		return "the peer's file revokes it; correct the file if that is a mistake"
+		return "the peer's file or the revocation list of its CA takes it back; issue another if that is a mistake"
 	case failedAmbiguous:
 		return "issue the peer a certificate that carries the identity of one peer only"
 	case failedBusy:
@@ -237,7 +237,7 @@ func (h *handshaker) verify(base *tls.Config, cs tls.ConnectionState) (admission
 	}
 	leaf := cs.VerifiedChains[0][0]
 	g, err := h.conns.registry.named(leaf.Subject.CommonName)
-	return admission{grant: g, until: leaf.NotAfter}, err
+	return admission{grant: g, until: leaf.NotAfter, chain: cs.PeerCertificates}, err
 }
 
 // identify decides, where peers are configured, whose certificate it is. The
@@ -313,6 +313,8 @@ func classify(err error) handshakeReason {
 		return handshakeReason(refused.Reason)
 	case errors.As(err, &name), errors.Is(err, certs.ErrNoRole):
 		return failedName
+	case errors.Is(err, certs.ErrRevoked):
+		return failedRevoked
 	case errors.As(err, &unknown):
 		return failedAuthority
 	case errors.As(err, &invalid):

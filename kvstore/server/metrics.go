@@ -24,13 +24,15 @@ const (
 	refusedRequests      refusal = "requests"
 	refusedRemoved       refusal = "removed"
 	refusedExpired       refusal = "expired"
+	refusedRevoked       refusal = refusal(failedRevoked)
+	refusedAuthority     refusal = refusal(failedAuthority)
 )
 
 func refusals() []refusal {
 	return []refusal{
 		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
 		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
-		refusedConnects, refusedStreams, refusedRequests, refusedRemoved, refusedExpired,
+		refusedConnects, refusedStreams, refusedRequests, refusedRemoved, refusedExpired, refusedRevoked, refusedAuthority,
 	}
 }
 
