@@ -66,7 +66,9 @@ func checkAgainstOracle(t *testing.T, value []byte, s *EndpointSlice, err error)
 	if err == nil && (!ok || !reflect.DeepEqual(s, want)) {
 		t.Fatalf("got %+v, want %+v (%v)", s, want, ok)
 	}
-	if err != nil && failed == nil && ok && !beyondSliceOracle(err) {
+	// A member that occurs twice is judged at its first by us, at its last by
+	// generated code; what that keeps is shorter then.
+	if err != nil && failed == nil && ok && proto.Size(&m) == len(value) && !beyondSliceOracle(err) {
 		t.Fatalf("generated code accepts it: %v", err)
 	}
 }
