@@ -159,35 +159,3 @@ func TestParseBundleIsBounded(t *testing.T) {
 		t.Errorf("an expired CA: %v", err)
 	}
 }
-
-func FuzzCheckSigningRequest(f *testing.F) {
-	f.Add(makeRequest(f, newKey(f, elliptic.P256()), nil))
-	f.Add(makeRequest(f, newKey(f, elliptic.P224()), func(r *x509.CertificateRequest) { r.DNSNames = []string{"a"} }))
-	f.Fuzz(func(t *testing.T, request []byte) {
-		public, err := CheckSigningRequest(request, west)
-		if err == nil && public == nil {
-			t.Error("taken without a key")
-		}
-	})
-}
-
-// FuzzParseAnchors: a CA bundle and a revocation list of anybody.
-func FuzzParseAnchors(f *testing.F) {
-	dir := filepath.Join(f.TempDir(), "pki")
-	must(f, InitCA(dir, CAOptions{}))
-	_, err := Issue(dir, IssueRequest{Kind: Remote, Cluster: "west"})
-	must(f, err)
-	_, err = Revoke(dir, RevokeRequest{Names: []string{"remote-west"}})
-	must(f, err)
-	ca, crl := read1(f, dir+"/ca.crt"), read1(f, dir+"/ca.crl")
-	f.Add(ca, crl)
-	f.Add(ca, crl[:len(crl)/2])
-	f.Add(crl, ca)
-	f.Fuzz(func(t *testing.T, bundle, list []byte) {
-		got, err := parseAnchors("ca", bundle, "crl", list)
-		if err == nil && (got.pool == nil || len(got.revoked) == 0) {
-			t.Error("taken without CAs or without a list of them")
-		}
-		ParseBundle(bundle)
-	})
-}

@@ -28,29 +28,3 @@ func TestParseRole(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseRole(f *testing.F) {
-	for _, seed := range []string{"remote", "remote-east", "local-west", "local-", "admin-x"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, cn string) {
-		role, err := ParseRole(cn)
-		if err == nil && role.CommonName() != cn {
-			t.Fatalf("%q became %+v, which is %q", cn, role, role.CommonName())
-		}
-		if err == nil && role.Kind == Local && role.Cluster == "" {
-			t.Fatalf("%q is local to no cluster", cn)
-		}
-	})
-}
-
-func FuzzParseCerts(f *testing.F) {
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
-	f.Add([]byte(""))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		certs, err := parseCerts(data)
-		if (err == nil) != (len(certs) > 0) {
-			t.Fatalf("%d certificates with error %v", len(certs), err)
-		}
-	})
-}

@@ -349,23 +349,3 @@ func TestDirectoryThatIsGoneKeepsAllPeers(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// FuzzFile checks that no file content panics and that what is accepted is
-// valid.
-func FuzzFile(f *testing.F) {
-	ca := newAuthority(f, "CA")
-	f.Add([]byte(goodFile(ca, "uri: "+westURI)), []byte(ca.pem()))
-	f.Add([]byte("ca-file: x\nidentity: {dns: a.b}\nsees: {services: [a/b], nodes: all}\nexpires: 2030-01-01\n"), []byte(ca.pem()))
-	f.Add([]byte("a: &a [*a]\n"), []byte{})
-	f.Add([]byte("sees: &x {namespaces: [a]}\nidentity: *x\n"), []byte("-----BEGIN CERTIFICATE-----"))
-	f.Fuzz(func(t *testing.T, raw, ca []byte) {
-		parsed, err := parseFile(raw)
-		if err != nil {
-			return
-		}
-		p, err := parsed.peer("west", ca)
-		if err == nil && (p.Validate() != nil || p.View.All == (len(p.View.Namespaces)+len(p.View.Services) > 0 || p.View.Nodes || p.View.Identities || p.View.Addresses)) {
-			t.Fatalf("accepted %+v", p)
-		}
-	})
-}

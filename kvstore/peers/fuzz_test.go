@@ -1,0 +1,37 @@
+package peers
+
+import (
+	"testing"
+
+	"github.com/clustermesh/clustermesh/kvstore/cost"
+)
+
+// yamlFactor is what the YAML parser takes per byte beyond cost.Factor: its
+// nodes, tokens and events have hundreds of bytes and may stand for one or two.
+const yamlFactor = 200
+
+// FuzzFile checks that no file content panics and that what is accepted is
+// valid.
+func FuzzFile(f *testing.F) {
+	ca := newAuthority(f, "CA")
+	f.Add([]byte(goodFile(ca, "uri: "+westURI)), []byte(ca.pem()))
+	f.Add([]byte("ca-file: x\nidentity: {dns: a.b}\nsees: {services: [a/b], nodes: all}\nexpires: 2030-01-01\n"), []byte(ca.pem()))
+	f.Add([]byte("a: &a [*a]\n"), []byte{})
+	f.Add([]byte("sees: &x {namespaces: [a]}\nidentity: *x\n"), []byte("-----BEGIN CERTIFICATE-----"))
+	f.Fuzz(func(t *testing.T, raw, ca []byte) {
+		var p *Peer
+		var err error
+		cost.Bounded(t, len(raw)+len(ca), yamlFactor*len(raw), func() { p, err = fileOf(raw, ca) })
+		if err == nil && (p.Validate() != nil || p.View.All == (len(p.View.Namespaces)+len(p.View.Services) > 0 || p.View.Nodes || p.View.Identities || p.View.Addresses)) {
+			t.Fatalf("accepted %+v", p)
+		}
+	})
+}
+
+func fileOf(raw, ca []byte) (*Peer, error) {
+	parsed, err := parseFile(raw)
+	if err != nil {
+		return nil, err
+	}
+	return parsed.peer("west", ca)
+}
