@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The maps, as every object that shares them declares them. The loader pins them
+ * by name, so that all programs work on the same ones. */
+#ifndef CM_MAPS_H
+#define CM_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "clustermesh.h"
+
+/* The sizes of maps are placeholders; the loader sets them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct cm_frontend_key);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} cm_frontends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} cm_headers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_backend);
+	__uint(max_entries, 1);
+} cm_slab SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_meta);
+	__uint(max_entries, 1);
+} cm_meta SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_cluster);
+	__uint(max_entries, 1);
+} cm_clusters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_info);
+	__uint(max_entries, 1);
+} cm_info SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct cm_peer);
+} cm_peers SEC(".maps");
+
+/* The peers of TCP sockets, by cookie, until the socket is closed. An entry here
+ * costs a fraction of a socket's own storage, which takes over when this is full.
+ * Sockets that the kernel itself opened (MPTCP subflows, NFS) close unseen; what
+ * they leave is bounded by the size of this map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct cm_peer);
+	__uint(max_entries, 1);
+} cm_tcp_peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct cm_reverse_key);
+	__type(value, struct cm_endpoint);
+	__uint(max_entries, 1);
+} cm_reverse SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_counters);
+	__uint(max_entries, 1);
+} cm_counters SEC(".maps");
+
+/* No program reads a region, but its BTF has to be in the object. */
+const struct cm_region *const cm_region_type __attribute__((unused));
+
+#endif
