@@ -178,7 +178,7 @@ func shopSees(key string) bool {
 	if parts[0] != "endpointslices" {
 		return parts[4] == "api"
 	}
-	generated := len(parts[4]) == len("api-bcdfg") && strings.HasPrefix(parts[4], "api-") && !strings.ContainsAny(parts[4][4:], "-aeiou013")
+	generated := len(parts[4]) == len("api-bcdfg") && strings.HasPrefix(parts[4], "api-") && strings.Trim(parts[4][4:], "bcdfghjklmnpqrstvwxz2456789") == ""
 	return parts[4] == "api" || generated
 }
 
