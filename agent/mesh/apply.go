@@ -37,6 +37,7 @@ func (m *Mesh) Apply(name string, changes []Change) {
 		m.apply(c, &changes[i])
 	}
 	m.settle(c)
+	m.judge(c)
 }
 
 func (m *Mesh) apply(c *cluster, ch *Change) {
@@ -44,7 +45,7 @@ func (m *Mesh) apply(c *cluster, ch *Change) {
 	ns, short, err := schema.ParseServiceKey(c.kind, c.name, c.cached, ch.Key)
 	if err != nil {
 		if !ch.Deleted {
-			c.reject(ch.Key, ReasonKey, err)
+			c.reject(refusal{key: ch.Key, reason: ReasonKey}, err)
 		}
 		return
 	}
@@ -67,7 +68,7 @@ func (c *cluster) source() schema.Source {
 
 // refuse counts the value as a rejection and its key as deleted.
 func (m *Mesh) refuse(c *cluster, name lb.ServiceName, ch *Change, reason Reason, err error) {
-	c.reject(ch.Key, reason, err)
+	c.reject(refusal{key: ch.Key, service: name, reason: reason}, err)
 	m.withdraw(c, name)
 }
 
@@ -128,8 +129,9 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 	case !v.Shared: // Cilium reads this as a deletion
 		m.withdraw(c, name)
 		return
-	case !m.admitsService(c, name):
-		m.refuse(c, name, ch, ReasonPolicy, m.policyError(c, name))
+	}
+	if err := m.admitsService(c, name); err != nil {
+		m.refuse(c, name, ch, ReasonPolicy, err)
 		return
 	}
 	raw := m.remoteBackends(c, ch.Key, v)
@@ -144,10 +146,6 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 	}
 }
 
-func (m *Mesh) policyError(c *cluster, name lb.ServiceName) error {
-	return fmt.Errorf("service %s takes no backends of cluster %s: it is protected or its namespace is not allowed", name, c.name)
-}
-
 // fits checks the bounds on what is kept of one cluster, as if name's record
 // were replaced by one of n ports.
 func (m *Mesh) fits(c *cluster, name lb.ServiceName, n int) error {
@@ -157,9 +155,9 @@ func (m *Mesh) fits(c *cluster, name lb.ServiceName, n int) error {
 			services, backends = services-1, backends-len(p.said)
 		}
 	}
-	if services > m.cfg.MaxServices || backends > m.cfg.MaxBackends {
+	if most := m.limitsOf(c); services > most.services || backends > most.backends {
 		return fmt.Errorf("cluster %s would have %d services and %d backends: at most %d and %d are kept; raise the limits or share fewer services",
-			c.name, services, backends, m.cfg.MaxServices, m.cfg.MaxBackends)
+			c.name, services, backends, most.services, most.backends)
 	}
 	return nil
 }
@@ -179,7 +177,8 @@ func (m *Mesh) remoteBackends(c *cluster, key string, v *schema.Service) []rawBa
 	raw := m.raw[:0]
 	for addr, ports := range v.Backends {
 		if !m.admitsAddress(c, addr) {
-			c.reject(key, ReasonAddress, fmt.Errorf("backend %s of %s/%s is in a range that cluster %s may not name: ignored", addr, v.Namespace, v.Name, c.name))
+			name := lb.ServiceName{Namespace: v.Namespace, Name: v.Name}
+			c.reject(refusal{key: key, service: name, address: addr, reason: ReasonAddress}, m.addressError(c, name, addr))
 			continue
 		}
 		for name, l4 := range ports {

@@ -29,7 +29,7 @@ func (m *Mesh) Audit() error {
 	return nil
 }
 
-type tally struct{ services, backends, kept int }
+type tally struct{ services, backends, kept, withheld int }
 
 type audit struct {
 	refs   map[uint32]uint32
@@ -58,8 +58,15 @@ func (a *audit) part(s *service, p *part) error {
 	if p.kept != nil {
 		t.kept++
 	}
+	if p.held() > 0 {
+		a.records(p.brake.held)
+		t.withheld += p.held()
+		if left := difference(difference(p.brake.held, p.said), p.kept); len(left) != p.held() {
+			return fmt.Errorf("%s of %s: of %d held records %d are said or kept", s.name, p.cluster.name, p.held(), p.held()-len(left))
+		}
+	}
 	a.counts[p.cluster] = t
-	if p.unsettled || !p.present && (p.first != nil || p.kept == nil || len(p.said) > 0) {
+	if p.unsettled || !p.present && (p.first != nil || p.kept == nil && p.held() == 0 || len(p.said) > 0) {
 		return fmt.Errorf("%s of %s: unsettled %v, present %v, kept %v", s.name, p.cluster.name, p.unsettled, p.present, p.kept)
 	}
 	for sl, prev := p.first, (*slice)(nil); sl != nil; sl, prev = sl.next, sl {
@@ -81,8 +88,8 @@ func (a *audit) cluster(c *cluster) error {
 		held += len(sl.records)
 		a.records(sl.records)
 	}
-	if t := a.counts[c]; t != (tally{c.services, c.backends, c.kept}) || held != c.held {
-		return fmt.Errorf("%s counts %d services, %d backends, %d kept, %d of slices; there are %+v and %d", c.name, c.services, c.backends, c.kept, c.held, t, held)
+	if t := a.counts[c]; t != (tally{c.services, c.backends, c.kept, c.withheld}) || held != c.held {
+		return fmt.Errorf("%s counts %d services, %d backends, %d kept, %d withheld, %d of slices; there are %+v and %d", c.name, c.services, c.backends, c.kept, c.withheld, c.held, t, held)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -35,25 +34,33 @@ type cluster struct {
 	accepted   bool        // Connected succeeded at least once since the id was taken
 	cached     bool        // its keys lie below a relay's cache prefixes
 	kind       schema.Kind // of the records that are read, once accepted
+	complete   bool        // its content is not provisional
 	state      State
 	policy     Policy
+	allow      ranges // of the policy
+	ordered    bool   // the operator changed what is accepted, it is to be listed anew
 	lastError  string
 
 	services, backends int // said
 	kept               int // parts with restored records
 
+	window   window
+	braked   bool
+	withheld int // records withdrawn in the window, or since the brake holds
+
 	slices map[string]*slice // by <namespace>/<slice>
 	held   int               // records of slices
 
 	refused    map[uint64]Reason
+	described  *described
 	rejections [reasons]Rejection
 }
 
 func (c *cluster) hasContent() bool { return c.services > 0 || c.kept > 0 }
 
-// AddCluster configures a cluster; content restored for it stays. For the own
-// cluster, and for one that is configured already, it does nothing: to change
-// a policy, remove the cluster and add it again.
+// AddCluster configures a cluster; content restored for it stays as far as the
+// policy accepts it, see [Mesh.SetPolicy]. For the own cluster, and for one that
+// is configured already, it does nothing.
 func (m *Mesh) AddCluster(name string, policy Policy) {
 	c := m.clusters[name]
 	if c == nil {
@@ -64,20 +71,23 @@ func (m *Mesh) AddCluster(name string, policy Policy) {
 		return
 	}
 	c.configured = true
-	c.policy = Policy{Allow: unmapPrefixes(policy.Allow), Namespaces: slices.Clone(policy.Namespaces)}
+	m.SetPolicy(name, policy)
+	c.ordered = false // that is how it was before a restart, too
 	c.state = c.resting()
 }
 
 // RemoveCluster drops everything of a cluster, configured or only restored,
-// and releases its id. The own cluster cannot be removed.
-func (m *Mesh) RemoveCluster(name string) {
+// and releases its id. The own cluster cannot be removed. The result is that of
+// [Mesh.SetPolicy].
+func (m *Mesh) RemoveCluster(name string) (again []string) {
 	c := m.clusters[name]
 	if c == nil || c.local {
-		return
+		return nil
 	}
 	m.drain(c)
 	m.releaseID(c)
 	delete(m.clusters, name)
+	return m.setPinned(nil)
 }
 
 // Connecting notes that an attempt to reach the cluster has begun. Only a
@@ -138,6 +148,12 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 		}
 		return nil
 	}
+	if why := c.policy.Refuse; why != "" {
+		return fmt.Errorf("accept cluster %s: %s", c.name, why)
+	}
+	if id := c.policy.ID; id != 0 && announced.ID != id {
+		return fmt.Errorf("accept cluster %s: it announces id %d but %d is pinned for it here; find out which of the two is right before changing either", c.name, announced.ID, id)
+	}
 	own := schema.ClusterConfig{ID: m.cfg.LocalID}
 	if err := schema.CheckCompatible(own, announced, m.cfg.MaxClusters); err != nil {
 		return fmt.Errorf("accept cluster %s: %w", c.name, err)
@@ -179,9 +195,17 @@ func (m *Mesh) Synced(name string) {
 		return
 	}
 	c.state = Synced
+	hold := m.brakesSync(c)
 	for _, s := range m.services {
+		if p := s.part(c); hold && p != nil && p.kept != nil {
+			gone := difference(p.kept, p.said)
+			m.share(gone)
+			m.setHeld(p, gone)
+		}
 		m.confirm(c, s)
 	}
+	c.complete, c.ordered = true, false
+	m.judge(c)
 }
 
 // Relist says that the cluster's watch starts again with an empty memory: it
@@ -196,6 +220,11 @@ func (m *Mesh) Relist(name string) {
 	if c.state == Synced {
 		c.state = Syncing
 	}
+	if !c.braked {
+		m.release(c)
+	}
+	c.complete = false
+	c.window.close()
 	for _, s := range m.services {
 		m.keep(c, s)
 	}
@@ -222,6 +251,8 @@ func (m *Mesh) confirm(c *cluster, s *service) {
 
 // drain drops all content of c, said and restored.
 func (m *Mesh) drain(c *cluster) {
+	c.complete = false
+	m.release(c)
 	for _, s := range m.services {
 		m.confirm(c, s)
 		m.withdraw(c, s.name)

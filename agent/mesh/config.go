@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
@@ -31,8 +30,13 @@ type Config struct {
 	ProtectedNamespaces []string
 	ProtectedServices   []lb.ServiceName
 	// Deny lists ranges that no remote backend may lie in, in addition to those
-	// that never may (see [AlwaysDenied]): our own node, pod and service ranges.
+	// that never may (see [AlwaysDenied]) and those that become known later (see
+	// [Mesh.SetOwn]): our own node, pod and service ranges.
 	Deny []netip.Prefix
+	// Brake is the share of its backends, in percent, that a remote cluster may
+	// withdraw at once, for clusters whose policy names none; 0 means any. See
+	// [Mesh.Release].
+	Brake int
 }
 
 const (
@@ -68,6 +72,9 @@ func (c Config) Validate() error {
 	if c.MaxServices < 0 || c.MaxSlices < 0 || c.MaxBackends < 0 {
 		errs = append(errs, fmt.Errorf("check MaxServices %d, MaxSlices %d and MaxBackends %d: none may be negative, 0 means the default", c.MaxServices, c.MaxSlices, c.MaxBackends))
 	}
+	if err := ValidateBrake(c.Brake); err != nil {
+		errs = append(errs, fmt.Errorf("check Brake: %w", err))
+	}
 	for i, p := range c.Deny {
 		if !p.IsValid() {
 			errs = append(errs, fmt.Errorf("check Deny[%d]: the range is not valid, write it as address/bits", i))
@@ -96,56 +103,5 @@ func (c Config) withDefaults() Config {
 	if c.ProtectedServices == nil {
 		c.ProtectedServices = []lb.ServiceName{{Namespace: "default", Name: "kubernetes"}}
 	}
-	c.Deny = unmapPrefixes(slices.Concat(AlwaysDenied(), c.Deny))
 	return c
-}
-
-// Policy says what is accepted of one remote cluster beyond what holds for all
-// of them. The zero value accepts everything.
-type Policy struct {
-	// Allow lists the ranges that the cluster's backends must lie in (its pod
-	// CIDRs); empty means any.
-	Allow []netip.Prefix
-	// Namespaces lists the namespaces whose services take backends of this
-	// cluster; empty means any.
-	Namespaces []string
-}
-
-// unmapPrefixes turns IPv4-mapped prefixes into IPv4 ones, since addresses are
-// compared unmapped.
-func unmapPrefixes(in []netip.Prefix) []netip.Prefix {
-	out := make([]netip.Prefix, len(in))
-	for i, p := range in {
-		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-		}
-		out[i] = p
-	}
-	return out
-}
-
-func within(prefixes []netip.Prefix, a netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// admitsAddress reports whether a remote cluster may name a as a backend.
-func (m *Mesh) admitsAddress(c *cluster, a netip.Addr) bool {
-	a = a.Unmap()
-	if !a.IsValid() || a.Zone() != "" || within(m.cfg.Deny, a) {
-		return false
-	}
-	return len(c.policy.Allow) == 0 || within(c.policy.Allow, a)
-}
-
-// admitsService reports whether a remote cluster may add backends to name.
-func (m *Mesh) admitsService(c *cluster, name lb.ServiceName) bool {
-	if slices.Contains(m.cfg.ProtectedNamespaces, name.Namespace) || slices.Contains(m.cfg.ProtectedServices, name) {
-		return false
-	}
-	return len(c.policy.Namespaces) == 0 || slices.Contains(c.policy.Namespaces, name.Namespace)
 }

@@ -38,7 +38,8 @@ type part struct {
 	unsettled bool // said is not yet what the slices say
 	said      []record
 	kept      []record
-	first     *slice // of a list, if the cluster is read from slices
+	first     *slice     // of a list, if the cluster is read from slices
+	brake     *withdrawn // nil unless the cluster has a brake
 }
 
 func (p *part) isPresent() bool { return p != nil && p.present }
@@ -54,6 +55,18 @@ func (p *part) each(f func(*record)) {
 			f(&p.kept[i])
 		}
 	}
+	for i := range p.inForce() {
+		f(&p.brake.held[i])
+	}
+}
+
+// inForce counts the held records that are in use: those of a cluster whose
+// brake holds. What is said or kept is not among them.
+func (p *part) inForce() int {
+	if !p.cluster.braked {
+		return 0
+	}
+	return p.held()
 }
 
 // face is the local side of a service: the addresses clients connect to and
@@ -150,7 +163,7 @@ func (m *Mesh) ensure(name lb.ServiceName) *service {
 
 // tidy drops parts without content, and the service with its last one.
 func (m *Mesh) tidy(s *service) {
-	s.parts = slices.DeleteFunc(s.parts, func(p part) bool { return !p.present && p.kept == nil })
+	s.parts = slices.DeleteFunc(s.parts, func(p part) bool { return !p.present && p.kept == nil && p.held() == 0 })
 	if len(s.parts) == 0 && !s.global() {
 		delete(m.services, s.name)
 	}
@@ -167,9 +180,12 @@ func (m *Mesh) touch(s *service) {
 // reports whether that changed.
 func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
 	changed := p.present != present || !slices.Equal(p.said, records)
+	if changed && !p.cluster.local {
+		m.noteWithdrawn(p, records)
+	}
 	count(&p.cluster.services, p.present, present)
 	p.cluster.backends += len(records) - len(p.said)
-	m.release(p.said)
+	m.drop(p.said)
 	p.present, p.said = present, records
 	if !present {
 		p.first = nil
@@ -186,7 +202,7 @@ func count(n *int, was, is bool) {
 	}
 }
 
-func (m *Mesh) release(records []record) {
+func (m *Mesh) drop(records []record) {
 	for i := range records {
 		m.words.drop(records[i].names)
 		m.words.drop(records[i].zone)
@@ -203,7 +219,7 @@ func (m *Mesh) share(records []record) {
 
 // forget drops p's kept records.
 func (m *Mesh) forget(p *part) {
-	m.release(p.kept)
+	m.drop(p.kept)
 	p.kept = nil
 	p.cluster.kept--
 }
@@ -215,13 +231,14 @@ func (m *Mesh) keep(c *cluster, s *service) {
 		s.kept, s.said = &face{affinity: s.said.affinity, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
 	}
 	p := s.part(c)
-	if p == nil || !p.present {
+	if p == nil || !p.present && p.inForce() == 0 {
 		return
 	}
-	all := make([]record, 0, len(p.said)+len(p.kept))
+	all := make([]record, 0, len(p.said)+len(p.kept)+p.inForce())
 	p.each(func(r *record) { all = append(all, *r) })
 	slices.SortFunc(all, compareRecords)
 	m.share(all) // before the old references go
+	m.unhold(p)
 	if p.kept != nil {
 		m.forget(p)
 	}

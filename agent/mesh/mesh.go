@@ -22,6 +22,10 @@ type Mesh struct {
 	words    pool
 	codec    schema.SliceCodec
 
+	denied    ranges // that no remote backend may lie in
+	pinned    ranges // that policies give to clusters
+	expelling bool   // what goes now is the operator's doing
+
 	unsettled []*service // whose slices changed in the Apply under way
 
 	raw        []rawBackend // scratch memory
@@ -41,6 +45,7 @@ func New(cfg Config) *Mesh {
 		dirty:    map[lb.ServiceName]struct{}{},
 		words:    newPool(),
 	}
+	m.denied = newRanges(AlwaysDenied(), cfg.Deny)
 	own := &cluster{name: cfg.LocalCluster, id: cfg.LocalID, kind: schema.KindLocalService, local: true, configured: true}
 	m.clusters[own.name] = own
 	m.ids[own.id] = own
@@ -83,7 +88,7 @@ func (m *Mesh) Service(name lb.ServiceName) (lb.Service, bool) {
 	out := lb.Service{Name: s.name, Affinity: s.affinity(), Frontends: m.owned(s)}
 	n := 0
 	for i := range s.parts {
-		n += len(s.parts[i].said) + len(s.parts[i].kept)
+		n += len(s.parts[i].said) + len(s.parts[i].kept) + s.parts[i].inForce()
 	}
 	out.Backends = make([]lb.Backend, 0, n)
 	for i := range s.parts {

@@ -34,7 +34,7 @@ func (m *Mesh) applySlice(c *cluster, namespace, id string, ch *Change) {
 	}
 	v, err := m.codec.Decode(c.source(), ch.Key, ch.Value, m.cfg.Limits)
 	if err != nil {
-		c.reject(ch.Key, reasonOf(err), err)
+		c.reject(refusal{key: ch.Key, reason: reasonOf(err)}, err)
 		return
 	}
 	if v.Labels[managedByLabel] == managedByMesher { // other clusters' backends, which they tell us themselves
@@ -42,12 +42,12 @@ func (m *Mesh) applySlice(c *cluster, namespace, id string, ch *Change) {
 	}
 	name := lb.ServiceName{Namespace: namespace, Name: v.ServiceName()}
 	if reason, err := m.admitsSlice(c, id, name); err != nil {
-		c.reject(ch.Key, reason, err)
+		c.reject(refusal{key: ch.Key, service: name, reason: reason}, err)
 		return
 	}
 	raw := m.sliceBackends(c, ch.Key, v)
 	if err := m.sliceFits(c, name, len(raw)); err != nil {
-		c.reject(ch.Key, ReasonLimit, err)
+		c.reject(refusal{key: ch.Key, service: name, reason: ReasonLimit}, err)
 	} else {
 		m.addSlice(c, id, m.ensure(name), m.records(raw))
 	}
@@ -58,10 +58,7 @@ func (m *Mesh) admitsSlice(c *cluster, id string, name lb.ServiceName) (Reason, 
 	if name.Name == "" {
 		return ReasonValue, fmt.Errorf("slice %s of cluster %s names no service: its label kubernetes.io/service-name must be one's name", id, c.name)
 	}
-	if !m.admitsService(c, name) {
-		return ReasonPolicy, m.policyError(c, name)
-	}
-	return 0, nil
+	return ReasonPolicy, m.admitsService(c, name)
 }
 
 // sliceFits checks the bounds on what is kept of one cluster, as if a slice of
@@ -71,9 +68,9 @@ func (m *Mesh) sliceFits(c *cluster, name lb.ServiceName, n int) error {
 	if s := m.services[name]; s == nil || !s.part(c).isPresent() {
 		services++
 	}
-	if services > m.cfg.MaxServices || c.held+n > m.cfg.MaxBackends || len(c.slices) >= m.cfg.MaxSlices {
+	if most := m.limitsOf(c); services > most.services || c.held+n > most.backends || len(c.slices) >= most.slices {
 		return fmt.Errorf("cluster %s would have %d services, %d backends and %d slices: at most %d, %d and %d are kept; raise the limits or share fewer services",
-			c.name, services, c.held+n, len(c.slices)+1, m.cfg.MaxServices, m.cfg.MaxBackends, m.cfg.MaxSlices)
+			c.name, services, c.held+n, len(c.slices)+1, most.services, most.backends, most.slices)
 	}
 	return nil
 }
@@ -82,13 +79,14 @@ func (m *Mesh) sliceFits(c *cluster, name lb.ServiceName, n int) error {
 // number. A slice states its ports once, so a small value may mean millions of
 // pairs: the list ends where it exceeds what is kept of a cluster.
 func (m *Mesh) sliceBackends(c *cluster, key string, v *schema.EndpointSlice) []rawBackend {
-	raw, room := m.raw[:0], m.cfg.MaxBackends-c.held
+	raw, room := m.raw[:0], m.limitsOf(c).backends-c.held
+	name := lb.ServiceName{Namespace: v.Namespace, Name: v.ServiceName()}
 	for i := range v.Endpoints {
 		e := &v.Endpoints[i]
 		state := stateOfEndpoint(e)
 		for _, addr := range e.Addresses {
 			if !m.admitsAddress(c, addr) {
-				c.reject(key, ReasonAddress, fmt.Errorf("backend %s of slice %s/%s is in a range that cluster %s may not name: ignored", addr, v.Namespace, v.Name, c.name))
+				c.reject(refusal{key: key, service: name, address: addr, reason: ReasonAddress}, m.addressError(c, name, addr))
 				continue
 			}
 			for _, port := range v.Ports {
@@ -156,7 +154,7 @@ func (m *Mesh) dropSlice(c *cluster, id string) {
 		sl.next.prev = sl.prev
 	}
 	c.held -= len(sl.records)
-	m.release(sl.records)
+	m.drop(sl.records)
 	m.unsettle(sl.service, p)
 }
 
@@ -190,7 +188,7 @@ func (m *Mesh) settle(c *cluster) {
 // to drop.
 func (m *Mesh) forgetSlices(c *cluster) {
 	for _, sl := range c.slices {
-		m.release(sl.records)
+		m.drop(sl.records)
 	}
 	c.slices, c.held = nil, 0
 }

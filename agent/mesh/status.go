@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"hash/fnv"
 	"slices"
 )
 
@@ -54,13 +53,24 @@ type ClusterStatus struct {
 	Restored   int
 	LastError  string
 	Rejections []Rejection // only reasons that occurred, in the order of the constants
+
+	// Brake is the share of its backends in percent that it may withdraw at once,
+	// 0 for any. Window is true from its first change on until [Mesh.EndWindow].
+	// Braked says that it withdrew more; Held counts the backends that are in use
+	// for that reason although the cluster withdrew them.
+	Brake  int
+	Window bool
+	Braked bool
+	Held   int
 }
 
 // Status describes all clusters, the own one first, the others by name.
 func (m *Mesh) Status() []ClusterStatus {
 	out := make([]ClusterStatus, 0, len(m.clusters))
 	for _, c := range m.clusters {
-		out = append(out, c.status())
+		s := c.status()
+		s.Brake = m.brakeOf(c)
+		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b ClusterStatus) int {
 		if a.Local != b.Local {
@@ -78,6 +88,10 @@ func (c *cluster) status() ClusterStatus {
 	s := ClusterStatus{
 		Name: c.name, ID: c.id, Local: c.local, Configured: c.configured, State: c.state,
 		Services: c.services, Backends: c.backends, Restored: c.kept, LastError: c.lastError,
+		Window: c.window.open, Braked: c.braked,
+	}
+	if c.braked {
+		s.Held = c.withheld
 	}
 	if c.accepted {
 		s.Source = c.kind.String()
@@ -88,57 +102,4 @@ func (c *cluster) status() ClusterStatus {
 		}
 	}
 	return s
-}
-
-// maxRefusedKeys bounds what is remembered of a hostile cluster's keys.
-const maxRefusedKeys = 10_000
-
-// maxExample bounds the text that is kept of a refused value.
-const maxExample = 512
-
-// reject remembers that the value of key was not accepted. Keys are remembered
-// by hash: a remote that searches for collisions confuses only its own count.
-func (c *cluster) reject(key string, reason Reason, err error) {
-	r := &c.rejections[reason]
-	r.Reason = reason
-	r.Total++
-	r.Last = err.Error()
-	if len(r.Last) > maxExample {
-		r.Last = r.Last[:maxExample]
-	}
-	h := hashKey(key)
-	if _, known := c.refused[h]; known || len(c.refused) >= maxRefusedKeys {
-		return
-	}
-	if c.refused == nil {
-		c.refused = map[uint64]Reason{}
-	}
-	c.refused[h] = reason
-	r.Keys++
-}
-
-// readmit forgets that a value of key was refused.
-func (c *cluster) readmit(key string) {
-	if len(c.refused) == 0 {
-		return
-	}
-	h := hashKey(key)
-	if reason, known := c.refused[h]; known {
-		delete(c.refused, h)
-		c.rejections[reason].Keys--
-	}
-}
-
-// forgetRefused starts the count of refused keys anew.
-func (c *cluster) forgetRefused() {
-	c.refused = nil
-	for i := range c.rejections {
-		c.rejections[i].Keys = 0
-	}
-}
-
-func hashKey(key string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(key))
-	return h.Sum64()
 }

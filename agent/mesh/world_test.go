@@ -339,11 +339,15 @@ type kernel map[lb.ServiceName][]lb.FrontendTable
 
 func (k kernel) follow(m *mesh.Mesh) {
 	for _, n := range m.Dirty() {
-		s, ok := m.Service(n)
-		delete(k, n)
-		if ok {
-			k[n] = lb.Merge(s)
-		}
+		k.set(m, n)
+	}
+}
+
+func (k kernel) set(m *mesh.Mesh, n lb.ServiceName) {
+	s, ok := m.Service(n)
+	delete(k, n)
+	if ok {
+		k[n] = lb.Merge(s)
 	}
 }
 
