@@ -50,6 +50,10 @@ func (s State) String() string {
 		return "terminating"
 	case NotReady:
 		return "not-ready"
+	case Quarantined:
+		return "quarantined"
+	case Maintenance:
+		return "maintenance"
 	}
 	return "state-" + strconv.Itoa(int(s))
 }

@@ -7,45 +7,33 @@ import (
 	"strings"
 )
 
-// Why a backend was selected or not. Every [Choice] carries exactly one.
-const (
-	// ReasonActive: selected, it is ready and on a side the affinity wants.
-	ReasonActive = "active"
-	// ReasonFallback: selected and ready, but only because the side that the
-	// affinity prefers has nothing to offer.
-	ReasonFallback = "fallback"
-	// ReasonTerminatingLast: selected although it is going away, because no
-	// active backend is left among the candidates.
-	ReasonTerminatingLast = "terminating-last"
-	// ReasonTerminating: not selected, it is going away and active ones exist.
-	ReasonTerminating = "terminating"
-	// ReasonNotReady: not selected, it serves nobody.
-	ReasonNotReady = "not-ready"
-	// ReasonAffinity: not selected, the preferred side is healthy.
-	ReasonAffinity = "affinity"
-	// ReasonDuplicate: not selected, a nearer cluster claims the same address,
-	// port and protocol.
-	ReasonDuplicate = "duplicate"
-)
-
-// Merge decides for every frontend of s which backends take new connections.
+// Merge decides for every frontend of s which backends take new connections,
+// and with which share.
 //
 // A backend belongs to a frontend when the IP family and the protocol are the
 // same and the port names do not contradict: they are compared only if both
 // sides have a name. Of several claims to one address, port and protocol the
 // local cluster's wins, then the one of the lowest cluster id.
 //
+// Active backends come first: of the first tier that has any, with spillover of
+// the next ones too. Then terminating ones of any tier, then those of clusters
+// out of contact for too long, then quarantined ones. So as long as any backend
+// of a cluster that the policy names may be used at all, one is selected.
+//
 // The tables are sorted by address, port and protocol of the frontend, one per
 // distinct triple. Addresses come back without IPv4-mapping. The result shares
 // name slices with s and is otherwise the caller's.
 func Merge(s Service) []FrontendTable {
-	m := merger{pool: canonicalBackends(s.Backends), affinity: s.Affinity}
+	m := merger{s: &s, pool: canonicalBackends(s.Backends)}
+	m.plain = len(s.Policy.Weights) == 0 && s.Policy.Spillover.IsZero() && s.Distribution == DistributionNone
 	m.claims = claims(m.pool)
 	m.reasons = make([]string, len(m.pool))
+	var few [8]site
+	m.sites = m.survey(few[:0])
 	frontends := canonicalFrontends(s.Frontends)
 	tables := make([]FrontendTable, len(frontends))
 	for i, f := range frontends {
-		tables[i] = FrontendTable{Service: s.Name, Frontend: f, Affinity: s.Affinity, SessionAffinity: s.SessionAffinity, Backends: m.choose(f)}
+		tables[i] = m.table(f)
 	}
 	return tables
 }
@@ -53,75 +41,73 @@ func Merge(s Service) []FrontendTable {
 // merger holds what all frontends of a service have in common. reasons is
 // scratch space of one frontend, indexed like pool; "" is no match.
 type merger struct {
-	pool     []Backend
-	claims   []int32
-	affinity Affinity
-	reasons  []string
+	s       *Service
+	pool    []Backend
+	claims  []int32
+	reasons []string
+	sites   []site
+	plain   bool // all selected backends have the same share
 }
 
-// choose builds one frontend's table: selected backends first, each group in
-// the pool's order.
-func (m *merger) choose(f Frontend) []Choice {
-	t := m.candidates(f)
-	rule := ruleOf(m.affinity, t)
-	active := rule.local && t.localActive > 0 || rule.remote && t.remoteActive > 0
-	selected := 0
-	for i, b := range m.pool {
-		if m.reasons[i] == candidate {
-			m.reasons[i] = rule.reason(b, active)
-		}
-		if Selecting(m.reasons[i]) {
-			selected++
-		}
+func (m *merger) table(f Frontend) FrontendTable {
+	t := FrontendTable{
+		Service: m.s.Name, Frontend: f, Affinity: m.s.Affinity,
+		Consistent: m.s.Policy.Consistent, OnWithdraw: m.s.Policy.OnWithdraw, SessionAffinity: m.s.SessionAffinity,
 	}
-	return m.collect(selected, t.matching)
+	matching := m.candidates(f)
+	d := m.decide(m.previous(f))
+	t.Spilling = d.spilling
+	t.Backends = m.collect(m.explain(&d), matching)
+	return t
 }
 
-func (m *merger) collect(selected, matching int) []Choice {
-	choices := make([]Choice, matching)
-	next := [2]int{0, selected}
-	for i, b := range m.pool {
-		if m.reasons[i] == "" {
-			continue
+func (m *merger) previous(f Frontend) uint32 {
+	for i := range m.s.Previous {
+		if p := &m.s.Previous[i]; unmap(p.Frontend.Addr) == f.Addr && p.Frontend.Protocol == f.Protocol {
+			return p.Spilling
 		}
-		c := Choice{Backend: b, Selected: Selecting(m.reasons[i]), Reason: m.reasons[i]}
-		group := 1
-		if c.Selected {
-			group, c.Weight = 0, 1
-		}
-		choices[next[group]] = c
-		next[group]++
 	}
-	return choices
+	return 0
 }
 
 // candidate marks a matching backend on which nothing is decided yet.
 const candidate = "candidate"
 
-// tally counts a frontend's candidates. Healthy is active or terminating.
-type tally struct {
-	matching                    int
-	localActive, localHealthy   int
-	remoteActive, remoteHealthy int
-}
-
-func (m *merger) candidates(f Frontend) tally {
-	var t tally
-	for i := range m.pool {
-		b := &m.pool[i]
-		m.reasons[i] = ""
-		if !Matches(f, *b) {
-			continue
-		}
-		t.matching++
-		m.reasons[i] = candidate
-		if m.claimed(i) {
-			m.reasons[i] = ReasonDuplicate
-		} else {
-			t.count(b)
+// candidates marks the backends that match a frontend, counts those of each
+// site that may be used, and returns how many match.
+func (m *merger) candidates(f Frontend) (matching int) {
+	for k := range m.sites {
+		s := &m.sites[k]
+		s.tally = tally{}
+		for i := s.first; i < s.end; i++ {
+			b := &m.pool[i]
+			m.reasons[i] = ""
+			if !matches(&f, b) {
+				continue
+			}
+			matching++
+			m.reasons[i] = m.fate(s, i)
+			if m.reasons[i] == candidate {
+				s.tally.count(b, m.nearness(b))
+			}
 		}
 	}
-	return t
+	return matching
+}
+
+// fate is the reason not to use a backend that does not depend on others being
+// better, or candidate.
+func (m *merger) fate(s *site, i int) string {
+	b := &m.pool[i]
+	switch {
+	case m.claimed(i):
+		return ReasonDuplicate
+	case m.s.NodeOnly && !b.Here:
+		return ReasonOtherNode
+	case s.level == excluded:
+		return ReasonExcluded
+	}
+	return candidate
 }
 
 // claimed reports whether an earlier backend of the pool, one that matches the
@@ -135,80 +121,63 @@ func (m *merger) claimed(i int) bool {
 	return false
 }
 
-func (t *tally) count(b *Backend) {
-	active, healthy := &t.remoteActive, &t.remoteHealthy
-	if b.Local {
-		active, healthy = &t.localActive, &t.localHealthy
-	}
-	if b.State == Active {
-		*active++
-	}
-	if b.State != NotReady {
-		*healthy++
-	}
-}
-
-// rule says which sides may be used and which of them only for want of the
-// other.
-type rule struct {
-	local, remote   bool
-	fallbackIsLocal bool
-	fallback        bool
-}
-
-// ruleOf applies the affinity table of Cilium v1.20 (selectbackends.go). Its
-// two rows are not mirror images: terminating local backends do not hold back
-// the fallback to remote ones, terminating remote backends do hold back the
-// fallback to local ones.
-//
-// Cilium lets unhealthy backends of the preferred side stay in the set; here a
-// backend that serves nobody is never selected. Kubernetes' rule comes second:
-// among the sides that the affinity allows, terminating backends are used only
-// if no active one is left. The affinity therefore decides about sides and the
-// state decides within them.
-func ruleOf(a Affinity, t tally) rule {
-	switch a {
-	case AffinityLocal:
-		use := t.localActive == 0 && t.remoteHealthy > 0
-		return rule{local: true, remote: use, fallback: true}
-	case AffinityRemote:
-		use := t.remoteHealthy == 0 && t.localHealthy > 0
-		return rule{local: use, remote: true, fallback: true, fallbackIsLocal: true}
-	default:
-		return rule{local: true, remote: true}
-	}
-}
-
-// reason decides on one candidate; active says whether an active one is among
-// the backends of the allowed sides.
-func (r rule) reason(b Backend, active bool) string {
-	allowed := r.remote
-	if b.Local {
-		allowed = r.local
-	}
+// nearness is 0 unless the service prefers near backends.
+func (m *merger) nearness(b *Backend) int {
 	switch {
-	case b.State == NotReady:
-		return ReasonNotReady
-	case !allowed:
-		return ReasonAffinity
-	case b.State == Terminating && active:
-		return ReasonTerminating
-	case b.State == Terminating:
-		return ReasonTerminatingLast
-	case r.fallback && b.Local == r.fallbackIsLocal:
-		return ReasonFallback
+	case m.s.Distribution == DistributionNone:
+		return 0
+	case m.s.Distribution == PreferSameNode && b.Here:
+		return 2
+	case m.s.Zone != "" && b.Zone == m.s.Zone:
+		return 1
 	}
-	return ReasonActive
+	return 0
 }
 
-// Selecting reports whether reason is one that a selected backend carries.
-func Selecting(reason string) bool {
-	return reason == ReasonActive || reason == ReasonFallback || reason == ReasonTerminatingLast
+// explain turns a decision into reasons and returns how many are selected.
+func (m *merger) explain(d *decision) (selected int) {
+	for k := range m.sites {
+		s := &m.sites[k]
+		for i := s.first; i < s.end; i++ {
+			if m.reasons[i] == candidate {
+				m.reasons[i] = m.reason(d, s, &m.pool[i])
+				if Selecting(m.reasons[i]) {
+					selected++
+				}
+			}
+		}
+	}
+	return selected
+}
+
+// collect builds one frontend's choices: selected backends first, each group in
+// the pool's order.
+func (m *merger) collect(selected, matching int) []Choice {
+	choices := make([]Choice, matching)
+	on, off := 0, selected
+	for k := range m.sites {
+		s := &m.sites[k]
+		for i := s.first; i < s.end; i++ {
+			reason := m.reasons[i]
+			switch {
+			case reason == "":
+			case Selecting(reason):
+				choices[on] = Choice{Backend: m.pool[i], Selected: true, Weight: s.share, Reason: reason}
+				on++
+			default:
+				choices[off] = Choice{Backend: m.pool[i], Reason: reason}
+				off++
+			}
+		}
+	}
+	return choices
 }
 
 // Matches reports whether b can answer for f: same family, same protocol, and
 // port names that do not contradict each other.
-func Matches(f Frontend, b Backend) bool {
+func Matches(f Frontend, b Backend) bool { return matches(&f, &b) }
+
+func matches(f *Frontend, b *Backend) bool {
 	if f.Protocol != b.Protocol || f.Addr.Addr().Unmap().BitLen() != b.Addr.Addr().Unmap().BitLen() {
 		return false
 	}
@@ -239,7 +208,17 @@ func compareBackends(a, b Backend) int {
 	return cmp.Or(
 		cmp.Compare(a.ClusterID, b.ClusterID), strings.Compare(a.Cluster, b.Cluster),
 		a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.State, b.State),
-		slices.Compare(a.Names, b.Names), strings.Compare(a.Zone, b.Zone))
+		slices.Compare(a.Names, b.Names), strings.Compare(a.Zone, b.Zone), compareHere(a, b))
+}
+
+func compareHere(a, b Backend) int {
+	switch {
+	case a.Here == b.Here:
+		return 0
+	case a.Here:
+		return -1
+	}
+	return 1
 }
 
 // canonicalFrontends returns the frontends unmapped, sorted and with one entry

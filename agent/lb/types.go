@@ -32,12 +32,17 @@ const (
 // State is what is known of a backend's readiness.
 type State uint8
 
-// Active takes new connections; Terminating still serves but is going away;
-// NotReady serves nobody.
+// Active takes new connections; Terminating still serves but is going away and
+// is used only while nothing active is left; NotReady serves nobody. Quarantined
+// claims to be ready but was seen to fail: it is used only while nothing else is
+// left. Maintenance was taken out by an operator and is never used. The numbers
+// are part of the map layout.
 const (
 	Active State = iota
 	Terminating
 	NotReady
+	Quarantined
+	Maintenance
 )
 
 // Frontend is one address that clients connect to: a cluster IP of the local
@@ -49,8 +54,8 @@ type Frontend struct {
 }
 
 // Backend is one endpoint that can answer for a service. ClusterID 0 is never
-// used; Local tells the agent's own cluster from the others. Names are sorted
-// and hold no empty name.
+// used; Local tells the agent's own cluster from the others, and Here the
+// agent's own node from the other nodes. Names are sorted and hold no empty name.
 type Backend struct {
 	Addr      netip.AddrPort
 	Protocol  Protocol
@@ -58,21 +63,37 @@ type Backend struct {
 	Cluster   string
 	ClusterID uint16
 	Local     bool
+	Here      bool
 	State     State
 	Zone      string
 }
 
 // Service is everything known about one global service: the frontends and the
-// policy come from the local cluster, the backends from all clusters.
+// policy come from the local cluster, the backends from all clusters. Members
+// left at zero change nothing.
 type Service struct {
 	Name      ServiceName
 	Frontends []Frontend
-	Affinity  Affinity
+	Affinity  Affinity // of Cilium; counts if Policy has no tiers
 	Backends  []Backend
 
+	Policy       Policy
+	Distribution Distribution
+	// NodeOnly restricts the service to backends on the agent's node, without
+	// any fallback: internalTrafficPolicy Local.
+	NodeOnly bool
+	// Zone is that of the agent's node, "" if unknown.
+	Zone string
 	// SessionAffinity is for how many seconds a client keeps its backend, 0 for
 	// not at all.
 	SessionAffinity uint32
+	// Lost tells of remote clusters by name for how many seconds they have been
+	// out of contact; the others are in contact. It is only read.
+	Lost map[string]uint32
+	// Previous are tables of an earlier Merge of the service, of which only
+	// frontend and Spilling are read; see [Remember]. Nil forgets on which side
+	// of a spillover's threshold the tiers were.
+	Previous []FrontendTable
 }
 
 // Choice is a backend with the decision taken on it. Reason is one of the
@@ -101,7 +122,8 @@ const (
 // FrontendTable is one frontend with every backend that matches it, selected
 // ones first, each group sorted by locality, cluster, address. Consistent asks
 // for [Maglev] instead of a random pick. SessionAffinity is in seconds, 0 for
-// none.
+// none. Spilling has bit i set if tier i has too few healthy backends to carry
+// the traffic alone.
 type FrontendTable struct {
 	Service         ServiceName
 	Frontend        Frontend
@@ -109,7 +131,20 @@ type FrontendTable struct {
 	Consistent      bool
 	OnWithdraw      OnWithdraw
 	SessionAffinity uint32
+	Spilling        uint32
 	Backends        []Choice
+}
+
+// Remember returns what [Service].Previous needs of tables to damp the next
+// decision: usually nothing.
+func Remember(tables []FrontendTable) []FrontendTable {
+	var kept []FrontendTable
+	for i := range tables {
+		if t := &tables[i]; t.Spilling != 0 {
+			kept = append(kept, FrontendTable{Service: t.Service, Frontend: t.Frontend, Spilling: t.Spilling})
+		}
+	}
+	return kept
 }
 
 // Even reports whether all selected backends have the same weight, so that a

@@ -1,0 +1,309 @@
+package lb
+
+import "math/bits"
+
+// site is one cluster's run of backends in the pool, with what the policy says
+// of the cluster and what is counted and decided for the frontend at hand.
+type site struct {
+	first, end    int
+	cluster       string
+	local         bool
+	demoted, lost bool
+	level         int
+	weight        uint32
+
+	tally tally
+	share uint32 // weight of each of its backends that are used
+	near  int    // nearness of those
+}
+
+// tally counts candidates by state, the active ones by nearness. known counts
+// all of them.
+type tally struct {
+	active                          [3]int32
+	known, terminating, quarantined int32
+}
+
+func (t *tally) count(b *Backend, nearness int) {
+	t.known++
+	switch b.State {
+	case Active:
+		t.active[nearness]++
+	case Terminating:
+		t.terminating++
+	case Quarantined:
+		t.quarantined++
+	}
+}
+
+func (t *tally) add(o *tally) {
+	for i, n := range o.active {
+		t.active[i] += n
+	}
+	t.known += o.known
+	t.terminating += o.terminating
+	t.quarantined += o.quarantined
+}
+
+func (t *tally) actives() int32 { return t.active[0] + t.active[1] + t.active[2] }
+
+func (t *tally) in(s State) int32 {
+	switch s {
+	case Active:
+		return t.actives()
+	case Terminating:
+		return t.terminating
+	case Quarantined:
+		return t.quarantined
+	}
+	return 0
+}
+
+// nearest is the highest nearness of an active one.
+func (t *tally) nearest() int {
+	for near := len(t.active) - 1; near > 0; near-- {
+		if t.active[near] > 0 {
+			return near
+		}
+	}
+	return 0
+}
+
+// survey appends a site for each cluster in the pool, which is sorted by them.
+func (m *merger) survey(sites []site) []site {
+	for i := range m.pool {
+		b := &m.pool[i]
+		if i == 0 || b.Cluster != m.pool[i-1].Cluster || b.ClusterID != m.pool[i-1].ClusterID || b.Local != m.pool[i-1].Local {
+			sites = append(sites, m.site(b, i))
+		}
+		sites[len(sites)-1].end = i + 1
+	}
+	return sites
+}
+
+func (m *merger) site(b *Backend, first int) site {
+	s := site{first: first, cluster: b.Cluster, local: b.Local}
+	p := &m.s.Policy
+	if !s.local {
+		age := m.s.Lost[s.cluster]
+		s.demoted = p.Staleness.DemoteAfter > 0 && age >= p.Staleness.DemoteAfter
+		s.lost = p.Staleness.WithdrawAfter > 0 && age >= p.Staleness.WithdrawAfter
+	}
+	s.weight = s.weightIn(p.Weights)
+	s.level = m.level(&s)
+	return s
+}
+
+// maxTiers bounds [Policy].Tiers; two levels come behind them.
+const maxTiers = 16
+
+type levels [maxTiers + 2]tally
+
+// decision is which backends a frontend uses: those in one state, of clusters
+// that are in contact or of lost ones, from the level first to reach. A state
+// that is never used means that there are none.
+type decision struct {
+	state       State
+	lost        bool
+	first       int
+	reach       int
+	spilling    uint32
+	levelShares [maxTiers + 2]uint64 // of scale
+}
+
+// scale is the sum of all shares. It is divisible by every number up to 20, so
+// that usual shares come out exactly.
+const scale = 6 * 232792560
+
+func (d *decision) uses(s *site, state State) bool {
+	return state == d.state && s.level != excluded && s.level <= d.reach && (s.lost == d.lost || state == Quarantined)
+}
+
+// decide fills in the sites' share and near. previous is the Spilling of the
+// decision before.
+func (m *merger) decide(previous uint32) decision {
+	var live levels
+	var all, lost tally
+	for k := range m.sites {
+		switch s := &m.sites[k]; {
+		case s.level == excluded:
+		case s.lost:
+			lost.add(&s.tally)
+		default:
+			live[s.level].add(&s.tally)
+			all.add(&s.tally)
+		}
+	}
+	d := decision{spilling: m.spilling(&live, previous)}
+	switch d.reach = len(live) - 1; {
+	case m.s.Affinity == AffinityRemote && len(m.s.Policy.Tiers) == 0 && live[0].actives() == 0 && live[0].terminating > 0:
+		// Cilium's remote affinity is no mirror image of the local one: backends
+		// that are going away still hold back the local ones.
+		d.state, d.reach = Terminating, 0
+	case all.actives() > 0:
+		m.fill(&d, &live, previous)
+	case all.terminating > 0:
+		d.state = Terminating
+	case lost.actives() > 0:
+		d.lost = true
+	case lost.terminating > 0:
+		d.state, d.lost = Terminating, true
+	case all.quarantined+lost.quarantined > 0:
+		d.state = Quarantined
+	default:
+		d.state = NotReady
+	}
+	m.divide(&d)
+	return d
+}
+
+// fill gives the levels their shares of the traffic, in order, until all is
+// given.
+func (m *merger) fill(d *decision, live *levels, previous uint32) {
+	left, last := uint64(scale), m.lastTier(live)
+	d.first = -1
+	for l := range live {
+		have := live[l].actives()
+		if have == 0 {
+			continue
+		}
+		if d.first < 0 {
+			d.first = l
+		}
+		d.reach = l
+		if l >= last || d.spilling&(1<<l) == 0 {
+			d.levelShares[l] = left
+			return
+		}
+		part := left * uint64(have) * percent2 / m.threshold(&live[l], l, previous)
+		d.levelShares[l] = part
+		left -= part
+	}
+}
+
+// lastTier is the last tier with active backends: it has no one to help it.
+func (m *merger) lastTier(live *levels) int {
+	for l := m.tiers() - 1; l > 0; l-- {
+		if live[l].actives() > 0 {
+			return l
+		}
+	}
+	return 0
+}
+
+// percent2 is one backend in the unit of thresholds.
+const percent2 = 100 * 100
+
+// threshold is how many active backends let tier l carry the traffic, times
+// percent2. On the way back it is higher, but all known backends are always
+// enough to get there.
+func (m *merger) threshold(t *tally, l int, previous uint32) uint64 {
+	p := &m.s.Policy.Spillover
+	base := uint64(p.Backends) * 100
+	if p.Percent > 0 {
+		base = uint64(p.Percent) * uint64(t.known)
+	}
+	if previous&(1<<l) == 0 {
+		return base * 100
+	}
+	return min(base*(100+uint64(p.Hysteresis)), max(base*100, uint64(t.known)*percent2))
+}
+
+// spilling returns the tiers that are below their threshold.
+func (m *merger) spilling(live *levels, previous uint32) uint32 {
+	if m.s.Policy.Spillover.IsZero() {
+		return 0
+	}
+	var out uint32
+	for l := range m.tiers() {
+		if uint64(live[l].actives())*percent2 < m.threshold(&live[l], l, previous) {
+			out |= 1 << l
+		}
+	}
+	return out
+}
+
+// divide divides a level's share among its backends: evenly, or by cluster
+// first if there are weights. Near backends take the share of farther ones: of
+// the level or, with weights, of the cluster.
+func (m *merger) divide(d *decision) {
+	if m.plain {
+		for k := range m.sites {
+			m.sites[k].share, m.sites[k].near = 1, 0
+		}
+		return
+	}
+	var groups [maxTiers + 2]tally
+	var weights [maxTiers + 2]uint64
+	for k := range m.sites {
+		if s := &m.sites[k]; d.uses(s, d.state) && s.tally.in(d.state) > 0 {
+			g := d.group(s)
+			groups[g].add(&s.tally)
+			weights[g] += uint64(s.weight)
+		}
+	}
+	for k := range m.sites {
+		s := &m.sites[k]
+		s.share, s.near = 0, 0
+		if !d.uses(s, d.state) || s.tally.in(d.state) == 0 {
+			continue
+		}
+		g := d.group(s)
+		among, weight, total := &groups[g], uint64(1), uint64(1)
+		if len(m.s.Policy.Weights) > 0 && weights[g] > 0 {
+			among, weight, total = &s.tally, uint64(s.weight), weights[g]
+		}
+		n := among.in(d.state)
+		if d.state == Active {
+			s.near = among.nearest()
+			n = among.active[s.near]
+		}
+		if s.tally.in(d.state) > 0 && weight > 0 {
+			s.share = share(d.levelShare(g), weight, total*uint64(n))
+		}
+	}
+	m.reduce()
+}
+
+// group is the level within which a site shares. Only active backends of
+// clusters in contact are divided by level.
+func (d *decision) group(s *site) int {
+	if d.state != Active || d.lost {
+		return 0
+	}
+	return s.level
+}
+
+func (d *decision) levelShare(g int) uint64 {
+	if d.state != Active || d.lost {
+		return scale
+	}
+	return d.levelShares[g]
+}
+
+// share is whole * weight / n rounded to the nearest, but never nothing.
+func share(whole, weight, n uint64) uint32 {
+	hi, lo := bits.Mul64(whole, weight)
+	lo, carry := bits.Add64(lo, n/2, 0)
+	q, _ := bits.Div64(hi+carry, lo, n)
+	return uint32(max(q, 1))
+}
+
+// reduce divides the sites' shares by what they have in common, so that equal
+// ones become 1.
+func (m *merger) reduce() {
+	var common uint32
+	for k := range m.sites {
+		common = gcd(common, m.sites[k].share)
+	}
+	for k := range m.sites {
+		m.sites[k].share /= max(common, 1)
+	}
+}
+
+func gcd(a, b uint32) uint32 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
