@@ -1,6 +1,8 @@
 package mesh_test
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
@@ -8,43 +10,89 @@ import (
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
-// FuzzRemote lets two clusters say anything about anything. Nothing of it may
-// become a frontend, point where no backend may be, depend on the order it came
-// in, or stay once it is taken back.
+// FuzzRemote lets two clusters say anything about anything, one in service
+// records and one in endpoint slices. Nothing of it may become a frontend, point
+// where no backend may be, depend on the order it came in, or stay once its
+// cluster is gone.
 func FuzzRemote(f *testing.F) {
-	const west = `{"cluster":"west","namespace":"shop","name":"web","frontends":{},"backends":{"10.0.0.5":{"http":{"Protocol":"TCP","Port":80}},"127.0.0.1":{"http":{"Protocol":"TCP","Port":80}}},"labels":{},"selector":{},"includeExternal":true,"shared":true,"clusterID":1}`
-	web := schema.ServiceKey(remote, "shop", "web")
-	f.Add(web, []byte(west), "x", []byte("{}"), []byte("\n\x05north\x10\x03\x1a\x04shop\"\x03web2\x00"))
-	f.Add(schema.ServiceKey(remote, "kube-system", "dns"), []byte(west), web, []byte(west), []byte{})
 	var codec schema.SliceCodec
-	slice := schema.EndpointSliceKey("north", "shop", "web-a")
-	f.Fuzz(func(t *testing.T, key1 string, value1 []byte, key2 string, value2, value3 []byte) {
-		put := []mesh.Change{{Key: key1, Value: value1}, {Key: key2, Value: value2}}
-		other := []mesh.Change{{Key: slice, Value: value3}, {Key: slice + "b", Value: sliceOf(&codec, "north", "web-ab", value1)}}
-		m := meshOf(t)
-		m.Apply(remote, put)
-		m.Apply("north", other)
-		first := tablesOf(t, m)
-		again := meshOf(t)
-		again.Apply("north", []mesh.Change{other[1], other[0], other[1]})
-		if key1 != key2 {
-			again.Apply(remote, []mesh.Change{put[1], put[0], put[0]})
-		} else {
-			again.Apply(remote, []mesh.Change{put[1], put[0], put[1]})
-		}
-		if second := tablesOf(t, again); first != second {
+	good, bad := far(remote, "cart", "10.1.0.1", "10.1.0.2"), far(remote, "cart", "127.0.0.1", "169.254.169.254", "10.1.0.3")
+	dns := farIn(remote, kubeDNS, "10.1.0.66")
+	f.Add(good.Key, good.Value, "x", []byte("{}"), []byte{10, 3, 0, 1, 127, 0, 0, 1})
+	f.Add(bad.Key, bad.Value, bad.Key, good.Value, []byte{224, 0, 0, 1, 10, 1, 0, 1})
+	f.Add(dns.Key, dns.Value, good.Key, []byte("{"), []byte{})
+	f.Fuzz(func(t *testing.T, key1 string, value1 []byte, key2 string, value2, addresses []byte) {
+		west := []mesh.Change{{Key: key1, Value: value1}, {Key: key2, Value: value2}}
+		north := []mesh.Change{fuzzedSlice(&codec, "cart-a", addresses), fuzzedSlice(&codec, "cart-b", addresses[len(addresses)/2:])}
+		north = append(north, mesh.Change{Key: schema.EndpointSliceKey("north", "shop", "cart-c"), Value: value2})
+		m, again := attacked(t), attacked(t)
+		untouched := tables(t, m)
+		m.Apply(remote, west)
+		m.Apply("north", north)
+		first := tables(t, m)
+		slices.Reverse(north)
+		again.Apply("north", append(north, north...))
+		again.Apply(remote, []mesh.Change{west[0], west[1], {Key: key1, Deleted: true}, west[0], west[1]})
+		if second := tables(t, again); first != second {
 			t.Fatalf("in one order\n%s\nin another\n%s", first, second)
 		}
-		checkWithdrawn(t, m, append(put, other...))
+		m.RemoveCluster(remote)
+		m.RemoveCluster("north")
+		if left := tables(t, m); left != untouched {
+			t.Fatalf("without the clusters there are\n%s\nas before them\n%s", left, untouched)
+		}
 	})
 }
 
-// sliceOf is a slice whose one endpoint has the addresses that bytes spell.
-func sliceOf(codec *schema.SliceCodec, cluster, name string, spelled []byte) []byte {
-	s := schema.EndpointSlice{Cluster: cluster, ClusterID: ids[cluster], Namespace: "shop", Name: name, AddressType: schema.IPv4,
-		Labels: map[string]string{"kubernetes.io/service-name": "web"}, Ports: []schema.SlicePort{{Name: "http", Protocol: schema.TCP, Port: 80}}}
-	for i := 0; i+4 <= len(spelled) && i < 40; i += 4 {
-		s.Endpoints = append(s.Endpoints, schema.Endpoint{Addresses: addressesOf([4]byte(spelled[i : i+4]))})
+var kubeDNS = lb.ServiceName{Namespace: "kube-system", Name: "kube-dns"}
+
+// attacked is a mesh with two services of its own, one of them protected, and
+// two clusters that have not said anything.
+func attacked(t *testing.T) *mesh.Mesh {
+	t.Helper()
+	m := mesh.New(config())
+	for _, c := range []string{own, remote, "north"} {
+		m.AddCluster(c, mesh.Policy{})
+		config := announce(c)
+		if c == "north" {
+			config.Capabilities.EndpointSlicesExportMode = schema.ModeEndpointSlicesOnly
+		}
+		if _, err := m.Connected(c, config); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return codec.Encode(&s)
+	m.Apply(own, []mesh.Change{local("cart"), localIn(kubeDNS)})
+	return m
+}
+
+// fuzzedSlice is a slice of north with the addresses that the bytes spell.
+func fuzzedSlice(codec *schema.SliceCodec, name string, spelled []byte) mesh.Change {
+	s := schema.EndpointSlice{Cluster: "north", ClusterID: ids["north"], Namespace: "shop", Name: name, AddressType: schema.IPv4,
+		Labels: map[string]string{"kubernetes.io/service-name": "cart"}, Ports: []schema.SlicePort{{Name: "http", Protocol: schema.TCP, Port: 80}}}
+	for ; len(spelled) >= 4 && len(s.Endpoints) < 10; spelled = spelled[4:] {
+		s.Endpoints = append(s.Endpoints, schema.Endpoint{Addresses: []netip.Addr{netip.AddrFrom4([4]byte(spelled))}})
+	}
+	return mesh.Change{Key: schema.EndpointSliceKey("north", "shop", name), Value: codec.Encode(&s)}
+}
+
+// tables renders what belongs into the kernel, after a look at every backend of
+// another cluster.
+func tables(t *testing.T, m *mesh.Mesh) string {
+	t.Helper()
+	if err := m.Audit(); err != nil {
+		t.Fatal(err)
+	}
+	var all []lb.FrontendTable
+	for _, n := range m.Services() {
+		s, _ := m.Service(n)
+		for _, b := range s.Backends {
+			a := b.Addr.Addr()
+			denied := slices.ContainsFunc(mesh.AlwaysDenied(), func(p netip.Prefix) bool { return p.Contains(a) })
+			if !b.Local && (denied || !a.IsValid() || b.Addr.Port() == 0 || n == kubeDNS || b.Cluster == own) {
+				t.Fatalf("service %v has backend %+v", n, b)
+			}
+		}
+		all = append(all, lb.Merge(s)...)
+	}
+	return lb.Format(all)
 }
