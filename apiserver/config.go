@@ -57,8 +57,13 @@ type Config struct {
 
 	DataDir string            // --data-dir: where the store and the identities' journal live
 	Listen  string            // --listen: the gateway's address, host:port
-	TLS     certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca
+	TLS     certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca, --tls-crl
 	TLSDir  string            // --tls-dir: holds tls.crt, tls.key and ca.crt, for those of TLS that are ""
+	// CADir (--ca-dir) is a directory of a CA, with its key, that holds the server's
+	// certificate, which is then renewed at half of its life. What of TLS is "" is
+	// looked for there: server-<ClusterName>.crt and .key, ca.crt, ca.crl. Without
+	// it somebody else renews the files, and changes are picked up.
+	CADir string
 	// Peers (--peers) is a directory with one file per peer: its own CAs, the name
 	// its certificate carries, and what it may read. Without one, every cluster
 	// whose certificate comes from the CAs of TLS may read all that is exported.
@@ -95,6 +100,7 @@ func (c Config) Validate() error {
 		needed("--tls-cert", tls.Cert, "name the PEM file of the server's certificate"),
 		needed("--tls-key", tls.Key, "name the PEM file of the server's private key"),
 		needed("--tls-client-ca", tls.ClientCA, "name the PEM file of the CAs that readers' certificates come from"),
+		c.validateCADir(),
 		optionalAddress("--http", c.HTTP, true), optionalAddress("--health-listen", c.HealthListen, c.CiliumCompat),
 		oneOf("--identity-source", c.IdentitySource, "", "auto", "own", "cilium"),
 		oneOf("--mcs-api", c.MCSAPI, "", "auto", "true", "false", "absent"),
@@ -110,7 +116,29 @@ func (c Config) tlsFiles() certs.ServerFiles {
 		files.Key = cmp.Or(files.Key, filepath.Join(c.TLSDir, "tls.key"))
 		files.ClientCA = cmp.Or(files.ClientCA, filepath.Join(c.TLSDir, "ca.crt"))
 	}
+	if c.CADir != "" {
+		own := filepath.Join(c.CADir, "server-"+c.ClusterName)
+		files.Cert, files.Key = cmp.Or(files.Cert, own+".crt"), cmp.Or(files.Key, own+".key")
+		files.ClientCA = cmp.Or(files.ClientCA, filepath.Join(c.CADir, "ca.crt"))
+		files.CRL = cmp.Or(files.CRL, filepath.Join(c.CADir, caCRL))
+	}
 	return files
+}
+
+// caCRL is the revocation list of a CA directory.
+const caCRL = "ca.crl"
+
+// validateCADir checks that what is renewed in the directory is what is used.
+func (c Config) validateCADir() error {
+	if c.CADir == "" {
+		return nil
+	}
+	files := c.tlsFiles()
+	name, dir := strings.TrimSuffix(files.Cert, ".crt"), filepath.Clean(c.CADir)
+	if filepath.Dir(files.Cert) != dir || files.Cert != name+".crt" || files.Key != name+".key" {
+		return fmt.Errorf("--ca-dir %q: the certificate %q with the key %q is not one of its NAME.crt and NAME.key, so it could not be renewed; leave out --tls-cert, --tls-key and --tls-dir, or --ca-dir", c.CADir, files.Cert, files.Key)
+	}
+	return nil
 }
 
 // validateID checks the limit first: the range of ids depends on it.

@@ -44,21 +44,21 @@ func (a *apiserver) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", a.status.serveReady)
+	mux.HandleFunc("GET /readyz", a.serveReady)
 	return mux
 }
 
 // serveReady answers 200 once everything was published, else 503 with what is
 // missing. Both name what is wrong besides.
-func (s *status) serveReady(w http.ResponseWriter, _ *http.Request) {
-	missing, complaints := s.missing(), s.complaints()
+func (a *apiserver) serveReady(w http.ResponseWriter, _ *http.Request) {
+	missing, complaints := a.status.missing(), append(a.certs.complaints(time.Now()), a.status.complaints()...)
 	if len(missing) > 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready")
 	} else {
 		fmt.Fprintln(w, "ready")
 	}
-	fmt.Fprintln(w, "identity source:", cmp.Or(s.identitySource(), "not known yet"))
+	fmt.Fprintln(w, "identity source:", cmp.Or(a.status.identitySource(), "not known yet"))
 	for _, m := range missing {
 		fmt.Fprintln(w, "missing:", m)
 	}

@@ -30,7 +30,7 @@ type life struct {
 func (a *apiserver) newLife() (*life, error) {
 	s, err := server.New(server.Config{
 		Cluster: a.config.ClusterName, DataDir: a.config.DataDir, Listen: a.config.Listen,
-		TLS: a.tls, Peers: a.peerSet(), Log: a.log, Registerer: a.registry,
+		TLS: a.certs.tls, Trust: a.certs.trust, Peers: a.peerSet(), Log: a.log, Registerer: a.registry,
 	})
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/clustermesh/clustermesh/apiserver/identity"
 	"github.com/clustermesh/clustermesh/apiserver/source"
-	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/clustermesh/clustermesh/kvstore/server"
@@ -30,8 +28,8 @@ type origin interface {
 // apiserver is what Run's goroutines share.
 type apiserver struct {
 	config   Config
+	certs    *certificates
 	log      *slog.Logger
-	tls      *tls.Config
 	peers    *peers.Directory // nil without configured peers
 	origin   origin
 	core     *core
@@ -65,6 +63,7 @@ func (a *apiserver) run(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(ctx, "--http", a.http, a.handler()) })
 	group.Go(func() error { return serveHTTP(ctx, "--health-listen", a.health, a.ciliumHealth()) })
 	group.Go(func() error { return a.core.run(ctx) })
+	group.Go(func() error { return a.certs.run(ctx) })
 	group.Go(func() error { return a.origin.Run(ctx, a.core.sink(ctx)) })
 	if a.peers != nil {
 		group.Go(func() error { return a.peers.Run(ctx) })
@@ -76,7 +75,7 @@ func (a *apiserver) run(ctx context.Context) error {
 func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	a := &apiserver{config: config, log: config.log(), began: time.Now(), registry: prometheus.NewRegistry(), runServer: runServer}
 	var err error
-	if a.tls, err = certs.ServerTLS(config.tlsFiles(), a.log); err != nil {
+	if a.certs, err = newCertificates(config, a.log); err != nil {
 		return nil, err
 	}
 	if config.Peers != "" {
@@ -90,7 +89,7 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 		return nil, err
 	}
 	a.status = newStatus(config)
-	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status)
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status, a.certs)
 	if a.core, err = newCore(config, a.status, a.log); err != nil {
 		return nil, err
 	}

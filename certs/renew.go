@@ -87,14 +87,14 @@ func (a *authority) renew(l leaf, force bool) (Renewal, error) {
 		return out, nil
 	}
 	tmpl := a.successor(l.cert)
-	if out.Reason == reasonHalf && tmpl.NotAfter.Sub(l.cert.NotAfter) < time.Second {
+	if out.Reason == reasonHalf && tmpl.NotAfter.Equal(a.issuer.cert.NotAfter) && tmpl.NotAfter.Sub(l.cert.NotAfter) < time.Second {
 		return out, fmt.Errorf("renew %s: %w", l.name, errCAEnds)
 	}
 	files, err := a.issueFiles(l.name, tmpl)
 	if err != nil {
 		return out, fmt.Errorf("renew %s: %w", l.name, err)
 	}
-	out.Files, out.Renewed, out.Due = files, true, middle(tmpl.NotBefore, tmpl.NotAfter)
+	out.Files, out.Renewed, out.Due = files, true, halfLife(tmpl)
 	return out, nil
 }
 
@@ -123,9 +123,12 @@ func (a *authority) reason(l leaf, force bool) string {
 	return ""
 }
 
-func halfLife(c *x509.Certificate) time.Time { return middle(c.NotBefore, c.NotAfter) }
-
-func middle(from, to time.Time) time.Time { return from.Add(to.Sub(from) / 2) }
+// halfLife counts from when a certificate was issued, which is not when it
+// begins: otherwise one of a few minutes would be due as soon as it was made.
+func halfLife(c *x509.Certificate) time.Time {
+	issued := c.NotBefore.Add(clockTolerance)
+	return issued.Add(c.NotAfter.Sub(issued) / 2)
+}
 
 // successor is the template of the certificate that takes the place of c.
 func (a *authority) successor(c *x509.Certificate) *x509.Certificate {

@@ -55,6 +55,12 @@ secret, --health-listen answers /readyz as Cilium's health port does, and
 _kvstore_sync_queue_size, _kvstore_sync_errors_total and
 _kvstore_initial_sync_completed besides our own.
 
+Certificates are read again whenever their files change, whoever replaces them
+(cert-manager, a mounted Secret, clustermesh certs renew), without a restart.
+With --ca-dir the server renews its own. Connections are closed within seconds
+when their certificate has ended, is revoked (--tls-crl, or the peer's file), or
+when its CA has been taken out of --tls-client-ca.
+
 Every flag is also an environment variable (--cluster-name is
 CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
 		Example: `  clustermesh-apiserver --cluster-name east --cluster-id 1 \
@@ -91,6 +97,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once")
 	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key")
 	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from")
+	f.StringVar(&o.TLS.CRL, "tls-crl", "", "PEM file of the revocation lists of --tls-client-ca; what it takes back is refused, and cut off within seconds")
+	f.StringVar(&o.CADir, "ca-dir", "", "directory of a CA with its key (clustermesh certs init): renew this server's certificate in it at half of its life; the --tls-* flags default to the files there")
 	f.StringVar(&o.Peers, "peers", "", "directory with one YAML file per peer: its CAs, its certificate's name, what it may read; without it every certificate from --tls-client-ca may read all")
 	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
 	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
