@@ -141,7 +141,7 @@ func (m *merger) decide(previous uint32) decision {
 		// that are going away still hold back the local ones.
 		d.state, d.reach = Terminating, 0
 	case all.actives() > 0:
-		m.fill(&d, &live, previous)
+		m.fill(&d, &live)
 	case all.terminating > 0:
 		d.state = Terminating
 	case lost.actives() > 0:
@@ -159,7 +159,7 @@ func (m *merger) decide(previous uint32) decision {
 
 // fill gives the levels their shares of the traffic, in order, until all is
 // given.
-func (m *merger) fill(d *decision, live *levels, previous uint32) {
+func (m *merger) fill(d *decision, live *levels) {
 	left, last := uint64(scale), m.lastTier(live)
 	d.first = -1
 	for l := range live {
@@ -175,7 +175,7 @@ func (m *merger) fill(d *decision, live *levels, previous uint32) {
 			d.levelShares[l] = left
 			return
 		}
-		part := left * uint64(have) * percent2 / m.threshold(&live[l], l, previous)
+		part := left * uint64(have) * percent2 / m.threshold(&live[l], true)
 		d.levelShares[l] = part
 		left -= part
 	}
@@ -194,29 +194,31 @@ func (m *merger) lastTier(live *levels) int {
 // percent2 is one backend in the unit of thresholds.
 const percent2 = 100 * 100
 
-// threshold is how many active backends let tier l carry the traffic, times
-// percent2. On the way back it is higher, but all known backends are always
-// enough to get there.
-func (m *merger) threshold(t *tally, l int, previous uint32) uint64 {
+// threshold is how many active backends let a tier carry the traffic, times
+// percent2. For one that is spilling already it is higher, but all known
+// backends are always enough.
+func (m *merger) threshold(t *tally, spilling bool) uint64 {
 	p := &m.s.Policy.Spillover
 	base := uint64(p.Backends) * 100
 	if p.Percent > 0 {
 		base = uint64(p.Percent) * uint64(t.known)
 	}
-	if previous&(1<<l) == 0 {
+	if !spilling {
 		return base * 100
 	}
 	return min(base*(100+uint64(p.Hysteresis)), max(base*100, uint64(t.known)*percent2))
 }
 
-// spilling returns the tiers that are below their threshold.
+// spilling returns the tiers that are below their threshold. What a tier then
+// gives away is measured by the higher threshold, so that the same backends
+// have the same shares whether they are looked at once or again.
 func (m *merger) spilling(live *levels, previous uint32) uint32 {
 	if m.s.Policy.Spillover.IsZero() {
 		return 0
 	}
 	var out uint32
 	for l := range m.tiers() {
-		if uint64(live[l].actives())*percent2 < m.threshold(&live[l], l, previous) {
+		if uint64(live[l].actives())*percent2 < m.threshold(&live[l], previous&(1<<l) != 0) {
 			out |= 1 << l
 		}
 	}
@@ -233,36 +235,44 @@ func (m *merger) divide(d *decision) {
 		}
 		return
 	}
-	var groups [maxTiers + 2]tally
-	var weights [maxTiers + 2]uint64
+	var groups [maxTiers + 2]group
 	for k := range m.sites {
 		if s := &m.sites[k]; d.uses(s, d.state) && s.tally.in(d.state) > 0 {
-			g := d.group(s)
-			groups[g].add(&s.tally)
-			weights[g] += uint64(s.weight)
+			g := &groups[d.group(s)]
+			g.tally.add(&s.tally)
+			g.weight += uint64(s.weight)
 		}
 	}
 	for k := range m.sites {
 		s := &m.sites[k]
 		s.share, s.near = 0, 0
-		if !d.uses(s, d.state) || s.tally.in(d.state) == 0 {
-			continue
-		}
-		g := d.group(s)
-		among, weight, total := &groups[g], uint64(1), uint64(1)
-		if len(m.s.Policy.Weights) > 0 && weights[g] > 0 {
-			among, weight, total = &s.tally, uint64(s.weight), weights[g]
-		}
-		n := among.in(d.state)
-		if d.state == Active {
-			s.near = among.nearest()
-			n = among.active[s.near]
-		}
-		if s.tally.in(d.state) > 0 && weight > 0 {
-			s.share = share(d.levelShare(g), weight, total*uint64(n))
+		if d.uses(s, d.state) && s.tally.in(d.state) > 0 {
+			m.divideSite(d, s, &groups[d.group(s)])
 		}
 	}
 	m.reduce()
+}
+
+// group is what the sites used of one level have together.
+type group struct {
+	tally  tally
+	weight uint64
+}
+
+// divideSite computes a site's share. If all have weight 0 none counts.
+func (m *merger) divideSite(d *decision, s *site, g *group) {
+	among, weight, total := &g.tally, uint64(1), uint64(1)
+	if len(m.s.Policy.Weights) > 0 && g.weight > 0 {
+		among, weight, total = &s.tally, uint64(s.weight), g.weight
+	}
+	n := among.in(d.state)
+	if d.state == Active {
+		s.near = among.nearest()
+		n = among.active[s.near]
+	}
+	if weight > 0 {
+		s.share = share(d.levelShare(s), weight, total*uint64(n))
+	}
 }
 
 // group is the level within which a site shares. Only active backends of
@@ -274,11 +284,11 @@ func (d *decision) group(s *site) int {
 	return s.level
 }
 
-func (d *decision) levelShare(g int) uint64 {
+func (d *decision) levelShare(s *site) uint64 {
 	if d.state != Active || d.lost {
 		return scale
 	}
-	return d.levelShares[g]
+	return d.levelShares[s.level]
 }
 
 // share is whole * weight / n rounded to the nearest, but never nothing.

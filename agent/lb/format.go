@@ -41,6 +41,19 @@ func (a Affinity) String() string {
 	return "affinity-" + strconv.Itoa(int(a))
 }
 
+// String is the annotation's value.
+func (w OnWithdraw) String() string {
+	switch w {
+	case WithdrawKeep:
+		return "keep"
+	case WithdrawDrain:
+		return "drain"
+	case WithdrawReset:
+		return "reset"
+	}
+	return "on-withdraw-" + strconv.Itoa(int(w))
+}
+
 // String is the state in lower case.
 func (s State) String() string {
 	switch s {
@@ -60,7 +73,8 @@ func (s State) String() string {
 
 // Format renders tables as text, sorted by service and frontend, so that equal
 // sets of tables give equal texts. A frontend is one line, each of its backends
-// an indented one: "+" takes new connections, "-" does not.
+// an indented one: "+" takes new connections, "-" does not. What is usual is
+// left out: even shares, no session affinity, keeping connections.
 func Format(tables []FrontendTable) string {
 	sorted := slices.Clone(tables)
 	slices.SortStableFunc(sorted, compareTables)
@@ -82,13 +96,43 @@ func compareTables(a, b FrontendTable) int {
 func formatTable(b *strings.Builder, t *FrontendTable) {
 	write(b, t.Service.String(), " ", t.Frontend.Addr.String(), "/", t.Frontend.Protocol.String())
 	writeField(b, " port=", t.Frontend.PortName)
-	write(b, " affinity=", t.Affinity.String(), "\n")
+	write(b, " affinity=", t.Affinity.String())
+	formatPolicy(b, t)
+	write(b, "\n")
+	var total uint64
 	for i := range t.Backends {
-		formatChoice(b, &t.Backends[i])
+		total += uint64(t.Backends[i].Weight)
+	}
+	if t.Even() {
+		total = 0
+	}
+	for i := range t.Backends {
+		formatChoice(b, &t.Backends[i], total)
 	}
 }
 
-func formatChoice(b *strings.Builder, c *Choice) {
+// formatPolicy writes what is not usual.
+func formatPolicy(b *strings.Builder, t *FrontendTable) {
+	if t.SessionAffinity > 0 {
+		write(b, " session=", strconv.FormatUint(uint64(t.SessionAffinity), 10), "s")
+	}
+	if t.Consistent {
+		write(b, " consistent")
+	}
+	if t.OnWithdraw != WithdrawKeep {
+		write(b, " on-withdraw=", t.OnWithdraw.String())
+	}
+	var tiers []string
+	for i := range maxTiers {
+		if t.Spilling&(1<<i) != 0 {
+			tiers = append(tiers, strconv.Itoa(i+1))
+		}
+	}
+	writeField(b, " spilling=", strings.Join(tiers, ","))
+}
+
+// formatChoice writes a backend, with its share of total unless that is 0.
+func formatChoice(b *strings.Builder, c *Choice, total uint64) {
 	mark := "  - "
 	if c.Selected {
 		mark = "  + "
@@ -97,10 +141,24 @@ func formatChoice(b *strings.Builder, c *Choice) {
 	if c.Local {
 		write(b, " local")
 	}
+	if c.Here {
+		write(b, " here")
+	}
 	write(b, " ", c.State.String())
 	writeField(b, " names=", strings.Join(c.Names, ","))
 	writeField(b, " zone=", c.Zone)
-	write(b, ": ", c.Reason, "\n")
+	write(b, ": ", c.Reason)
+	if c.Selected && total > 0 {
+		write(b, " ", percent(c.Weight, total))
+	}
+	write(b, "\n")
+}
+
+// percent formats part of whole with two decimals.
+func percent(part uint32, whole uint64) string {
+	hundredths := (uint64(part)*10_000 + whole/2) / whole
+	rest := strconv.FormatUint(100+hundredths%100, 10)
+	return strconv.FormatUint(hundredths/100, 10) + "." + rest[1:] + "%"
 }
 
 func write(b *strings.Builder, parts ...string) {

@@ -46,39 +46,80 @@ func golden(t *testing.T, file string) {
 	}
 }
 
-// parseService reads lines "affinity A", "frontend ADDR PROTO [NAME]" and
-// "backend ADDR PROTO local|remote ID STATE [NAME,NAME]".
+// parseService reads lines "affinity A", "frontend ADDR PROTO [NAME]",
+// "backend ADDR PROTO local|remote ID STATE [NAME,NAME] [zone=Z] [here]",
+// "annotation NAME VALUE", "lost CLUSTER SECONDS", "spilling ADDR PROTO MASK" and
+// those of parseNode.
 func parseService(t *testing.T, text string) lb.Service {
-	s := lb.Service{Name: lb.ServiceName{Namespace: "shop", Name: "cart"}}
+	s := lb.Service{Name: lb.ServiceName{Namespace: "shop", Name: "cart"}, Lost: map[string]uint32{}}
+	annotations := map[string]string{}
 	for sc := bufio.NewScanner(strings.NewReader(text)); sc.Scan(); {
 		f := strings.Fields(sc.Text())
 		switch {
 		case len(f) == 2 && f[0] == "affinity":
 			s.Affinity = oneOf(t, f[1], lb.AffinityNone, lb.AffinityLocal, lb.AffinityRemote)
 		case len(f) >= 3 && f[0] == "frontend":
-			s.Frontends = append(s.Frontends, lb.Frontend{
-				Addr: netip.MustParseAddrPort(f[1]), Protocol: oneOf(t, f[2], lb.TCP, lb.UDP, lb.SCTP), PortName: strings.Join(f[3:], ""),
-			})
+			s.Frontends = append(s.Frontends, parseFrontend(t, f))
 		case len(f) >= 6 && f[0] == "backend":
 			s.Backends = append(s.Backends, parseBackend(t, f))
+		case len(f) >= 3 && f[0] == "annotation":
+			annotations[f[1]] = strings.Join(f[2:], " ")
+		case len(f) == 3 && f[0] == "lost":
+			s.Lost[f[1]] = parseNumber(t, f[2])
+		case len(f) == 4 && f[0] == "spilling":
+			s.Previous = append(s.Previous, lb.FrontendTable{Frontend: parseFrontend(t, f[:3]), Spilling: parseNumber(t, f[3])})
 		default:
-			t.Fatalf("bad line %q", sc.Text())
+			parseNode(t, &s, f)
 		}
 	}
+	var wrong []*lb.AnnotationError
+	if s.Policy, wrong = lb.ParsePolicy(annotations); len(wrong) > 0 {
+		t.Fatal(wrong[0])
+	}
 	return s
+}
+
+// parseNode reads "zone Z", "session SECONDS", "distribution D" and "node-only".
+func parseNode(t *testing.T, s *lb.Service, f []string) {
+	switch {
+	case len(f) == 2 && f[0] == "zone":
+		s.Zone = f[1]
+	case len(f) == 2 && f[0] == "session":
+		s.SessionAffinity = parseNumber(t, f[1])
+	case len(f) == 2 && f[0] == "distribution":
+		s.Distribution = lb.ParseDistribution(f[1])
+	case len(f) == 1 && f[0] == "node-only":
+		s.NodeOnly = true
+	default:
+		t.Fatalf("bad line %q", f)
+	}
+}
+
+func parseNumber(t *testing.T, text string) (n uint32) {
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func parseFrontend(t *testing.T, f []string) lb.Frontend {
+	return lb.Frontend{Addr: netip.MustParseAddrPort(f[1]), Protocol: oneOf(t, f[2], lb.TCP, lb.UDP, lb.SCTP), PortName: strings.Join(f[3:], "")}
 }
 
 func parseBackend(t *testing.T, f []string) lb.Backend {
 	b := lb.Backend{
 		Addr: netip.MustParseAddrPort(f[1]), Protocol: oneOf(t, f[2], lb.TCP, lb.UDP, lb.SCTP),
-		Local: f[3] == "local", State: oneOf(t, f[5], lb.Active, lb.Terminating, lb.NotReady),
+		Local: f[3] == "local", State: oneOf(t, f[5], lb.Active, lb.Terminating, lb.NotReady, lb.Quarantined, lb.Maintenance),
+		Cluster: "c" + f[4], ClusterID: uint16(parseNumber(t, f[4])),
 	}
-	if _, err := fmt.Sscan(f[4], &b.ClusterID); err != nil {
-		t.Fatal(err)
-	}
-	b.Cluster = "c" + f[4]
-	if len(f) > 6 {
-		b.Names = strings.Split(f[6], ",")
+	for _, word := range f[6:] {
+		if zone, ok := strings.CutPrefix(word, "zone="); ok {
+			b.Zone = zone
+		} else if word == "here" {
+			b.Here = true
+		} else {
+			b.Names = strings.Split(word, ",")
+		}
 	}
 	return b
 }
@@ -110,8 +151,8 @@ func TestFormatIsSorted(t *testing.T) {
 
 // TestUnknownValuesPrint checks that values from newer versions are readable.
 func TestUnknownValuesPrint(t *testing.T) {
-	got := fmt.Sprint(lb.Protocol(250), lb.Affinity(9), lb.State(7))
-	if got != "250 affinity-9 state-7" {
+	got := fmt.Sprint(lb.Protocol(250), lb.Affinity(9), lb.State(7), lb.OnWithdraw(9))
+	if got != "250 affinity-9 state-7 on-withdraw-9" {
 		t.Errorf("got %q", got)
 	}
 }

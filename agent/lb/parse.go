@@ -173,7 +173,7 @@ func (p *Policy) readWeights(value string) (remedy string) {
 // number reads a decimal number from 0 to limit.
 func number(text string, limit uint32) (uint32, bool) {
 	n, err := strconv.ParseUint(text, 10, 32)
-	return uint32(n), err == nil && n <= uint64(limit) && text[0] != '+'
+	return uint32(n), err == nil && n <= uint64(limit)
 }
 
 const spilloverRemedy = "write min=N with N from 1 to 65535 or min=X% with X from 1 to 100, and if wanted hysteresis=Y% with Y from 0 to 100"
@@ -183,16 +183,13 @@ func (p *Policy) readSpillover(value string) (remedy string) {
 		return ""
 	}
 	var s Spillover
-	seen := ""
 	for one := range strings.SplitSeq(value, ",") {
 		name, text, _ := strings.Cut(one, "=")
-		name = strings.TrimSpace(name)
-		if name == seen || !s.set(name, strings.TrimSpace(text)) {
+		if !s.set(strings.TrimSpace(name), strings.TrimSpace(text)) {
 			return spilloverRemedy
 		}
-		seen = name
 	}
-	if s.IsZero() {
+	if s.IsZero() || strings.Count(value, ",") > 1 {
 		return spilloverRemedy
 	}
 	p.Spillover = s
@@ -202,6 +199,8 @@ func (p *Policy) readSpillover(value string) (remedy string) {
 func (s *Spillover) set(name, text string) (ok bool) {
 	digits, percent := strings.CutSuffix(text, "%")
 	switch {
+	case name == "min" && !s.IsZero():
+		return false
 	case name == "min" && percent:
 		s.Percent, ok = number(digits, 100)
 		return ok && s.Percent > 0
