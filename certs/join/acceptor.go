@@ -155,7 +155,7 @@ func (h *handler) join(authorization string, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, refuse(BadRequest, "%v", err)
 	}
-	approval, err := h.acceptor.Site.Redeem(secret, request)
+	approval, err := h.acceptor.Site.Redeem(secret, request, h.acceptor.Install)
 	if err != nil {
 		return nil, err
 	}

@@ -79,13 +79,13 @@ func TestTokenMakesPeers(t *testing.T) {
 // after a restart.
 func TestTokenWorksOnce(t *testing.T) {
 	east := newSite(t, "east")
-	address, stop := start(t, &Acceptor{Site: east, Install: func(Peer) error { return nil }})
+	address, stop := start(t, &Acceptor{Site: east, Install: nothing})
 	token := invite(t, east, address, InviteOptions{}).Token()
 	results := make(chan error, 8)
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
 		site := newSite(t, name)
 		go func() {
-			_, err := Join(t.Context(), token, site, func(Peer) error { return nil })
+			_, err := Join(t.Context(), token, site, nothing)
 			results <- err
 		}()
 	}
@@ -103,11 +103,11 @@ func TestTokenWorksOnce(t *testing.T) {
 		t.Errorf("%d clusters joined with one token, %d certificates were issued", won, len(list))
 	}
 	stop()
-	again, _ := start(t, &Acceptor{Site: east, Install: func(Peer) error { return nil }})
+	again, _ := start(t, &Acceptor{Site: east, Install: nothing})
 	i, err := ParseToken(token)
 	must(t, err)
 	i.Endpoint = again
-	_, err = Join(t.Context(), i.Token(), newSite(t, "late"), func(Peer) error { return nil })
+	_, err = Join(t.Context(), i.Token(), newSite(t, "late"), nothing)
 	wantReason(t, err, Used)
 }
 
@@ -118,33 +118,38 @@ func TestRedeemRefuses(t *testing.T) {
 	good := invite(t, east, "east:1", InviteOptions{})
 	changed := good.Secret
 	changed[3] ^= 1
-	_, err = east.Redeem(changed, request)
+	_, err = east.Redeem(changed, request, nothing)
 	wantReason(t, err, Unknown)
-	_, err = newSite(t, "other").Redeem(good.Secret, request)
+	_, err = newSite(t, "other").Redeem(good.Secret, request, nothing)
 	wantReason(t, err, Unknown)
-	_, err = east.Redeem(invite(t, east, "east:1", InviteOptions{For: "north"}).Secret, request)
+	_, err = east.Redeem(invite(t, east, "east:1", InviteOptions{For: "north"}).Secret, request, nothing)
 	wantReason(t, err, NotInvited)
 
 	// A request that is refused leaves the invitation as it was.
 	old := request
 	old.Expires = time.Now().Add(-time.Second)
-	_, err = east.Redeem(good.Secret, old)
+	_, err = east.Redeem(good.Secret, old, nothing)
 	wantReason(t, err, Expired)
-	_, err = east.Redeem(good.Secret, request)
+	approval, err := east.Redeem(good.Secret, request, nothing)
 	must(t, err)
-	_, err = east.Redeem(good.Secret, request)
+	_, err = east.Redeem(good.Secret, request, nothing) // its answer may have been lost
+	must(t, err)
+	confirmation, err := west.AcceptApproval(approval, nothing)
+	must(t, err)
+	must(t, east.AcceptConfirmation(*confirmation, nothing))
+	_, err = east.Redeem(good.Secret, request, nothing)
 	wantReason(t, err, Replayed)
-	_, err = east.Redeem(invite(t, east, "east:1", InviteOptions{For: "west"}).Secret, request)
+	_, err = east.Redeem(invite(t, east, "east:1", InviteOptions{For: "west"}).Secret, request, nothing)
 	wantReason(t, err, Replayed)
 	fresh, err := west.Request(0)
 	must(t, err)
-	_, err = east.Redeem(good.Secret, fresh)
+	_, err = east.Redeem(good.Secret, fresh, nothing)
 	wantReason(t, err, Used)
 
 	expired := invite(t, east, "east:1", InviteOptions{For: "west"})
 	record := Invited{ID: expired.Secret.ID(), For: "west", Expires: time.Now().Add(-time.Second), Hash: hashOf(expired.Secret)}
 	must(t, os.WriteFile(east.state(invitePrefix+record.ID+".json"), Encode(record), 0o600))
-	_, err = east.Redeem(expired.Secret, fresh)
+	_, err = east.Redeem(expired.Secret, fresh, nothing)
 	wantReason(t, err, Expired)
 }
 
@@ -157,11 +162,11 @@ func TestFailedSigningLeavesTheInvitation(t *testing.T) {
 	must(t, err)
 	record := filepath.Join(east.Dir, "issued.json")
 	must(t, os.WriteFile(record, []byte("["), 0o600))
-	if _, err := east.Redeem(i.Secret, request); err == nil {
+	if _, err := east.Redeem(i.Secret, request, nothing); err == nil {
 		t.Fatal("signed without a record")
 	}
 	must(t, os.Remove(record))
-	_, err = east.Redeem(i.Secret, request)
+	_, err = east.Redeem(i.Secret, request, nothing)
 	must(t, err)
 }
 
@@ -245,7 +250,7 @@ func TestAcceptorBoundsWhatItReads(t *testing.T) {
 	east := newSite(t, "east")
 	refused := make(chan Reason, 16)
 	var logs syncBuffer
-	address, _ := start(t, &Acceptor{Site: east, Install: func(Peer) error { return nil }, Refused: func(r Reason) { refused <- r }, Log: slog.New(slog.NewTextHandler(&logs, nil))})
+	address, _ := start(t, &Acceptor{Site: east, Install: nothing, Refused: func(r Reason) { refused <- r }, Log: slog.New(slog.NewTextHandler(&logs, nil))})
 	i := invite(t, east, address, InviteOptions{})
 	for name, row := range map[string]struct {
 		path, body string

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"time"
 
 	"github.com/clustermesh/clustermesh/certs"
@@ -24,48 +25,37 @@ const callTimeout = 30 * time.Second
 // acceptor and hands the peer that this makes to install, before the acceptor
 // hears of it. The error wraps a [*Refusal] if the other side refused.
 //
+// What it has reached is kept in the CA directory. After an error, or if the
+// process was killed, it can be called again with the same token and goes on
+// from there, until the other side has joined too.
+//
 // The confirmation is returned when it could not be delivered, together with an
-// error that says so: this side has joined, and [Confirm], or a person with a
-// file, brings the other to the same state.
+// error that says so: this side has joined, and Join again, [Confirm], or a
+// person with a file, brings the other to the same state.
 func Join(ctx context.Context, token string, site Site, install func(Peer) error) (*Confirmation, error) {
 	i, err := ParseToken(token)
 	if err != nil {
 		return nil, err
 	}
-	if now := time.Now(); now.After(i.Expires) {
-		return nil, fmt.Errorf("join: %w", refuse(Expired, "the invitation ended at %s; ask for a new one", stamp(i.Expires)))
-	}
-	request, err := site.Request(time.Until(i.Expires) + time.Minute)
+	t, err := site.begin(i, time.Now())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("join: %w", err)
 	}
-	confirmation, err := join(ctx, i, site, request, install)
-	if err != nil && confirmation == nil {
-		return nil, errors.Join(err, site.Forget(request))
+	if t.confirmation == nil {
+		if err := t.approve(ctx); err != nil {
+			return nil, err
+		}
+		t.confirmation, err = site.AcceptApproval(*t.approval, install)
+		if err != nil {
+			return nil, err
+		}
 	}
-	return confirmation, err
-}
-
-func join(ctx context.Context, i Invitation, site Site, request Request, install func(Peer) error) (*Confirmation, error) {
-	answer, err := i.call(ctx, pathJoin, Encode(request))
-	if err != nil {
-		return nil, fmt.Errorf("join at %s: %w", i.Endpoint, err)
+	if t.confirmation != nil {
+		if err := i.Confirm(ctx, *t.confirmation); err != nil {
+			return t.confirmation, err
+		}
 	}
-	approval, _, err := DecodeAnswer(answer)
-	if err != nil || approval == nil {
-		return nil, fmt.Errorf("join at %s: it did not answer with an approval: %w", i.Endpoint, errors.Join(err))
-	}
-	if !pinned(approval.From.CA, i.CA) {
-		return nil, fmt.Errorf("join at %s: its CA bundle lacks the CA of the invitation", i.Endpoint)
-	}
-	confirmation, err := site.AcceptApproval(*approval, install)
-	if err != nil || confirmation == nil {
-		return nil, err
-	}
-	if err := i.Confirm(ctx, *confirmation); err != nil {
-		return confirmation, err
-	}
-	return nil, nil
+	return nil, t.end()
 }
 
 func pinned(bundle string, want Fingerprint) bool {
@@ -99,6 +89,8 @@ func (i Invitation) call(ctx context.Context, path string, message []byte) ([]by
 		DialContext:       (&net.Dialer{}).DialContext,
 	}
 	defer transport.CloseIdleConnections()
+	reached := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached = true }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+i.Endpoint+path, bytes.NewReader(message))
 	if err != nil {
 		return nil, err
@@ -108,7 +100,7 @@ func (i Invitation) call(ctx context.Context, path string, message []byte) ([]by
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return nil, explain(err)
+		return nil, &callError{err: explain(err), sent: reached}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage+1))
@@ -121,6 +113,17 @@ func (i Invitation) call(ctx context.Context, path string, message []byte) ([]by
 	}
 	return nil, &refusal
 }
+
+// callError is a call without an answer.
+type callError struct {
+	err  error
+	sent bool // the other side may have heard it
+}
+
+func (e *callError) Error() string { return e.err.Error() }
+
+// Unwrap returns what went wrong.
+func (e *callError) Unwrap() error { return e.err }
 
 // errNotPinned: whoever answers is not who made the token.
 var errNotPinned = errors.New("the server's CA is not the one in the token: the token was changed, something stands in between, or the CA was replaced since; ask for a new invitation")

@@ -12,6 +12,21 @@
 // works once, and serves it ([Acceptor]); the side that joins dials
 // what the token says, over TLS 1.3 pinned to the CA in the token ([Join]).
 //
+// # What it leaves
+//
+// On each side, [Home.Install] puts in place what running processes follow: in
+// the agents' clusters directory the cluster file and the certificates that it
+// names, in the apiserver's directory of peers the file of the new peer. That
+// file trusts the own CA, which signed the peer's certificate, for exactly the
+// name remote-<cluster>; as the own CA signs for every cluster that joins, these
+// files name each other in shares-ca-with. [Leave] takes it all away.
+//
+// # Being cut off
+//
 // What a side must remember lies in the directory join below its CA directory:
-// invitations, those that were used, and the keys of exchanges under way.
+// invitations, those that were used, the keys of exchanges under way, and one
+// file per peer. Every file is replaced in one step, in an order in which nothing
+// half is visible, and each exchange has an id: a command that failed or was
+// killed is given again, finds how far it came, and goes on. The side that joins
+// is a peer first, the other when it has the confirmation.
 package join

@@ -44,7 +44,9 @@ type Invited struct {
 	// Endpoints are those of the site when it was made, for an acceptor that was
 	// not given any.
 	Endpoints []string `json:"endpoints,omitempty"`
-	Used      *Use     `json:"used,omitempty"`
+	// View is what the cluster may read that uses it.
+	View View `json:"view"`
+	Used *Use `json:"used,omitempty"`
 }
 
 // Use says who used an invitation.
@@ -72,7 +74,7 @@ func (s Site) Invite(endpoint string, o InviteOptions) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, err
 	}
-	record := Invited{ID: i.Secret.ID(), For: o.For, Expires: i.Expires, Hash: hashOf(i.Secret), Endpoints: s.Endpoints}
+	record := Invited{ID: i.Secret.ID(), For: o.For, Expires: i.Expires, Hash: hashOf(i.Secret), Endpoints: s.Endpoints, View: s.View}
 	return i, s.locked(func() error {
 		return disk.Create(s.state(invitePrefix+record.ID+".json"), disk.KeyMode, Encode(record))
 	})
@@ -172,8 +174,10 @@ func (s Site) Cancel(id string) error {
 // Redeem approves the request of a cluster that shows the secret of an
 // invitation, once. The error is a [*Refusal] if secret or request are what is
 // wrong; the invitation then stays as it was. An invitation counts as used
-// before anything is signed for it, also if the process is killed right then.
-func (s Site) Redeem(secret Secret, r Request) (Approval, error) {
+// before anything is signed for it, also if the process is killed right then. The
+// very same request gets its approval again until the exchange is over. install
+// is called as by [Site.Approve].
+func (s Site) Redeem(secret Secret, r Request, install func(Peer) error) (Approval, error) {
 	var out Approval
 	err := s.locked(func() error {
 		now := time.Now()
@@ -181,24 +185,53 @@ func (s Site) Redeem(secret Secret, r Request) (Approval, error) {
 		if err != nil {
 			return err
 		}
-		s := s
-		s.Replace = i.For != ""
-		if len(s.Endpoints) == 0 {
-			s.Endpoints = i.Endpoints
-		}
-		if err := s.checkRequest(r, now); err != nil {
-			return err
-		}
-		use := s.state(usedPrefix + i.ID + ".json")
-		if err := disk.Create(use, disk.KeyMode, Encode(Use{By: r.From.Cluster, At: now.UTC(), Request: r.ID()})); err != nil {
-			return fmt.Errorf("use invitation: %w", err)
-		}
-		if out, err = s.approve(r, now); err != nil {
-			return errors.Join(err, disk.Remove(use)) // nothing was signed
-		}
-		return nil
+		out, err = s.of(i).redeem(i, r, now, install)
+		return err
 	})
 	return out, err
+}
+
+// of is the site as it was when the invitation was made.
+func (s Site) of(i Invited) Site {
+	s.Replace = i.For != ""
+	if len(s.Endpoints) == 0 {
+		s.Endpoints = i.Endpoints
+	}
+	if s.View.empty() {
+		s.View = i.View
+	}
+	return s
+}
+
+func (s Site) redeem(i Invited, r Request, now time.Time, install func(Peer) error) (Approval, error) {
+	if i.Used != nil {
+		return s.approve(r, now, install) // cut off before, or its answer was lost
+	}
+	if err := s.checkFresh(r, now); err != nil {
+		return Approval{}, err
+	}
+	use := s.state(usedPrefix + i.ID + ".json")
+	if err := disk.Create(use, disk.KeyMode, Encode(Use{By: r.From.Cluster, At: now.UTC(), Request: r.ID()})); err != nil {
+		return Approval{}, fmt.Errorf("use invitation: %w", err)
+	}
+	s.reached("used")
+	out, err := s.approve(r, now, install)
+	if err != nil && !exists(s.state(approvedPrefix+r.ID()+".json")) {
+		err = errors.Join(err, disk.Remove(use)) // nothing was given out
+	}
+	return out, err
+}
+
+// checkFresh refuses what was approved already, on another invitation or none.
+func (s Site) checkFresh(r Request, now time.Time) error {
+	if exists(s.state(approvedPrefix + r.ID() + ".json")) {
+		return refuse(Replayed, "this request has been approved already; make a new one")
+	}
+	own, err := s.party()
+	if err != nil {
+		return err
+	}
+	return s.checkRequest(own, r, now)
 }
 
 // invitationOf returns the invitation of a secret, whatever its state.
@@ -216,9 +249,7 @@ func (s Site) open(secret Secret, r Request, now time.Time) (Invited, error) {
 	switch {
 	case err != nil:
 		return i, err
-	case i.Used != nil && i.Used.Request == r.ID():
-		return i, refuse(Replayed, "this very request used the invitation at %s; make a new invitation", stamp(i.Used.At))
-	case i.Used != nil:
+	case i.Used != nil && i.Used.Request != r.ID():
 		return i, refuse(Used, "cluster %s used the invitation at %s; make a new invitation", i.Used.By, stamp(i.Used.At))
 	case now.After(i.Expires):
 		return i, refuse(Expired, "the invitation ended at %s; make a new one", stamp(i.Expires))

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,10 @@ type Header struct {
 // Party is what one cluster tells of itself.
 type Party struct {
 	Cluster string `json:"cluster"`
+	// ID is its number in the mesh, at most MaxClusters, which is 255 or 511 and
+	// the same in all clusters of a mesh.
+	ID          uint32 `json:"clusterId"`
+	MaxClusters uint32 `json:"maxConnectedClusters"`
 	// Endpoints are https://host:port of its clustermesh-apiserver; none if it
 	// only connects to others and is not connected to.
 	Endpoints []string `json:"endpoints,omitempty"`
@@ -182,7 +187,7 @@ func checkID(id string) error {
 // validate checks what a party says of itself. A party that others connect to
 // needs a CA.
 func (p Party) validate(reached bool) error {
-	errs := []error{certs.CheckCluster(p.Cluster)}
+	errs := []error{checkPeerName(p.Cluster), p.checkID()}
 	if len(p.Endpoints) > maxEndpoints {
 		errs = append(errs, fmt.Errorf("%d endpoints, at most %d are taken", len(p.Endpoints), maxEndpoints))
 	}
@@ -194,6 +199,25 @@ func (p Party) validate(reached bool) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// checkPeerName refuses, beside what is no name, those that mean something else
+// to Cilium, or in metrics.
+func checkPeerName(name string) error {
+	if slices.Contains([]string{"default", "local", "other"}, name) {
+		return fmt.Errorf("cluster name %q has a meaning of its own; give the cluster another one", name)
+	}
+	return certs.CheckCluster(name)
+}
+
+func (p Party) checkID() error {
+	switch {
+	case p.MaxClusters != 255 && p.MaxClusters != 511:
+		return fmt.Errorf("max-connected-clusters %d: use 255 or 511, the same in all clusters of a mesh", p.MaxClusters)
+	case p.ID == 0 || p.ID > p.MaxClusters:
+		return fmt.Errorf("cluster id %d: give each cluster of a mesh an id of its own from 1 to %d", p.ID, p.MaxClusters)
+	}
+	return nil
 }
 
 // checkEndpoint wants exactly https://host:port: the text goes into a cluster

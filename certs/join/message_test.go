@@ -22,6 +22,10 @@ func TestDecodeRefuses(t *testing.T) {
 		"no name":            func(r *Request) { r.From.Cluster = "" },
 		"path as name":       func(r *Request) { r.From.Cluster = "../x" },
 		"name of another":    func(r *Request) { r.From.Cluster = "north" },
+		"no id":              func(r *Request) { r.From.ID = 0 },
+		"large id":           func(r *Request) { r.From.ID = 256 },
+		"limit":              func(r *Request) { r.From.MaxClusters = 300 },
+		"name of all":        func(r *Request) { r.From.Cluster = "local" },
 		"no CSR":             func(r *Request) { r.CSR = "" },
 		"certificate as CSR": func(r *Request) { r.CSR = string(leaf) },
 		"no CA":              func(r *Request) { r.From.CA = "" },
@@ -88,7 +92,7 @@ func FuzzDecodeAnswer(f *testing.F) {
 	west, east := newSite(f, "west"), newSite(f, "east")
 	r, err := west.Request(0)
 	must(f, err)
-	a, err := east.Approve(r)
+	a, err := east.Approve(r, nothing)
 	must(f, err)
 	f.Add(Encode(a))
 	f.Add(Encode(Confirmation{Header: Header{kindConfirmation, messageVersion}, Request: r.ID(), Certificate: a.Certificate}))

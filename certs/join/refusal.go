@@ -13,6 +13,7 @@ const (
 	Replayed   Reason = "replayed"    // the very same message was taken before
 	BadRequest Reason = "bad-request" // the message is not what it should be
 	NameTaken  Reason = "name-taken"  // another cluster has the name
+	IDTaken    Reason = "id-taken"    // another cluster has the id
 	NotInvited Reason = "not-invited" // the invitation is for another cluster
 )
 

@@ -3,6 +3,7 @@ package join
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,10 +26,17 @@ func must(t testing.TB, err error) {
 // newSite is a cluster with a CA of its own.
 func newSite(t testing.TB, cluster string) Site {
 	t.Helper()
-	s := Site{Dir: filepath.Join(t.TempDir(), cluster), Cluster: cluster, Endpoints: []string{"https://192.0.2.1:2379"}}
+	s := Site{Dir: filepath.Join(t.TempDir(), cluster), Cluster: cluster, ID: idOf(cluster), Endpoints: []string{"https://192.0.2.1:2379"}}
 	must(t, certs.InitCA(s.Dir, certs.CAOptions{Name: cluster + " CA"}))
 	return s
 }
+
+// idOf is another id for each name that the tests use.
+func idOf(cluster string) uint32 {
+	return uint32(crc32.ChecksumIEEE([]byte(cluster))%255) + 1
+}
+
+func nothing(Peer) error { return nil }
 
 // keep is an install that remembers the peer.
 func keep(into *Peer) func(Peer) error {
@@ -54,7 +62,7 @@ func exchange(t *testing.T, west, east Site) (ofEast, ofWest Peer) {
 	must(t, err)
 	request, err := DecodeRequest(Encode(sent))
 	must(t, err)
-	signed, err := east.Approve(request)
+	signed, err := east.Approve(request, nothing)
 	must(t, err)
 	approval, _, err := DecodeAnswer(Encode(signed))
 	must(t, err)
@@ -75,7 +83,7 @@ func TestFilesMakePeers(t *testing.T) {
 		peer  Peer
 	}{{west, east, ofEast}, {east, west, ofWest}} {
 		dir := filepath.Join(t.TempDir(), "clusters")
-		must(t, row.peer.Write(dir))
+		must(t, Home{Clusters: dir}.Install(row.peer))
 		file, _, err := clusterfile.Read(filepath.Join(dir, row.other.Cluster))
 		must(t, err)
 		if file.Endpoints[0] != row.other.Endpoints[0] {
@@ -88,11 +96,11 @@ func TestFilesMakePeers(t *testing.T) {
 		if !bytes.Equal(row.peer.CA, bundle) {
 			t.Error("the CA of the other side is not its ca.crt")
 		}
-		if err := row.peer.Write(dir); err == nil {
+		if err := (Home{Clusters: dir}).Install(row.peer); err == nil {
 			t.Error("a cluster was replaced unasked")
 		}
 		row.peer.Replace = true
-		must(t, row.peer.Write(dir))
+		must(t, Home{Clusters: dir}.Install(row.peer))
 	}
 	keys, err := filepath.Glob(filepath.Join(filepath.Dir(west.Dir), "*", "join", "*.key"))
 	must(t, err)
@@ -106,7 +114,7 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 	west, east := newSite(t, "west"), newSite(t, "east")
 	request, err := west.Request(0)
 	must(t, err)
-	approval, err := east.Approve(request)
+	approval, err := east.Approve(request, nothing)
 	must(t, err)
 	confirmation, err := west.AcceptApproval(approval, func(Peer) error { return nil })
 	must(t, err)
@@ -123,7 +131,7 @@ func TestInstallThatFailsMayBeRepeated(t *testing.T) {
 	west, east := newSite(t, "west"), newSite(t, "east")
 	request, err := west.Request(0)
 	must(t, err)
-	approval, err := east.Approve(request)
+	approval, err := east.Approve(request, nothing)
 	must(t, err)
 	full := errors.New("disk is full")
 	fail := func(Peer) error { return full }
@@ -146,29 +154,42 @@ func TestApproveRefuses(t *testing.T) {
 	must(t, err)
 	old := request
 	old.Expires = time.Now().Add(-time.Second)
-	_, err = east.Approve(old)
+	_, err = east.Approve(old, nothing)
 	wantReason(t, err, Expired)
 	namesake := newSite(t, "west")
-	_, err = namesake.Approve(request)
+	_, err = namesake.Approve(request, nothing)
 	wantReason(t, err, BadRequest)
 	deaf := east
 	deaf.Endpoints = nil
 	mute := request
 	mute.From.Endpoints = nil
-	_, err = deaf.Approve(mute)
+	_, err = deaf.Approve(mute, nothing)
 	wantReason(t, err, BadRequest)
-	_, err = east.Approve(request)
+	first, err := east.Approve(request, nothing)
 	must(t, err)
-	_, err = east.Approve(request)
+	again, err := east.Approve(request, nothing)
+	must(t, err)
+	if !bytes.Equal(Encode(first), Encode(again)) {
+		t.Error("a request that was approved and not confirmed got another approval")
+	}
+	moved := east
+	moved.Endpoints = []string{"https://192.0.2.9:2379"}
+	_, err = moved.Approve(request, nothing)
+	wantReason(t, err, Replayed)
+	confirmation, err := west.AcceptApproval(first, nothing)
+	must(t, err)
+	must(t, east.AcceptConfirmation(*confirmation, nothing))
+	_, err = east.Approve(request, nothing)
 	wantReason(t, err, Replayed)
 
 	// An impostor with the name of a cluster that has joined.
 	impostor, err := newSite(t, "west").Request(0)
 	must(t, err)
-	_, err = east.Approve(impostor)
+	_, err = east.Approve(impostor, nothing)
 	wantReason(t, err, NameTaken)
-	must(t, Leave(east.Dir, "", "west"))
-	_, err = east.Approve(impostor)
+	_, err = Leave(east.Dir, Home{}, "west")
+	must(t, err)
+	_, err = east.Approve(impostor, nothing)
 	must(t, err)
 }
 
@@ -178,11 +199,11 @@ func TestAnswersOfOthersAreRefused(t *testing.T) {
 	west, east, mallory := newSite(t, "west"), newSite(t, "east"), newSite(t, "mallory")
 	request, err := west.Request(0)
 	must(t, err)
-	approval, err := east.Approve(request)
+	approval, err := east.Approve(request, nothing)
 	must(t, err)
 	other, err := newSite(t, "west").Request(0)
 	must(t, err)
-	foreign, err := mallory.Approve(other)
+	foreign, err := mallory.Approve(other, nothing)
 	must(t, err)
 
 	never := func(Peer) error { t.Error("installed"); return nil }
@@ -220,8 +241,15 @@ func TestLeave(t *testing.T) {
 	west, east := newSite(t, "west"), newSite(t, "east")
 	_, ofWest := exchange(t, west, east)
 	clusters := filepath.Join(t.TempDir(), "clusters")
-	must(t, ofWest.Write(clusters))
-	must(t, Leave(east.Dir, clusters, "west"))
+	home := Home{Clusters: clusters}
+	must(t, home.Install(ofWest))
+	for _, want := range []bool{true, false} {
+		found, err := Leave(east.Dir, home, "west")
+		must(t, err)
+		if found != want {
+			t.Errorf("found something to end: %v, want %v", found, want)
+		}
+	}
 	left, err := os.ReadDir(clusters)
 	must(t, err)
 	if len(left) != 0 {
@@ -232,8 +260,8 @@ func TestLeave(t *testing.T) {
 	if len(list) != 1 || !list[0].Revoked {
 		t.Errorf("issued: %+v", list)
 	}
-	if Leave(east.Dir, clusters, "../x") == nil || Leave("", clusters, "west") == nil {
-		t.Error("a cluster that is not there was left")
+	if _, err := Leave(east.Dir, home, "../x"); err == nil {
+		t.Error("a path was left")
 	}
 }
 
@@ -245,7 +273,7 @@ func TestSecretHoldsTheSameFiles(t *testing.T) {
 		Metadata struct{ Name, Namespace string }
 		Data     map[string][]byte
 	}
-	must(t, yaml.Unmarshal(p.Secret(SecretOptions{Namespace: "mesh", Mount: "/pki"}), &secret))
+	must(t, yaml.Unmarshal(p.Secrets(SecretOptions{Namespace: "mesh", Mount: "/pki"}), &secret))
 	if secret.Kind != "Secret" || secret.Metadata.Name != "clustermesh-east" || secret.Metadata.Namespace != "mesh" {
 		t.Errorf("secret %+v", secret)
 	}

@@ -33,8 +33,8 @@ secret and when it expires: hand it over like a password, it works once.
 With --listen the command stays and accepts until the token was used or has
 expired. Without, something else must accept: "clustermesh invite serve", which
 serves every open invitation of DIR, also after a restart. With --dry-run standard
-output is for the Secret, and the token is on standard error.`,
-		Example: "  clustermesh invite --dir pki --cluster east --endpoint https://192.0.2.10:2379 --address 192.0.2.10:2380 --listen :2380 --clusters /etc/clustermesh/clusters\n  clustermesh invite --dir pki --cluster east --address 192.0.2.10:2380 --for west --life 1d",
+output is for Secrets, and the token is on standard error.`,
+		Example: "  clustermesh invite --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --address 192.0.2.10:2380 --listen :2380 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh invite --dir pki --cluster east --cluster-id 1 --show-namespace shop --address 192.0.2.10:2380 --for west --life 1d",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := errors.Join(checkSite(f.site), needFlag("address", f.address), notNegative(f.opts.Life), validIf(f.listen != "", f.to.check))
 			if err := usage(err); err != nil {
@@ -44,6 +44,7 @@ output is for the Secret, and the token is on standard error.`,
 		},
 	}
 	siteFlags(cmd, &f.site)
+	viewFlags(cmd, &f.site.View)
 	sinkFlags(cmd, &f.to)
 	cmd.Flags().StringVar(&f.address, "address", "", "host:port at which the other cluster reaches --listen (required)")
 	cmd.Flags().StringVar(&f.listen, "listen", "", "address to accept at until the token was used, such as :2380")
@@ -119,7 +120,7 @@ func newInviteServe(a *app) *cobra.Command {
 		Use:     "serve --dir DIR --cluster NAME --listen ADDRESS --clusters DIR",
 		Short:   "Accept clusters with invitations until interrupted",
 		Long:    "Accept every cluster that shows an open invitation of DIR, until interrupted.",
-		Example: "  clustermesh invite serve --dir pki --cluster east --endpoint https://192.0.2.10:2379 --listen :2380 --clusters /etc/clustermesh/clusters",
+		Example: "  clustermesh invite serve --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --listen :2380 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := usage(checkSite(f.site), needFlag("listen", f.listen), f.to.check()); err != nil {

@@ -22,6 +22,8 @@ func newJoinCommands(a *app) []*cobra.Command {
 func siteFlags(cmd *cobra.Command, s *join.Site) {
 	dirFlag(cmd, &s.Dir)
 	cmd.Flags().StringVar(&s.Cluster, "cluster", "", "name of the own cluster (required)")
+	cmd.Flags().Uint32Var(&s.ID, "cluster-id", 0, "id of the own cluster, as --cluster-id of its apiserver (required)")
+	cmd.Flags().Uint32Var(&s.MaxClusters, "max-connected-clusters", 255, "255 or 511, the same in all clusters of the mesh")
 	cmd.Flags().StringArrayVar(&s.Endpoints, "endpoint", nil, "https://host:port at which others reach the own clustermesh-apiserver; may be repeated. Without it others do not connect here")
 	cmd.Flags().Var(asDays(&s.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
 }
@@ -30,8 +32,20 @@ func replaceFlag(cmd *cobra.Command, s *join.Site) {
 	cmd.Flags().BoolVar(&s.Replace, "replace", false, "allow a cluster whose name has a valid certificate already to join again")
 }
 
+// viewFlags say what the other cluster may read here.
+func viewFlags(cmd *cobra.Command, v *join.View) {
+	f := cmd.Flags()
+	f.StringSliceVar(&v.Namespaces, "show-namespace", nil, "let the other cluster read the services of this namespace; may be repeated (default everything that is exported)")
+	f.StringSliceVar(&v.Services, "show-service", nil, "let it read this service, namespace/name; may be repeated")
+	f.StringSliceVar(&v.Kinds, "show-kind", nil, "let it read all nodes, identities or addresses; may be repeated")
+}
+
 func checkSite(s join.Site) error {
-	return errors.Join(needFlag("dir", s.Dir), needFlag("cluster", s.Cluster), validIf(s.Dir != "" && s.Cluster != "", s.Validate))
+	var id error
+	if s.ID == 0 {
+		id = errors.New("--cluster-id is not set")
+	}
+	return errors.Join(needFlag("dir", s.Dir), needFlag("cluster", s.Cluster), id, validIf(s.Dir != "" && s.Cluster != "" && s.ID != 0, s.Validate))
 }
 
 func validIf(sure bool, validate func() error) error {
@@ -41,48 +55,60 @@ func validIf(sure bool, validate func() error) error {
 	return validate()
 }
 
-// sink is where a new peer goes: a directory that agents follow, or a manifest
-// on standard output.
+// sink is where a new peer goes: the directories that agents and apiserver
+// follow, or manifests on standard output.
 type sink struct {
-	clusters string
-	dryRun   bool
-	format   string
-	secret   join.SecretOptions
+	home   join.Home
+	dryRun bool
+	format string
+	secret join.SecretOptions
 }
 
 const formatYAML = "yaml"
 
 func sinkFlags(cmd *cobra.Command, s *sink) {
 	f := cmd.Flags()
-	f.StringVar(&s.clusters, "clusters", "", "directory of cluster files, which the agents follow")
-	f.BoolVar(&s.dryRun, "dry-run", false, "write no cluster files; print a Kubernetes Secret with them for kubectl apply. It holds a private key")
+	homeFlags(cmd, &s.home)
+	s.dryRunFlags(cmd)
+	f.StringVar(&s.secret.Name, "secret-name", "", "name of the Secret with the cluster file (default clustermesh-<other cluster>)")
+	f.StringVar(&s.secret.Mount, "mount", "", "directory in which pods see that Secret, for readers that need absolute paths")
+}
+
+func (s *sink) dryRunFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&s.dryRun, "dry-run", false, "write no files for agents and apiserver; print Kubernetes Secrets with them for kubectl apply. They may hold a private key")
 	f.StringVarP(&s.format, "output", "o", formatYAML, "output format of --dry-run: yaml")
-	f.StringVar(&s.secret.Name, "secret-name", "", "name of the Secret (default clustermesh-<other cluster>)")
-	f.StringVar(&s.secret.Namespace, "namespace", "", "namespace of the Secret")
-	f.StringVar(&s.secret.Mount, "mount", "", "directory in which pods see the Secret, for readers that need absolute paths")
+	f.StringVar(&s.secret.PeersName, "peers-secret-name", "", "name of the Secret with all peers' files (default clustermesh-peers)")
+	f.StringVar(&s.secret.Namespace, "namespace", "", "namespace of the Secrets")
+}
+
+func homeFlags(cmd *cobra.Command, h *join.Home) {
+	cmd.Flags().StringVar(&h.Clusters, "clusters", "", "directory of cluster files, which the agents follow (their --clusters)")
+	cmd.Flags().StringVar(&h.Peers, "peers", "", "directory of peers' files, which the own clustermesh-apiserver follows (its --peers); not needed if it has none")
 }
 
 func (s sink) check() error {
 	switch {
 	case s.dryRun && s.format != formatYAML:
 		return fmt.Errorf("--output %q: use yaml", s.format)
-	case s.dryRun == (s.clusters != ""):
-		return errors.New("give either --clusters or --dry-run -o yaml")
+	case s.dryRun && s.home.Peers != "":
+		return errors.New("--peers: --dry-run prints a Secret with that file instead; give one of them")
+	case s.dryRun == (s.home.Clusters != ""):
+		return errors.New("give either --clusters or --dry-run -o yaml; and --peers if the apiserver has it")
 	}
 	return nil
 }
 
 func (s sink) install(a *app) func(join.Peer) error {
 	return func(p join.Peer) error {
-		switch {
-		case len(p.Endpoints) == 0:
-			_, err := fmt.Fprintf(a.stderr, "%s has no endpoint: it connects here and is not connected to\n", p.Cluster)
-			return err
-		case s.dryRun:
-			_, err := a.stdout.Write(p.Secret(s.secret))
+		if len(p.Endpoints) == 0 {
+			fmt.Fprintf(a.stderr, "%s has no endpoint: it connects here and is not connected to\n", p.Cluster)
+		}
+		if s.dryRun {
+			_, err := a.stdout.Write(p.Secrets(s.secret))
 			return err
 		}
-		return p.Write(s.clusters)
+		return s.home.Install(p)
 	}
 }
 
@@ -98,9 +124,13 @@ invite". TOKEN may be - to read it from standard input, where no process list
 shows it.
 
 The key is made here and stays here. What goes to the other side, over TLS pinned
-to the CA in the token, is the own CA, the endpoints and a request for a
-certificate for remote-<cluster>. A token works once.`,
-		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters\n  clustermesh join - --dir pki --cluster west --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
+to the CA in the token, is the own name, id, CA and endpoints and a request for a
+certificate for remote-<cluster>. Both sides then have what running agents
+(--clusters) and apiservers (--peers) need to read from each other.
+
+A token works once. A command that was cut off may be given again, with the same
+token, and goes on where it was.`,
+		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := usage(checkSite(site), to.check()); err != nil {
@@ -122,6 +152,7 @@ certificate for remote-<cluster>. A token works once.`,
 	}
 	siteFlags(cmd, &site)
 	replaceFlag(cmd, &site)
+	viewFlags(cmd, &site.View)
 	sinkFlags(cmd, &to)
 	cmd.Flags().StringVar(&confirmation, "confirmation", "confirmation.json", "where to put the confirmation if it could not be delivered")
 	return cmd
@@ -131,7 +162,7 @@ func writeConfirmation(path string, c join.Confirmation) error {
 	if err := os.WriteFile(path, join.Encode(c), 0o644); err != nil {
 		return fmt.Errorf("write confirmation: %w", err)
 	}
-	return fmt.Errorf("this side has joined; for the other, hand over %s and have it run: clustermesh accept %s", path, path)
+	return fmt.Errorf("this side has joined; for the other, give the same command again, or hand over %s and have it run: clustermesh accept %s", path, path)
 }
 
 // textOf is the argument itself, or standard input for "-".
@@ -170,7 +201,7 @@ and his answer goes into "clustermesh accept" here.
 
 Read the fingerprint to each other over another channel: it tells whether the
 file was changed on the way.`,
-		Example: "  clustermesh request --dir pki --cluster west --endpoint https://192.0.2.20:2379 > west.request\n  clustermesh approve west.request --dir pki --cluster east --endpoint https://192.0.2.10:2379 > west.approval   # at the other side\n  clustermesh accept west.approval --dir pki --clusters clusters > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters clusters                                           # at the other side",
+		Example: "  clustermesh request --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 > west.request\n  clustermesh approve west.request --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 > west.approval   # at the other side\n  clustermesh accept west.approval --dir pki --clusters clusters --peers peers > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters clusters --peers peers   # at the other side",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := usage(checkSite(site), notNegative(life)); err != nil {
@@ -197,13 +228,17 @@ func (a *app) printMessage(m any) error {
 
 func newApprove(a *app) *cobra.Command {
 	var site join.Site
+	var to sink
 	var only, fingerprint string
 	cmd := &cobra.Command{
 		Use:   "approve FILE --dir DIR --cluster NAME",
 		Short: "Answer the request of another cluster, as a file",
 		Long: `Sign the certificate that a request asks for, and print the approval, which holds
-nothing secret. A request is approved once, and only for remote-<its cluster>.`,
-		Example: "  clustermesh approve west.request --dir pki --cluster east --endpoint https://192.0.2.10:2379 --fingerprint 1a2b-... > west.approval",
+nothing secret. A request is approved once, and only for remote-<its cluster>.
+
+The other cluster may read here once its confirmation is accepted. If it has no
+endpoint there is none, and its file is written to --peers now.`,
+		Example: "  clustermesh approve west.request --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --fingerprint 1a2b-... > west.approval",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := usage(checkSite(site)); err != nil {
@@ -220,7 +255,7 @@ nothing secret. A request is approved once, and only for remote-<its cluster>.`,
 			if only != "" && r.From.Cluster != only {
 				return fmt.Errorf("the request is of cluster %q and not of %q", r.From.Cluster, only)
 			}
-			approval, err := site.Approve(r)
+			approval, err := site.Approve(r, to.install(a))
 			if err != nil {
 				return err
 			}
@@ -229,6 +264,8 @@ nothing secret. A request is approved once, and only for remote-<its cluster>.`,
 	}
 	siteFlags(cmd, &site)
 	replaceFlag(cmd, &site)
+	viewFlags(cmd, &site.View)
+	cmd.Flags().StringVar(&to.home.Peers, "peers", "", "directory of peers' files, for a cluster without endpoint")
 	cmd.Flags().StringVar(&only, "for", "", "approve only if the request is of this cluster")
 	fingerprintFlag(cmd, &fingerprint)
 	return cmd
@@ -262,12 +299,13 @@ func newAccept(a *app) *cobra.Command {
 		Use:   "accept FILE --dir DIR --clusters DIR",
 		Short: "Take the other cluster's approval or confirmation, as a file",
 		Long: `Take what the other side answered and write the files with which agents connect
-to it. For an approval, a confirmation is printed for the other side to accept;
-with --dry-run, where standard output is the Secret, it goes to --confirmation.`,
-		Example: "  clustermesh accept west.approval --dir pki --clusters /etc/clustermesh/clusters > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters /etc/clustermesh/clusters\n  clustermesh accept west.approval --dir pki --dry-run -o yaml --confirmation west.confirmation | kubectl apply -f -",
+to it (--clusters) and the apiserver knows it (--peers). For an approval, a
+confirmation is printed for the other side to accept; with --dry-run, where
+standard output is for Secrets, it goes to --confirmation.`,
+		Example: "  clustermesh accept west.approval --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh accept west.approval --dir pki --dry-run -o yaml --confirmation west.confirmation | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := usage(needFlag("dir", site.Dir), to.check()); err != nil {
+			if err := usage(needFlag("dir", site.Dir), site.View.Validate(), to.check()); err != nil {
 				return err
 			}
 			data, err := a.received(args[0], fingerprint)
@@ -280,6 +318,7 @@ with --dry-run, where standard output is the Secret, it goes to --confirmation.`
 	dirFlag(cmd, &site.Dir)
 	cmd.Flags().Var(asDays(&site.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
 	replaceFlag(cmd, &site)
+	viewFlags(cmd, &site.View)
 	sinkFlags(cmd, &to)
 	fingerprintFlag(cmd, &fingerprint)
 	cmd.Flags().StringVar(&confirmation, "confirmation", "", "file for the confirmation instead of standard output")
@@ -310,27 +349,63 @@ func (a *app) accept(site join.Site, data []byte, to sink, out string) error {
 }
 
 func newDisconnect(a *app) *cobra.Command {
-	var dir, clusters string
+	var dir string
+	var to sink
 	cmd := &cobra.Command{
-		Use:   "disconnect CLUSTER [--dir DIR] [--clusters DIR]",
+		Use:   "disconnect CLUSTER [--dir DIR] [--clusters DIR] [--peers DIR]",
 		Short: "End the relation with a cluster, also if it is gone",
-		Long: `End the relation with a cluster from this side alone. Its files are removed from
---clusters, which drains it from the agents, and the certificates that the CA in
---dir issued to it are revoked.`,
-		Example: "  clustermesh disconnect west --dir pki --clusters /etc/clustermesh/clusters",
+		Long: `End the relation with a cluster from this side alone; it may be repeated. Its
+file is removed from --peers, which ends its connections to the own apiserver, its
+files from --clusters, which drains it from the agents, and the certificates that
+the CA in --dir issued to it are revoked.
+
+With --dry-run the Secret with the files of the peers that remain is printed.`,
+		Example: "  clustermesh disconnect west --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh disconnect west --dir pki --dry-run -o yaml | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if dir == "" && clusters == "" {
-				return usage(errors.New("give --dir, --clusters or both"))
-			}
-			if err := join.Leave(dir, clusters, args[0]); err != nil {
+			if err := usage(checkDisconnect(dir, to)); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(a.stderr, "disconnected %s\n", args[0])
-			return err
+			return a.disconnect(dir, to, args[0])
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "directory of the CA, to revoke the cluster's certificates")
-	cmd.Flags().StringVar(&clusters, "clusters", "", "directory of cluster files, to remove the cluster's")
+	homeFlags(cmd, &to.home)
+	to.dryRunFlags(cmd)
 	return cmd
+}
+
+func checkDisconnect(dir string, to sink) error {
+	switch {
+	case to.dryRun && to.format != formatYAML:
+		return fmt.Errorf("--output %q: use yaml", to.format)
+	case to.dryRun:
+		return needFlag("dir", dir)
+	case dir == "" && to.home.Clusters == "" && to.home.Peers == "":
+		return errors.New("give --dir, --clusters and --peers, or those of them that there are")
+	}
+	return nil
+}
+
+func (a *app) disconnect(dir string, to sink, cluster string) error {
+	found, err := join.Leave(dir, to.home, cluster)
+	if err != nil {
+		return err
+	}
+	if to.dryRun {
+		manifest, err := join.Site{Dir: dir}.PeersSecret(to.secret)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stderr, "apply this, and then: kubectl delete secret clustermesh-%s\n", cluster)
+		if _, err := a.stdout.Write(manifest); err != nil {
+			return err
+		}
+	}
+	if found {
+		_, err = fmt.Fprintf(a.stderr, "disconnected %s\n", cluster)
+	} else {
+		_, err = fmt.Fprintf(a.stderr, "nothing is left of %s\n", cluster)
+	}
+	return err
 }

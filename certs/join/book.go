@@ -1,0 +1,187 @@
+package join
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/certs/internal/disk"
+)
+
+// Known is what a site remembers of a cluster that it is a peer of.
+type Known struct {
+	Cluster string `json:"cluster"`
+	ID      uint32 `json:"clusterId"`
+	// Exchange is the request that made it a peer: files that it left are those
+	// of the same peer, whatever they hold.
+	Exchange string    `json:"exchange"`
+	Since    time.Time `json:"since"`
+	Reads    bool      `json:"reads,omitempty"` // it was issued a certificate
+	View     View      `json:"view"`
+	// Revoked are the SHA-256 sums, in hex, of certificates that it had before
+	// and that were taken back.
+	Revoked []string `json:"revoked,omitempty"`
+	// Complete is set when all files are in place. What is not complete is no
+	// peer yet: the command that made it was cut off and can be repeated.
+	Complete bool `json:"complete"`
+}
+
+// Peers lists the clusters that the site is a peer of, by name.
+func (s Site) Peers() ([]Known, error) {
+	list, err := s.book()
+	return slices.DeleteFunc(list, func(k Known) bool { return !k.Complete }), err
+}
+
+func (s Site) book() ([]Known, error) {
+	entries, err := os.ReadDir(s.state(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list peers: %w", err)
+	}
+	var out []Known
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".json"), peerPrefix)
+		if !ok {
+			continue
+		}
+		var k Known
+		if err := readJSON(s.state(e.Name()), &k); err != nil || k.Cluster != name {
+			return nil, fmt.Errorf("list peers: %s does not describe peer %q: %w", s.state(e.Name()), name, cmp.Or(err, errors.New("restore it from a backup, or disconnect the cluster and let it join again")))
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+func (s Site) write(k Known) error {
+	return disk.Replace(s.state(peerPrefix+k.Cluster+".json"), disk.KeyMode, Encode(k))
+}
+
+// admit refuses a party that cannot be a peer here: its name or id would stand
+// for two clusters.
+func (s Site) admit(own, p Party, exchange string) error {
+	switch {
+	case p.Cluster == own.Cluster:
+		return refuse(BadRequest, "cluster %q: both clusters have this name, and names must differ within a mesh; give one of them another one", own.Cluster)
+	case p.MaxClusters != own.MaxClusters:
+		return refuse(BadRequest, "max-connected-clusters: it is %d in %q and %d in %q; use the same in all clusters of a mesh", p.MaxClusters, p.Cluster, own.MaxClusters, own.Cluster)
+	case p.ID == own.ID:
+		return refuse(IDTaken, "cluster id %d: %q and %q both have it, and ids must differ within a mesh; give one of them another one", p.ID, p.Cluster, own.Cluster)
+	}
+	book, err := s.book()
+	if err != nil {
+		return err
+	}
+	for _, k := range book {
+		switch {
+		case k.Exchange == exchange:
+			return nil // it was admitted before, and what it left is its own
+		case !k.Complete:
+		case k.Cluster != p.Cluster && k.ID == p.ID:
+			return refuse(IDTaken, "cluster id %d of %q: peer %q of %q has it; give one of them another one, or end that first: clustermesh disconnect %s", p.ID, p.Cluster, k.Cluster, own.Cluster, k.Cluster)
+		}
+	}
+	return nil
+}
+
+// checkName refuses a name that is somebody's: it would let the newcomer pass
+// for him.
+func (s Site) checkName(cluster, exchange string) error {
+	if s.Replace {
+		return nil
+	}
+	book, err := s.book()
+	if err != nil {
+		return err
+	}
+	for _, k := range book {
+		switch {
+		case k.Cluster != cluster:
+		case k.Exchange == exchange:
+			return nil
+		case k.Complete:
+			return refuse(NameTaken, "cluster %q is a peer since %s; allow it with --replace, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), cluster)
+		}
+	}
+	return s.checkIssued(cluster)
+}
+
+func (s Site) checkIssued(cluster string) error {
+	list, err := certs.IssuedBy(s.Dir)
+	if err != nil {
+		return err
+	}
+	want := certs.Role{Kind: certs.Remote, Cluster: cluster}.CommonName()
+	for _, i := range list {
+		if i.Name == want && !i.Revoked {
+			return refuse(NameTaken, "cluster %q has a certificate that is valid until %s; allow it with --replace, or revoke it first: clustermesh certs revoke %s", cluster, stamp(i.NotAfter), want)
+		}
+	}
+	return nil
+}
+
+// install makes a party a peer: it is written down as incomplete, its files are
+// put in place, and then it is complete. Whatever happens in between, the same
+// exchange can be installed again.
+func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
+	k := Known{Cluster: p.Cluster, ID: p.ID, Exchange: exchange, Since: time.Now().UTC().Truncate(time.Second), Reads: p.Reads, View: p.View}
+	book, err := s.book()
+	if err != nil {
+		return err
+	}
+	for _, old := range book {
+		if old.Complete && old.Cluster != p.Cluster && old.Reads {
+			p.Others = append(p.Others, old)
+		}
+		p.Replace = p.Replace || old.Cluster == p.Cluster && old.Exchange == exchange
+	}
+	if p.Reads {
+		if p.Trust, p.Revoked, err = s.trust(p.Cluster); err != nil {
+			return err
+		}
+	}
+	k.Revoked = p.Revoked
+	if err := s.write(k); err != nil {
+		return err
+	}
+	s.reached("recorded")
+	if err := fn(p); err != nil {
+		return err
+	}
+	s.reached("installed")
+	k.Complete = true
+	return s.write(k)
+}
+
+// trust returns the CAs that sign what peers show here, and which of a cluster's
+// certificates were taken back.
+func (s Site) trust(cluster string) (bundle []byte, revoked []string, err error) {
+	bundle, _, err = certs.Bundle(s.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := certs.IssuedBy(s.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	given, err := s.given(cluster)
+	for _, i := range list {
+		if sum, ok := given[i.Serial]; ok && i.Revoked {
+			revoked = append(revoked, sum)
+		}
+	}
+	slices.Sort(revoked)
+	return bundle, slices.Compact(revoked), err
+}
+
+// reached is where tests cut a command off.
+func (s Site) reached(point string) {
+	if s.cut != nil {
+		s.cut(point)
+	}
+}
