@@ -102,7 +102,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.core.run(ctx) })
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	g.Go(func() error { return a.serveAPI(ctx) })
-	g.Go(func() error { return a.followClusters(ctx) })
+	policies := make(chan struct{}) // no cluster is heard before they are known
+	g.Go(func() error { return a.followPeers(ctx, policies) })
+	g.Go(func() error {
+		select {
+		case <-policies:
+			return a.followClusters(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	done := make(chan error, 1)
 	go func() { done <- g.Wait() }()
 	select {
@@ -144,7 +153,7 @@ func (a *Agent) followClusters(ctx context.Context) error {
 		for name, file := range change.set {
 			next := a.newRemote(name, file)
 			if former := stop(name); former != nil {
-				next.watcher, next.prefix = former.watcher, former.prefix
+				next.watcher, next.prefix, next.nodes = former.watcher, former.prefix, former.nodes
 			}
 			_ = a.core.do(ctx, func(c *core) { c.addCluster(name) })
 			running[name] = next.start(ctx, &all)

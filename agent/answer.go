@@ -39,7 +39,7 @@ func (c *core) notReady() string {
 func (c *core) status() *api.StatusResponse {
 	out := &api.StatusResponse{
 		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
-		Ready: c.notReady() == "", Problems: c.problems, Datapath: c.datapathStatus(),
+		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines()), Datapath: c.datapathStatus(),
 	}
 	now := time.Now()
 	for _, s := range c.mesh.Status() {
@@ -47,7 +47,7 @@ func (c *core) status() *api.StatusResponse {
 		out.Clusters = append(out.Clusters, &api.Cluster{
 			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Source: s.Source, Endpoint: l.endpoint,
 			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
-			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s),
+			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s), Held: uint32(s.Held),
 		})
 	}
 	return out
@@ -95,7 +95,7 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 			continue
 		}
 		if s, ok := c.mesh.Service(name); ok {
-			out.Services = append(out.Services, serviceAnswer(s))
+			out.Services = append(out.Services, markHeld(serviceAnswer(s), c.mesh.Held(name)))
 		}
 	}
 	return out

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/clustermesh/clustermesh/agent/mesh"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -26,6 +28,23 @@ type Config struct {
 	// ClustersDir holds one etcd client YAML per cluster; the file name is the
 	// cluster name. It is followed live.
 	ClustersDir string
+	// PeersDir, if set, holds what is accepted of each remote cluster in a file
+	// <cluster>.yaml; it is followed live. A cluster without a file is accepted
+	// as far as the settings below allow.
+	PeersDir string
+	// DenyCIDRs are ranges that no remote backend may lie in, such as our service
+	// ranges; the ranges of our nodes and pods are known from the own cluster.
+	DenyCIDRs []string
+	// ProtectedNamespaces never take remote backends; nil means kube-system.
+	// Service default/kubernetes never does.
+	ProtectedNamespaces []string
+	// WithdrawalBrakePercent is the share of its backends that a remote cluster
+	// may withdraw at once; what it withdraws beyond that is held in use. 0 means
+	// no brake. A peer file may say otherwise.
+	WithdrawalBrakePercent int
+	// WithdrawalBrakeWindow is how long withdrawals add up, and
+	// WithdrawalBrakeHold how long what was withdrawn is held.
+	WithdrawalBrakeWindow, WithdrawalBrakeHold time.Duration
 	// Cgroup is the cgroup2 directory whose processes are served; "" is the
 	// root of the cgroup2 mount, hence every process of the node.
 	Cgroup string
@@ -72,6 +91,12 @@ func (c Config) withDefaults() Config {
 	if c.MaxBackoff == 0 {
 		c.MaxBackoff = 2 * time.Second
 	}
+	if c.WithdrawalBrakeWindow == 0 {
+		c.WithdrawalBrakeWindow = 10 * time.Second
+	}
+	if c.WithdrawalBrakeHold == 0 {
+		c.WithdrawalBrakeHold = 10 * time.Minute
+	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
@@ -107,7 +132,46 @@ func (c Config) Validate() error {
 	if len(c.APISocket) > 107 {
 		errs = append(errs, fmt.Errorf("--api-socket %q: longer than the 107 bytes a unix socket path may have; choose a shorter path", c.APISocket))
 	}
+	_, err := c.denied()
+	return errors.Join(append(errs, err, c.validateBrake())...)
+}
+
+func (c Config) validateBrake() error {
+	var errs []error
+	if err := mesh.ValidateBrake(c.WithdrawalBrakePercent); err != nil {
+		errs = append(errs, fmt.Errorf("--withdrawal-brake-percent: %w", err))
+	}
+	if c.WithdrawalBrakeWindow < 0 || c.WithdrawalBrakeHold < 0 {
+		errs = append(errs, fmt.Errorf("--withdrawal-brake-window %s, --withdrawal-brake-hold %s: must not be negative", c.WithdrawalBrakeWindow, c.WithdrawalBrakeHold))
+	}
 	return errors.Join(errs...)
+}
+
+// denied parses DenyCIDRs; a single address stands for itself.
+func (c Config) denied() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	var errs []error
+	for _, text := range c.DenyCIDRs {
+		p, err := netip.ParsePrefix(text)
+		if a, addr := netip.ParseAddr(text); addr == nil {
+			p, err = netip.PrefixFrom(a.WithZone(""), a.BitLen()), nil
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--deny-cidr %q: not a range; write it like 10.96.0.0/12", text))
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, errors.Join(errs...)
+}
+
+// meshConfig is what the mesh needs to know; the configuration is valid.
+func (c Config) meshConfig() mesh.Config {
+	deny, _ := c.denied()
+	return mesh.Config{
+		LocalCluster: c.ClusterName, LocalID: c.ClusterID, MaxClusters: c.MaxConnectedClusters,
+		Deny: deny, ProtectedNamespaces: c.ProtectedNamespaces, Brake: c.WithdrawalBrakePercent,
+	}
 }
 
 // pinDir is where this agent's pins live.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -28,13 +29,17 @@ type core struct {
 	work    chan func()
 	stopped chan struct{}
 
-	problems []string
-	links    map[string]*link         // by cluster
-	failed   map[lb.ServiceName]error // services the maps could not take
-	retry    <-chan time.Time         // when to try the failed ones again
-	released chan datapath.Ticket     // grace periods that have passed
-	waiting  bool                     // for a grace period
-	waiters  sync.WaitGroup           // that use the kernel beside the core
+	problems     []string                  // of cluster files
+	peerProblems []string                  // of peer files
+	ownProblem   []string                  // with the own cluster's nodes, if any
+	admissions   map[string]admission      // by cluster, of those with a peer file
+	own          map[string][]netip.Prefix // ranges by key of the own node that has them
+	links        map[string]*link          // by cluster
+	failed       map[lb.ServiceName]error  // services the maps could not take
+	retry        <-chan time.Time          // when to try the failed ones again
+	released     chan datapath.Ticket      // grace periods that have passed
+	waiting      bool                      // for a grace period
+	waiters      sync.WaitGroup            // that use the kernel beside the core
 }
 
 // link is what status says of a cluster besides what the mesh knows.
@@ -45,6 +50,8 @@ type link struct {
 	state    mesh.State
 	// lastError is the one that was logged last; a synced cluster has none.
 	lastError string
+	again     chan struct{} // asks the cluster's connection for another list of everything
+	brake     brake
 }
 
 // retryPause is how long a service that the maps could not take waits for the
@@ -57,7 +64,7 @@ var errStopped = errors.New("agent has stopped")
 func newCore(cfg Config, kernel Kernel) (*core, error) {
 	c := &core{
 		cfg: cfg, log: cfg.Log, kernel: kernel,
-		mesh: mesh.New(mesh.Config{LocalCluster: cfg.ClusterName, LocalID: cfg.ClusterID, MaxClusters: cfg.MaxConnectedClusters}),
+		mesh: mesh.New(cfg.meshConfig()), own: map[string][]netip.Prefix{},
 		maps: datapath.New(kernel), metrics: newMetrics(cfg.Registry),
 		work: make(chan func()), stopped: make(chan struct{}),
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
@@ -208,22 +215,14 @@ func (c *core) unconfigured() []string {
 }
 
 func (c *core) setProblems(lines []string) {
-	known := map[string]bool{}
-	for _, p := range c.problems {
-		known[p] = true
-	}
-	for _, p := range lines {
-		if !known[p] {
-			c.log.Error("cluster file is refused; its last good state stays", "err", p)
-		}
-	}
-	c.problems = lines
+	c.problems = c.logNew("cluster file is refused; its last good state stays", c.problems, lines)
 }
 
-func (c *core) addCluster(name string) { c.mesh.AddCluster(name, mesh.Policy{}) }
+func (c *core) addCluster(name string) { c.mesh.AddCluster(name, c.admissions[name].Policy) }
 
 func (c *core) removeCluster(name string) {
-	c.mesh.RemoveCluster(name)
+	c.listAgain(c.mesh.RemoveCluster(name))
+	c.link(name).brake.stop()
 	delete(c.links, name)
 	c.log.Info("cluster removed", "cluster", name)
 }
@@ -236,7 +235,7 @@ func (c *core) connecting(name string) {
 func (c *core) link(name string) *link {
 	l := c.links[name]
 	if l == nil {
-		l = &link{since: time.Now()}
+		l = &link{since: time.Now(), again: make(chan struct{}, 1)}
 		c.links[name] = l
 	}
 	return l
@@ -249,6 +248,7 @@ func (c *core) connected(name, endpoint string, config schema.ClusterConfig) (fr
 	if fresh, err = c.mesh.Connected(name, config); err != nil {
 		return false, err
 	}
+	c.followBrake(name)
 	c.log.Info("cluster connected", "cluster", name, "endpoint", endpoint)
 	return fresh, nil
 }
@@ -274,4 +274,5 @@ func (c *core) update(name string, u kvstore.Update) {
 		c.link(name).lastError = ""
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}
+	c.followBrake(name)
 }

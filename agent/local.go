@@ -57,6 +57,20 @@ func (l *local) Services(ctx context.Context, r *api.ServicesRequest) (*api.Serv
 	return out, l.core.do(ctx, func(c *core) { out = c.services(r) })
 }
 
+func (l *local) Explain(ctx context.Context, r *api.ExplainRequest) (*api.ExplainResponse, error) {
+	var out *api.ExplainResponse
+	var failed error
+	if err := l.core.do(ctx, func(c *core) { out, failed = c.explain(r) }); err != nil {
+		return nil, err
+	}
+	return out, failed
+}
+
+func (l *local) Release(ctx context.Context, r *api.ReleaseRequest) (*api.ReleaseResponse, error) {
+	out := &api.ReleaseResponse{}
+	return out, l.core.do(ctx, func(c *core) { out.Released = uint32(c.release(r.GetCluster(), "an operator asked for it")) })
+}
+
 func (l *local) Maps(ctx context.Context, _ *api.MapsRequest) (*api.MapsResponse, error) {
 	var out *api.MapsResponse
 	var failed error

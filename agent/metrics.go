@@ -39,7 +39,7 @@ type collector struct {
 
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
-	rejections                                *prometheus.Desc
+	rejections, held                          *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
 }
@@ -52,13 +52,14 @@ func newCollector(c *core) *collector {
 		core:         c,
 		build:        desc("agent_build_info", "Constant 1, labelled with the agent's version.", "version"),
 		ready:        desc("agent_ready", "1 once the maps reflect the own cluster."),
-		problems:     desc("agent_cluster_file_problems", "Files of the clusters directory that are refused."),
+		problems:     desc("agent_cluster_file_problems", "Files of the clusters and peers directories that are refused."),
 		failed:       desc("agent_services_failed", "Services whose latest state the maps could not take."),
 		state:        desc("agent_cluster_state", "1 for the state each cluster is in.", "cluster", "state"),
 		services:     desc("agent_cluster_services", "Services a cluster says it has.", "cluster"),
 		backends:     desc("agent_cluster_backends", "Backends a cluster says it has.", "cluster"),
 		failures:     desc("agent_cluster_failures_total", "Connections to a cluster that failed or ended.", "cluster"),
 		rejections:   desc("agent_cluster_rejections_total", "Records of a cluster that were not accepted, by reason.", "cluster", "reason"),
+		held:         desc("agent_cluster_held_backends", "Backends that a cluster withdrew all at once and that are held in use.", "cluster"),
 		frontends:    desc("datapath_frontends", "Frontends in the eBPF maps."),
 		frontendsMax: desc("datapath_frontends_capacity", "Frontends that fit into the eBPF maps."),
 		records:      desc("datapath_records", "Slab records of the eBPF maps in use, including those that wait for a grace period."),
@@ -78,8 +79,10 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	var s *api.StatusResponse
-	var failed int
-	if err := m.core.do(ctx, func(c *core) { s, failed = c.status(), len(c.failed) }); err != nil {
+	var failed, problems int
+	if err := m.core.do(ctx, func(c *core) {
+		s, failed, problems = c.status(), len(c.failed), len(c.problems)+len(c.peerProblems)
+	}); err != nil {
 		return
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
@@ -87,7 +90,7 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(m.build, 1, s.GetVersion())
 	gauge(m.ready, boolValue(s.GetReady()))
-	gauge(m.problems, float64(len(s.GetProblems())))
+	gauge(m.problems, float64(problems))
 	gauge(m.failed, float64(failed))
 	for _, c := range s.GetClusters() {
 		m.collectCluster(out, c)
@@ -106,6 +109,7 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster)
 	out <- prometheus.MustNewConstMetric(m.services, prometheus.GaugeValue, float64(c.GetServices()), name)
 	out <- prometheus.MustNewConstMetric(m.backends, prometheus.GaugeValue, float64(c.GetBackends()), name)
 	out <- prometheus.MustNewConstMetric(m.failures, prometheus.CounterValue, float64(c.GetFailures()), name)
+	out <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(c.GetHeld()), name)
 	for _, r := range c.GetRejections() {
 		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
 	}

@@ -31,6 +31,8 @@ type remote struct {
 	// been told of.
 	watcher *kvstore.Watcher
 	prefix  string
+	nodes   *kvstore.Watcher // of the own cluster's nodes
+	again   <-chan struct{}  // a token asks for another list of everything
 }
 
 // connection is an open connection to one cluster's store.
@@ -60,6 +62,7 @@ var errHeartbeat = errors.New("no heartbeat from the cluster's apiserver within 
 // run connects and follows until ctx ends.
 func (r *remote) run(ctx context.Context) {
 	pause := r.cfg.MinBackoff
+	_ = r.core.do(ctx, func(c *core) { r.again = c.link(r.name).again })
 	for ctx.Err() == nil {
 		synced, err := r.session(ctx)
 		if ctx.Err() != nil {
@@ -67,6 +70,10 @@ func (r *remote) run(ctx context.Context) {
 		}
 		if synced {
 			pause = r.cfg.MinBackoff
+		}
+		if errors.Is(err, errAgain) {
+			r.watcher = nil
+			continue
 		}
 		r.report(ctx, err)
 		select {
@@ -88,6 +95,11 @@ func (r *remote) report(ctx context.Context, err error) {
 // the cluster was once completely heard in it.
 func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	_ = r.core.do(ctx, func(c *core) { c.connecting(r.name) })
+	select {
+	case <-r.again:
+		r.watcher = nil
+	default:
+	}
 	conn, err := r.dial(ctx, r.name, r.file)
 	if err != nil {
 		return false, err
@@ -100,6 +112,10 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.watchHeartbeat(ctx, conn) })
 	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
+	g.Go(func() error { return r.awaitAgain(ctx) })
+	if r.local {
+		g.Go(func() error { return r.followNodes(ctx, conn) })
+	}
 	g.Go(func() error {
 		if said.canaries {
 			if err := r.awaitCanary(ctx, conn, said); err != nil {
@@ -110,6 +126,18 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	})
 	err = g.Wait()
 	return synced, err
+}
+
+// errAgain ends a connection because everything is to be listed again.
+var errAgain = errors.New("what is accepted of the cluster changed; listing it again")
+
+func (r *remote) awaitAgain(ctx context.Context) error {
+	select {
+	case <-r.again:
+		return errAgain
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // announcement is what matters here of what a cluster says of itself.
@@ -235,7 +263,14 @@ var errCanarySeen = errors.New("canary seen")
 // complete. A list taken earlier might be partial, and what it lacks would be
 // dropped.
 func (r *remote) awaitCanary(ctx context.Context, conn connection, said announcement) error {
-	key := schema.CanaryKey(said.kind, r.name, said.cached)
+	if err := awaitKey(ctx, conn, schema.CanaryKey(said.kind, r.name, said.cached)); err != nil {
+		return fmt.Errorf("wait for the cluster's first complete publication of its %s: %w", said.kind, err)
+	}
+	return nil
+}
+
+// awaitKey returns once a key exists.
+func awaitKey(ctx context.Context, conn connection, key string) error {
 	w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: key, MaxKeys: 16})
 	err := w.Follow(ctx, conn, func(u kvstore.Update) error {
 		for _, c := range u.Changes {
@@ -248,7 +283,7 @@ func (r *remote) awaitCanary(ctx context.Context, conn connection, said announce
 	if errors.Is(err, errCanarySeen) {
 		return nil
 	}
-	return fmt.Errorf("wait for the cluster's first complete publication of its %s: %w", said.kind, err)
+	return err
 }
 
 // What one cluster may make this node hold; the mesh bounds what it keeps of it
@@ -266,10 +301,11 @@ func (r *remote) watcherConfig(prefix string) kvstore.WatcherConfig {
 func (r *remote) followServices(ctx context.Context, conn connection, said announcement, synced *bool) error {
 	prefix := schema.WatchPrefix(said.kind, r.name, said.cached)
 	if r.watcher == nil || r.prefix != prefix {
-		r.watcher, r.prefix = kvstore.NewWatcher(r.watcherConfig(prefix)), prefix
-		if err := r.core.do(ctx, func(c *core) { c.mesh.Relist(r.name) }); err != nil {
+		config := r.watcherConfig(prefix)
+		if err := r.core.do(ctx, func(c *core) { c.relist(r.name, &config) }); err != nil {
 			return err
 		}
+		r.watcher, r.prefix = kvstore.NewWatcher(config), prefix
 	}
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
 		if err := r.confirm(ctx, conn, &said, u); err != nil {

@@ -177,7 +177,9 @@ type Cluster struct {
 	Rejections   []*Rejection `protobuf:"bytes,11,rep,name=rejections,proto3" json:"rejections,omitempty"`
 	// The kind of record its backends are read from: services or endpointslices
 	// of a remote cluster, local-services of the own; empty until it was accepted.
-	Source        string `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
+	Source string `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
+	// Backends that the cluster withdrew all at once and that are still in use.
+	Held          uint32 `protobuf:"varint,13,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +296,13 @@ func (x *Cluster) GetSource() string {
 		return x.Source
 	}
 	return ""
+}
+
+func (x *Cluster) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
 }
 
 type Rejection struct {
@@ -962,6 +971,575 @@ func (x *MapEntry) GetBackends() []*Backend {
 	return nil
 }
 
+// ExplainRequest names either a service or an address.
+type ExplainRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address   string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// 0 for every port of the address.
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_api_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExplainRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type ExplainResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Services []*Explanation         `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	// What was refused and concerns the service or address, as far as it is
+	// remembered.
+	Refused []*Refused `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
+	// Sentences on the whole, such as why nothing is known.
+	Findings      []string `protobuf:"bytes,3,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_api_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainResponse) GetServices() []*Explanation {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetRefused() []*Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetFindings() []string {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Explanation is a service as this node sees it.
+type Explanation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether the own cluster has it as a global service.
+	Global    bool        `protobuf:"varint,3,opt,name=global,proto3" json:"global,omitempty"`
+	Affinity  string      `protobuf:"bytes,4,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Frontends []*Decision `protobuf:"bytes,5,rep,name=frontends,proto3" json:"frontends,omitempty"`
+	Clusters  []*Share    `protobuf:"bytes,6,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// What is wrong with the service, and what to do.
+	Findings      []string `protobuf:"bytes,7,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_api_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Explanation) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Explanation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Explanation) GetGlobal() bool {
+	if x != nil {
+		return x.Global
+	}
+	return false
+}
+
+func (x *Explanation) GetAffinity() string {
+	if x != nil {
+		return x.Affinity
+	}
+	return ""
+}
+
+func (x *Explanation) GetFrontends() []*Decision {
+	if x != nil {
+		return x.Frontends
+	}
+	return nil
+}
+
+func (x *Explanation) GetClusters() []*Share {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Explanation) GetFindings() []string {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Decision is a frontend with the decision on every backend that matches it.
+type Decision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Frontend      *Frontend              `protobuf:"bytes,1,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	Backends      []*Backend             `protobuf:"bytes,2,rep,name=backends,proto3" json:"backends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_api_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Decision) GetFrontend() *Frontend {
+	if x != nil {
+		return x.Frontend
+	}
+	return nil
+}
+
+func (x *Decision) GetBackends() []*Backend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+// Share is what a cluster adds to a service.
+type Share struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Local   bool                   `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
+	// State of the cluster.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Whether it has the service, with however many backends.
+	Says     bool   `protobuf:"varint,4,opt,name=says,proto3" json:"says,omitempty"`
+	Backends uint32 `protobuf:"varint,5,opt,name=backends,proto3" json:"backends,omitempty"`
+	// In use from before a reconnect or a restart, until the cluster is synced.
+	Provisional uint32 `protobuf:"varint,6,opt,name=provisional,proto3" json:"provisional,omitempty"`
+	// Withdrawn all at once and still in use.
+	Held          uint32 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_api_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Share) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Share) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *Share) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Share) GetSays() bool {
+	if x != nil {
+		return x.Says
+	}
+	return false
+}
+
+func (x *Share) GetBackends() uint32 {
+	if x != nil {
+		return x.Backends
+	}
+	return 0
+}
+
+func (x *Share) GetProvisional() uint32 {
+	if x != nil {
+		return x.Provisional
+	}
+	return 0
+}
+
+func (x *Share) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+// Refused is a key whose value, or part of it, is not accepted now.
+type Refused struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Key       string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Those refused in it, at most eight, if addresses are the reason.
+	Addresses     []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Reason        string   `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Text          string   `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	Remedy        string   `protobuf:"bytes,8,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refused) Reset() {
+	*x = Refused{}
+	mi := &file_api_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refused) ProtoMessage() {}
+
+func (x *Refused) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refused.ProtoReflect.Descriptor instead.
+func (*Refused) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Refused) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Refused) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Refused) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Refused) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Refused) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Refused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Refused) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Refused) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_api_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReleaseRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+type ReleaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Backends that were held.
+	Released      uint32 `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_api_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReleaseResponse) GetReleased() uint32 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
 var File_api_proto protoreflect.FileDescriptor
 
 const file_api_proto_rawDesc = "" +
@@ -977,7 +1555,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\xe6\x02\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\xfa\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -994,7 +1572,8 @@ const file_api_proto_rawDesc = "" +
 	"\n" +
 	"rejections\x18\v \x03(\v2\x1f.clustermesh.agent.v1.RejectionR\n" +
 	"rejections\x12\x16\n" +
-	"\x06source\x18\f \x01(\tR\x06source\"S\n" +
+	"\x06source\x18\f \x01(\tR\x06source\x12\x12\n" +
+	"\x04held\x18\r \x01(\rR\x04held\"S\n" +
 	"\tRejection\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -1047,11 +1626,54 @@ const file_api_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\a \x01(\rR\n" +
 	"generation\x129\n" +
-	"\bbackends\x18\b \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends2\x86\x02\n" +
+	"\bbackends\x18\b \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"p\n" +
+	"\x0eExplainRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\xa5\x01\n" +
+	"\x0fExplainResponse\x12=\n" +
+	"\bservices\x18\x01 \x03(\v2!.clustermesh.agent.v1.ExplanationR\bservices\x127\n" +
+	"\arefused\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.RefusedR\arefused\x12\x1a\n" +
+	"\bfindings\x18\x03 \x03(\tR\bfindings\"\x86\x02\n" +
+	"\vExplanation\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06global\x18\x03 \x01(\bR\x06global\x12\x1a\n" +
+	"\baffinity\x18\x04 \x01(\tR\baffinity\x12<\n" +
+	"\tfrontends\x18\x05 \x03(\v2\x1e.clustermesh.agent.v1.DecisionR\tfrontends\x127\n" +
+	"\bclusters\x18\x06 \x03(\v2\x1b.clustermesh.agent.v1.ShareR\bclusters\x12\x1a\n" +
+	"\bfindings\x18\a \x03(\tR\bfindings\"\x81\x01\n" +
+	"\bDecision\x12:\n" +
+	"\bfrontend\x18\x01 \x01(\v2\x1e.clustermesh.agent.v1.FrontendR\bfrontend\x129\n" +
+	"\bbackends\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"\xb3\x01\n" +
+	"\x05Share\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x12\n" +
+	"\x04says\x18\x04 \x01(\bR\x04says\x12\x1a\n" +
+	"\bbackends\x18\x05 \x01(\rR\bbackends\x12 \n" +
+	"\vprovisional\x18\x06 \x01(\rR\vprovisional\x12\x12\n" +
+	"\x04held\x18\a \x01(\rR\x04held\"\xc9\x01\n" +
+	"\aRefused\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x16\n" +
+	"\x06remedy\x18\b \x01(\tR\x06remedy\"*\n" +
+	"\x0eReleaseRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"-\n" +
+	"\x0fReleaseResponse\x12\x1a\n" +
+	"\breleased\x18\x01 \x01(\rR\breleased2\xb6\x03\n" +
 	"\x05Agent\x12S\n" +
 	"\x06Status\x12#.clustermesh.agent.v1.StatusRequest\x1a$.clustermesh.agent.v1.StatusResponse\x12Y\n" +
 	"\bServices\x12%.clustermesh.agent.v1.ServicesRequest\x1a&.clustermesh.agent.v1.ServicesResponse\x12M\n" +
-	"\x04Maps\x12!.clustermesh.agent.v1.MapsRequest\x1a\".clustermesh.agent.v1.MapsResponseB.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
+	"\x04Maps\x12!.clustermesh.agent.v1.MapsRequest\x1a\".clustermesh.agent.v1.MapsResponse\x12V\n" +
+	"\aExplain\x12$.clustermesh.agent.v1.ExplainRequest\x1a%.clustermesh.agent.v1.ExplainResponse\x12V\n" +
+	"\aRelease\x12$.clustermesh.agent.v1.ReleaseRequest\x1a%.clustermesh.agent.v1.ReleaseResponseB.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
 
 var (
 	file_api_proto_rawDescOnce sync.Once
@@ -1065,7 +1687,7 @@ func file_api_proto_rawDescGZIP() []byte {
 	return file_api_proto_rawDescData
 }
 
-var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_api_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: clustermesh.agent.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: clustermesh.agent.v1.StatusResponse
@@ -1080,6 +1702,14 @@ var file_api_proto_goTypes = []any{
 	(*MapsRequest)(nil),      // 10: clustermesh.agent.v1.MapsRequest
 	(*MapsResponse)(nil),     // 11: clustermesh.agent.v1.MapsResponse
 	(*MapEntry)(nil),         // 12: clustermesh.agent.v1.MapEntry
+	(*ExplainRequest)(nil),   // 13: clustermesh.agent.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 14: clustermesh.agent.v1.ExplainResponse
+	(*Explanation)(nil),      // 15: clustermesh.agent.v1.Explanation
+	(*Decision)(nil),         // 16: clustermesh.agent.v1.Decision
+	(*Share)(nil),            // 17: clustermesh.agent.v1.Share
+	(*Refused)(nil),          // 18: clustermesh.agent.v1.Refused
+	(*ReleaseRequest)(nil),   // 19: clustermesh.agent.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),  // 20: clustermesh.agent.v1.ReleaseResponse
 }
 var file_api_proto_depIdxs = []int32{
 	2,  // 0: clustermesh.agent.v1.StatusResponse.clusters:type_name -> clustermesh.agent.v1.Cluster
@@ -1091,17 +1721,27 @@ var file_api_proto_depIdxs = []int32{
 	12, // 6: clustermesh.agent.v1.MapsResponse.entries:type_name -> clustermesh.agent.v1.MapEntry
 	8,  // 7: clustermesh.agent.v1.MapEntry.frontend:type_name -> clustermesh.agent.v1.Frontend
 	9,  // 8: clustermesh.agent.v1.MapEntry.backends:type_name -> clustermesh.agent.v1.Backend
-	0,  // 9: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
-	5,  // 10: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
-	10, // 11: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
-	1,  // 12: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
-	6,  // 13: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
-	11, // 14: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	15, // 9: clustermesh.agent.v1.ExplainResponse.services:type_name -> clustermesh.agent.v1.Explanation
+	18, // 10: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
+	16, // 11: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
+	17, // 12: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
+	8,  // 13: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
+	9,  // 14: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
+	0,  // 15: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
+	5,  // 16: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
+	10, // 17: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
+	13, // 18: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
+	19, // 19: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
+	1,  // 20: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
+	6,  // 21: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
+	11, // 22: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
+	14, // 23: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
+	20, // 24: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_api_proto_init() }
@@ -1115,7 +1755,7 @@ func file_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_proto_rawDesc), len(file_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	Agent_Status_FullMethodName   = "/clustermesh.agent.v1.Agent/Status"
 	Agent_Services_FullMethodName = "/clustermesh.agent.v1.Agent/Services"
 	Agent_Maps_FullMethodName     = "/clustermesh.agent.v1.Agent/Maps"
+	Agent_Explain_FullMethodName  = "/clustermesh.agent.v1.Agent/Explain"
+	Agent_Release_FullMethodName  = "/clustermesh.agent.v1.Agent/Release"
 )
 
 // AgentClient is the client API for Agent service.
@@ -38,6 +40,12 @@ type AgentClient interface {
 	Services(ctx context.Context, in *ServicesRequest, opts ...grpc.CallOption) (*ServicesResponse, error)
 	// Maps lists what the kernel holds, read back from the eBPF maps.
 	Maps(ctx context.Context, in *MapsRequest, opts ...grpc.CallOption) (*MapsResponse, error)
+	// Explain says of a service or an address what each frontend does with each
+	// backend and why, what was refused, and why there is nothing to say.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Release lets go of backends that a cluster withdrew all at once and that
+	// are held for that reason.
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 }
 
 type agentClient struct {
@@ -78,6 +86,26 @@ func (c *agentClient) Maps(ctx context.Context, in *MapsRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *agentClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, Agent_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, Agent_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -89,6 +117,12 @@ type AgentServer interface {
 	Services(context.Context, *ServicesRequest) (*ServicesResponse, error)
 	// Maps lists what the kernel holds, read back from the eBPF maps.
 	Maps(context.Context, *MapsRequest) (*MapsResponse, error)
+	// Explain says of a service or an address what each frontend does with each
+	// backend and why, what was refused, and why there is nothing to say.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Release lets go of backends that a cluster withdrew all at once and that
+	// are held for that reason.
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -107,6 +141,12 @@ func (UnimplementedAgentServer) Services(context.Context, *ServicesRequest) (*Se
 }
 func (UnimplementedAgentServer) Maps(context.Context, *MapsRequest) (*MapsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Maps not implemented")
+}
+func (UnimplementedAgentServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedAgentServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -183,6 +223,42 @@ func _Agent_Maps_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -201,6 +277,14 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Maps",
 			Handler:    _Agent_Maps_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Agent_Explain_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Agent_Release_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

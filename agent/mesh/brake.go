@@ -189,3 +189,23 @@ func difference(a, b []record) []record {
 	}
 	return out
 }
+
+// BrakeState is how far the brake on a cluster is. The fields are those of
+// [ClusterStatus].
+type BrakeState struct {
+	Window, Braked bool
+	Held           int
+}
+
+// Brake returns the state of the brake on a cluster.
+func (m *Mesh) Brake(name string) BrakeState {
+	c := m.clusters[name]
+	if c == nil {
+		return BrakeState{}
+	}
+	s := BrakeState{Window: c.window.open, Braked: c.braked}
+	if c.braked {
+		s.Held = c.withheld
+	}
+	return s
+}

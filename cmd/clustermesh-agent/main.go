@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -72,7 +73,18 @@ func (o *options) addRunFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")
 	f.Uint32Var(&o.MaxFrontends, "max-frontends", bpf.DefaultMaxFrontends, "frontends the maps can hold; takes effect when they are created")
 	f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
+	o.addAdmissionFlags(f)
 	o.log.Add(f)
+}
+
+// addAdmissionFlags adds the flags that say what remote clusters may not do.
+func (o *options) addAdmissionFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.PeersDir, "peers", "", "directory with what is accepted of each remote cluster, in a file CLUSTER.yaml; empty for none")
+	f.StringSliceVar(&o.DenyCIDRs, "deny-cidr", nil, "range in which no remote backend may lie, such as our service range; may be repeated. The ranges of our own nodes and pods are known")
+	f.StringSliceVar(&o.ProtectedNamespaces, "protected-namespaces", []string{"kube-system"}, "namespaces whose services never take remote backends; default/kubernetes never does")
+	f.IntVar(&o.WithdrawalBrakePercent, "withdrawal-brake-percent", 0, "share of its backends that a remote cluster may withdraw at once, beyond which they are held in use; 0 for no brake")
+	f.DurationVar(&o.WithdrawalBrakeWindow, "withdrawal-brake-window", 10*time.Second, "time within which withdrawals count as one")
+	f.DurationVar(&o.WithdrawalBrakeHold, "withdrawal-brake-hold", 10*time.Minute, "time for which withdrawn backends are held, unless they come back or clustermesh release lets go of them")
 }
 
 // addPlaceFlags adds the flags that say where the kernel objects are.

@@ -92,6 +92,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newCerts(a), newDemo(a), newTroubleshoot(a))
 	root.AddCommand(newNodeCommands(a)...)
+	root.AddCommand(newExplain(a), newRelease(a))
 	root.AddCommand(newJoinCommands(a)...)
 	return asGroup(root)
 }

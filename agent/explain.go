@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/mesh"
+)
+
+// explain answers why a service or an address is used as it is. It runs on the
+// core's goroutine.
+func (c *core) explain(r *api.ExplainRequest) (*api.ExplainResponse, error) {
+	if r.GetAddress() == "" {
+		return c.explainNamed(lb.ServiceName{Namespace: r.GetNamespace(), Name: r.GetName()}), nil
+	}
+	a, err := netip.ParseAddr(r.GetAddress())
+	if err != nil || r.GetPort() > 65535 {
+		return nil, status.Errorf(codes.InvalidArgument, "address %q, port %d: give an IP address and a port below 65536", r.GetAddress(), r.GetPort())
+	}
+	return c.explainAddress(a.Unmap(), uint16(r.GetPort())), nil
+}
+
+func (c *core) explainNamed(name lb.ServiceName) *api.ExplainResponse {
+	e := c.explanation(name)
+	out := &api.ExplainResponse{Services: []*api.Explanation{e}}
+	for _, r := range c.mesh.Refusals() {
+		if r.Concerns(name) {
+			out.Refused = append(out.Refused, refusedAnswer(r))
+		}
+	}
+	if !e.GetGlobal() && len(e.GetClusters()) == 0 {
+		out.Services = nil
+		out.Findings = append([]string{fmt.Sprintf("no cluster has a global service %s: check its name and the annotation service.cilium.io/global: \"true\" in each cluster", name)}, c.unheard()...)
+	}
+	return out
+}
+
+func (c *core) explainAddress(a netip.Addr, port uint16) *api.ExplainResponse {
+	out := &api.ExplainResponse{}
+	for _, name := range c.mesh.Find(a, port) {
+		out.Services = append(out.Services, c.explanation(name))
+	}
+	for _, r := range c.mesh.Refusals() {
+		if slices.Contains(r.Addresses, a) {
+			out.Refused = append(out.Refused, refusedAnswer(r))
+		}
+	}
+	for _, s := range c.mesh.Status() {
+		if err := c.mesh.Admit(s.Name, lb.ServiceName{Namespace: "any", Name: "service"}, a); err != nil && s.Configured {
+			out.Findings = append(out.Findings, err.Error())
+		}
+	}
+	if len(out.GetServices()) == 0 {
+		out.Findings = append(out.Findings, "no service has this address as a frontend or a backend")
+		out.Findings = append(out.Findings, c.unheard()...)
+	}
+	return out
+}
+
+func (c *core) explanation(name lb.ServiceName) *api.Explanation {
+	e := &api.Explanation{Namespace: name.Namespace, Name: name.Name, Affinity: lb.AffinityNone.String()}
+	for _, s := range c.mesh.Shares(name) {
+		e.Clusters = append(e.Clusters, &api.Share{
+			Cluster: s.Cluster, Local: s.Local, State: s.State.String(), Says: s.Says,
+			Backends: uint32(s.Backends), Provisional: uint32(s.Provisional), Held: uint32(s.Held),
+		})
+	}
+	service, global := c.mesh.Service(name)
+	e.Global = global
+	if global {
+		e.Affinity = service.Affinity.String()
+		held := c.mesh.Held(name)
+		for _, t := range lb.Merge(service) {
+			e.Frontends = append(e.Frontends, decision(t, held))
+		}
+	}
+	e.Findings = c.serviceFindings(name, e, len(service.Backends))
+	return e
+}
+
+func decision(t lb.FrontendTable, held []lb.Backend) *api.Decision {
+	d := &api.Decision{Frontend: frontendAnswer(t.Frontend)}
+	for _, choice := range t.Backends {
+		b := backendAnswer(choice)
+		if isHeld(held, choice.Backend) {
+			b.State = heldState
+		}
+		d.Backends = append(d.Backends, b)
+	}
+	return d
+}
+
+// heldState is how a backend's state is shown that its cluster withdrew.
+const heldState = "held"
+
+func isHeld(held []lb.Backend, b lb.Backend) bool {
+	return slices.ContainsFunc(held, func(h lb.Backend) bool {
+		return h.Addr == b.Addr && h.Protocol == b.Protocol && h.Cluster == b.Cluster
+	})
+}
+
+// markHeld shows which backends of an answer are held.
+func markHeld(s *api.Service, held []lb.Backend) *api.Service {
+	for _, h := range held {
+		for _, b := range s.GetBackends() {
+			if b.GetCluster() == h.Cluster && b.GetAddress() == h.Addr.Addr().String() && b.GetPort() == uint32(h.Addr.Port()) && b.GetProtocol() == h.Protocol.String() {
+				b.State = heldState
+			}
+		}
+	}
+	return s
+}
+
+func refusedAnswer(r mesh.Refusal) *api.Refused {
+	out := &api.Refused{
+		Cluster: r.Cluster, Key: r.Key, Namespace: r.Service.Namespace, Name: r.Service.Name,
+		Reason: r.Reason.String(), Text: r.Text, Remedy: r.Reason.Remedy(),
+	}
+	for _, a := range r.Addresses {
+		out.Addresses = append(out.Addresses, a.String())
+	}
+	return out
+}
+
+// serviceFindings says what is wrong with a service.
+func (c *core) serviceFindings(name lb.ServiceName, e *api.Explanation, backends int) []string {
+	var out []string
+	switch {
+	case !e.GetGlobal():
+		out = append(out, fmt.Sprintf("it is no global service of this cluster, so nothing of it is used here: create it with the annotation service.cilium.io/global: \"true\" in cluster %s", c.cfg.ClusterName))
+	case len(e.GetFrontends()) == 0:
+		out = append(out, "it has no frontend: a headless service, or one whose addresses other services have")
+	}
+	for f, holder := range c.mesh.Contested(name) {
+		out = append(out, fmt.Sprintf("frontend %s/%s belongs to service %s, whose name comes first; give one of the two another address", f.Addr, f.Protocol, holder))
+	}
+	slices.Sort(out[max(0, len(out)-len(c.mesh.Contested(name))):])
+	if e.GetGlobal() && backends == 0 {
+		out = append(out, "no cluster offers a backend: check its selector and the readiness of its pods, and that it is shared by the clusters that have some")
+	}
+	for _, s := range c.mesh.Status() {
+		if err := c.mesh.Admit(s.Name, name, netip.Addr{}); err != nil && s.Configured {
+			out = append(out, err.Error())
+		}
+	}
+	if err := c.failed[name]; err != nil {
+		out = append(out, "the maps do not hold its latest state: "+err.Error())
+	}
+	return append(out, c.unheard()...)
+}
+
+// unheard names the clusters that may have more to say.
+func (c *core) unheard() []string {
+	var out []string
+	for _, s := range c.mesh.Status() {
+		if s.State == mesh.Synced {
+			continue
+		}
+		line := fmt.Sprintf("cluster %s is %s: what is known of it may be incomplete", s.Name, s.State)
+		if s.LastError != "" {
+			line += ": " + s.LastError
+		}
+		out = append(out, line)
+	}
+	return out
+}

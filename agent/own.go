@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// What a cluster publishes of its nodes tells which addresses are ours: those
+// of the nodes and the ranges of their pods. No remote cluster may name them.
+
+// followNodes hears the own cluster's nodes until ctx ends. Nothing else waits
+// for it: a store without nodes, or one that does not let us read them, costs
+// only this knowledge, and status says so.
+func (r *remote) followNodes(ctx context.Context, conn connection) error {
+	if r.nodes == nil {
+		r.nodes = kvstore.NewWatcher(r.watcherConfig(schema.WatchPrefix(schema.KindNode, r.name, false)))
+	}
+	for ctx.Err() == nil {
+		err := awaitKey(ctx, conn, schema.CanaryKey(schema.KindNode, r.name, false))
+		if err == nil {
+			err = r.nodes.Follow(ctx, conn, func(u kvstore.Update) error {
+				return r.core.do(ctx, func(c *core) { c.updateNodes(u) })
+			})
+		}
+		select {
+		case <-ctx.Done(): // the connection ended, and with it everything on it
+			return nil
+		case <-time.After(r.cfg.MaxBackoff):
+		}
+		line := fmt.Sprintf("follow the own cluster's nodes: %v; what remote clusters must not name is not up to date", err)
+		_ = r.core.do(ctx, func(c *core) { c.ownProblem = c.logNew("own nodes are not followed", c.ownProblem, []string{line}) })
+	}
+	return nil
+}
+
+// updateNodes takes changes of the own cluster's nodes.
+func (c *core) updateNodes(u kvstore.Update) {
+	from := schema.Source{Cluster: c.cfg.ClusterName, ClusterID: c.cfg.ClusterID}
+	for _, ch := range u.Changes {
+		if ch.Deleted {
+			delete(c.own, ch.Key)
+			continue
+		}
+		n, err := schema.DecodeNode(from, ch.Key, ch.Value, schema.DefaultLimits())
+		if err != nil { // what was known of it stays
+			c.log.Warn("own node is not understood", "key", ch.Key, "err", err)
+			continue
+		}
+		c.own[ch.Key] = rangesOf(n)
+	}
+	if u.Synced {
+		c.ownProblem = nil
+	}
+	if len(u.Changes) == 0 {
+		return
+	}
+	var all []netip.Prefix
+	for _, list := range c.own {
+		all = append(all, list...)
+	}
+	c.listAgain(c.mesh.SetOwn(all))
+}
+
+// rangesOf lists the addresses of a node and of its pods. What does not parse
+// was checked by the decoder; an empty text is an address that the node has not.
+func rangesOf(n *schema.Node) []netip.Prefix {
+	var out []netip.Prefix
+	host := func(text string) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	for _, a := range n.IPAddresses {
+		host(a.IP)
+	}
+	for _, text := range []string{n.IPv4HealthIP, n.IPv6HealthIP, n.IPv4IngressIP, n.IPv6IngressIP} {
+		host(text)
+	}
+	for _, cidr := range ownCIDRs(n) {
+		if p, ok := cidr.Prefix(); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func ownCIDRs(n *schema.Node) []schema.CIDR {
+	out := append([]schema.CIDR{}, n.IPv4SecondaryAllocCIDRs...)
+	out = append(out, n.IPv6SecondaryAllocCIDRs...)
+	for _, c := range []*schema.CIDR{n.IPv4AllocCIDR, n.IPv6AllocCIDR} {
+		if c != nil {
+			out = append(out, *c)
+		}
+	}
+	return out
+}
