@@ -62,7 +62,7 @@ func (d *Datapath) attachHook(h hook, cgroup uint64) error {
 	} else if err := l.Update(prog); err != nil {
 		return errors.Join(fmt.Errorf("update link: %w", err), l.Close())
 	}
-	d.links = append(d.links, l)
+	d.links[h.name] = l
 	return replacePin(prog, filepath.Join(d.dir, programPrefix+h.name))
 }
 

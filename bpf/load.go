@@ -33,8 +33,9 @@ type Datapath struct {
 	cgroup string
 	lock   *os.File
 	coll   *ebpf.Collection
-	links  []link.Link // referenced, or the collector would close them
-	fresh  []string    // pins of links that this Load made
+	links  map[string]link.Link // by hook; referenced, or the collector would close them
+	fresh  []string             // pins of links that this Load made
+	memo   repairMemo
 
 	headers  *window[uint64]
 	slab     *window[layout.Backend]
@@ -57,7 +58,7 @@ func Load(opts Options) (*Datapath, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	d := &Datapath{log: opts.Log, dir: opts.PinDir}
+	d := &Datapath{log: opts.Log, dir: opts.PinDir, links: map[string]link.Link{}, memo: newRepairMemo()}
 	if err := d.open(opts); err != nil {
 		return nil, errors.Join(err, d.detachFresh(), d.Close())
 	}
