@@ -73,13 +73,28 @@ func serverConfig(leaf *tls.Certificate, trust anchors) *tls.Config {
 	}
 }
 
-// checkClient adds to crypto/tls's own verification what that leaves open: a
-// certificate without any list of usages, and names that mean nothing here.
+// checkClient adds to crypto/tls's own verification what that leaves open: names
+// that mean nothing here or are two, certificates that are not plainly those of
+// a client, weak keys, and chains that are long to make us work.
 func checkClient(cs tls.ConnectionState) error {
 	if _, err := PeerRole(cs); err != nil {
 		return err
 	}
-	return checkUsage(cs.PeerCertificates[0], Remote)
+	leaf := cs.PeerCertificates[0]
+	switch {
+	case len(cs.PeerCertificates) > maxChain:
+		return fmt.Errorf("verify client: a chain of %d certificates; at most %d are verified", len(cs.PeerCertificates), maxChain)
+	case !singleName(leaf):
+		return fmt.Errorf("certificate %q: more than one common name: %w", leaf.Subject, ErrNoRole)
+	case !onlyClient(leaf):
+		return fmt.Errorf("certificate %q: %w", leaf.Subject.CommonName, ErrNotForClients)
+	}
+	for _, c := range cs.PeerCertificates {
+		if err := checkPublic(c.PublicKey); err != nil {
+			return fmt.Errorf("certificate %q: %w: %w", c.Subject.CommonName, ErrWeakKey, err)
+		}
+	}
+	return nil
 }
 
 // ClientTLS returns the configuration of a client that talks TLS 1.3, presents

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	mrand "math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -185,6 +186,12 @@ func nameFlaws(other guest) (all []flaw) {
 		"spiffe://west.example/clustermesh", "agents.north.example",
 	} {
 		set("CN "+cn, peers.Identity{CommonName: cn})
+	}
+	for _, ip := range []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 7), net.IPv6loopback} {
+		all = append(all, onLeaf("address "+ip.String()+" instead of a name", func(c *x509.Certificate) {
+			c.URIs, c.DNSNames, c.Subject = nil, nil, pkix.Name{}
+			c.IPAddresses = []net.IP{ip}
+		}))
 	}
 	return append(all,
 		onLeaf("two common names", func(c *x509.Certificate) {

@@ -315,6 +315,10 @@ func classify(err error) handshakeReason {
 		return failedName
 	case errors.Is(err, certs.ErrRevoked):
 		return failedRevoked
+	case errors.Is(err, certs.ErrNotForClients):
+		return failedUsage
+	case errors.Is(err, certs.ErrWeakKey):
+		return failedKey
 	case errors.As(err, &unknown):
 		return failedAuthority
 	case errors.As(err, &invalid):
