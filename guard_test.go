@@ -44,6 +44,7 @@ var imports = map[string][]string{
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
 	"cmd/internal/cli":          {},
 	"deploy/examples":           {},
+	"deploy/release":            {},
 	"e2e":                       {},
 	"kvstore":                   {},
 	"kvstore/clusterfile":       {},

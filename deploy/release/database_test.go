@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDatabases(t *testing.T) {
+	now := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+	const fresh, module = `{"modified":"2026-11-01T00:00:00Z"}`, `[{"path":"stdlib","vulns":[]}]`
+	for name, c := range map[string]struct{ about, modules, want string }{
+		"good":          {fresh, module, ""},
+		"empty":         {fresh, `[]`, "names no module"},
+		"old":           {`{"modified":"2026-10-01T00:00:00Z"}`, module, "51 days old"},
+		"no date":       {`{}`, module, "days old"},
+		"no index":      {"", "", "no such file"},
+		"half an index": {fresh, `[{"path":`, "modules.json"},
+	} {
+		dir := writeIndex(t, c.about, c.modules)
+		server := httptest.NewTLSServer(http.FileServer(http.Dir(dir)))
+		for _, url := range []string{"file://" + dir, server.URL} {
+			var out bytes.Buffer
+			err := checkDatabase(context.Background(), server.Client(), url, now, &out)
+			if c.want == "" {
+				if err != nil || !strings.Contains(out.String(), "2026-11-01: 1 modules") {
+					t.Errorf("%s: %v, %q", name, err, out.String())
+				}
+				continue
+			}
+			if err == nil || !strings.Contains(err.Error(), "GOVULNDB") || url != server.URL && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s at %s: %v, want %q", name, url, err, c.want)
+			}
+		}
+		server.Close()
+	}
+	for _, url := range []string{"", "http://vuln.go.dev", "https://127.0.0.1:1", "/tmp"} {
+		if err := checkDatabase(context.Background(), http.DefaultClient, url, now, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "GOVULNDB") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+}
+
+func writeIndex(t *testing.T, about, modules string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"db.json": about, "modules.json": modules} {
+		path := filepath.Join(dir, "index", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if text == "" {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}

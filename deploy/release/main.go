@@ -1,0 +1,54 @@
+// Command release makes and checks what goes with released binaries:
+//
+//	release sbom BINARY...    check the modules' least versions, write BINARY.cdx.json
+//	release database URL      check that a vulnerability database can be relied on
+//
+// make release-check uses it. It reads the build information that the Go linker
+// put into a binary, so it tells what is in there and not what should be.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "release: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, out io.Writer) error {
+	if len(args) < 2 {
+		return errors.New("too few arguments; use: release sbom BINARY..., or release database URL")
+	}
+	switch args[0] {
+	case "sbom":
+		return describeAll(args[1:], out)
+	case "database":
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		return checkDatabase(ctx, http.DefaultClient, args[1], time.Now(), out)
+	}
+	return fmt.Errorf("%q is not known; use sbom or database", args[0])
+}
+
+// describeAll checks and describes every binary, and joins what is wrong.
+func describeAll(binaries []string, out io.Writer) error {
+	var errs []error
+	for _, path := range binaries {
+		n, err := describe(path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("describe %s: %w", path, err))
+			continue
+		}
+		fmt.Fprintf(out, "%s%s: %d modules, all at least of the versions required\n", path, sbomSuffix, n)
+	}
+	return errors.Join(errs...)
+}
