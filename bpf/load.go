@@ -35,7 +35,7 @@ type Datapath struct {
 	coll   *ebpf.Collection
 	links  map[string]link.Link // by hook; referenced, or the collector would close them
 	fresh  []string             // pins of links that this Load made
-	memo   repairMemo
+	memo   memo
 
 	headers  *window[uint64]
 	slab     *window[layout.Backend]
@@ -58,7 +58,7 @@ func Load(opts Options) (*Datapath, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	d := &Datapath{log: opts.Log, dir: opts.PinDir, links: map[string]link.Link{}, memo: newRepairMemo()}
+	d := &Datapath{log: opts.Log, dir: opts.PinDir, links: map[string]link.Link{}, memo: newMemo()}
 	if err := d.open(opts); err != nil {
 		return nil, errors.Join(err, d.detachFresh(), d.Close())
 	}
@@ -67,7 +67,7 @@ func Load(opts Options) (*Datapath, error) {
 
 func (d *Datapath) open(opts Options) error {
 	steps := []func(Options) error{
-		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.rcu.open, d.attach, d.settle,
+		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.rcu.open, d.attach, d.know, d.settle,
 	}
 	for _, step := range steps {
 		if err := step(opts); err != nil {

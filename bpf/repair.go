@@ -94,59 +94,61 @@ func (d *Datapath) attachmentFault(h hook, cgroup uint64) (string, func() error)
 	if err != nil {
 		return err.Error(), again
 	}
-	own, err := d.memo.program(h, prog)
 	switch c := info.Cgroup(); {
-	case err != nil:
-		return err.Error(), again
 	case c == nil || c.CgroupId == 0:
 		return "detached", again
 	case c.CgroupId != cgroup:
 		return fmt.Sprintf("attached to cgroup number %d, which is not that of %q", c.CgroupId, d.cgroup), again
-	case info.Program != own:
+	case info.Program != d.memo.programs[h.name]:
 		return fmt.Sprintf("foreign program number %d", info.Program), func() error { return l.Update(prog) }
 	}
 	return "", nil
 }
 
-// repairMemo keeps what never changes, so that a look at what is whole is cheap.
-type repairMemo struct {
+// memo keeps what never changes while Load's work is whole. So a look costs
+// little, and needs no right to open what is pinned.
+type memo struct {
 	programs map[string]ebpf.ProgramID // by hook
-	pins     map[string]fileID         // by name, of those that are known to be ours
+	pins     map[string]fileID         // by name, the files that are ours
 }
 
 // fileID tells files apart. On a bpffs a file is one object for all its life.
 type fileID struct{ dev, inode uint64 }
 
-func newRepairMemo() repairMemo {
-	return repairMemo{programs: map[string]ebpf.ProgramID{}, pins: map[string]fileID{}}
+func newMemo() memo {
+	return memo{programs: map[string]ebpf.ProgramID{}, pins: map[string]fileID{}}
 }
 
-func (m *repairMemo) program(h hook, p *ebpf.Program) (ebpf.ProgramID, error) {
-	if id, known := m.programs[h.name]; known {
-		return id, nil
-	}
-	id, err := programID(p)
-	if err == nil {
-		m.programs[h.name] = id
-	}
-	return id, err
-}
-
-// same is o.same, asked anew only if there is another file at path.
-func (m *repairMemo) same(o held, path string) (bool, error) {
+func fileOf(path string) (fileID, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
-		return false, &fs.PathError{Op: "look at pin", Path: path, Err: err}
+		return fileID{}, fmt.Errorf("look at pin: %w", err)
 	}
-	file := fileID{st.Dev, st.Ino}
-	if m.pins[o.name] == file {
-		return true, nil
+	return fileID{st.Dev, st.Ino}, nil
+}
+
+// know notes, at the end of Load, which programs and pins are ours.
+func (d *Datapath) know(Options) error {
+	for name := range d.links {
+		id, err := programID(d.coll.Programs[hook{name: name}.program()])
+		if err != nil {
+			return err
+		}
+		d.memo.programs[name] = id
 	}
-	same, err := o.same(path)
-	if same {
-		m.pins[o.name] = file
+	for _, o := range d.heldObjects() {
+		path := filepath.Join(d.dir, o.name)
+		file, err := fileOf(path)
+		if err != nil {
+			return err
+		}
+		if same, err := o.same(path); err != nil {
+			return fmt.Errorf("look at pin %q: %w", path, err)
+		} else if same {
+			d.memo.pins[o.name] = file
+		}
 	}
-	return same, err
+	return nil
 }
 
 func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
@@ -214,8 +216,7 @@ func (d *Datapath) newPinDir() error {
 // held is an object that this process has open and wants pinned.
 type held struct {
 	kind, name string
-	// same says whether what is pinned at a path is this object, with
-	// fs.ErrNotExist if nothing is.
+	// same says whether what is pinned at a path is this object.
 	same func(path string) (bool, error)
 	// pin pins it, once more if need be.
 	pin func(path string) error
@@ -226,18 +227,27 @@ func (d *Datapath) repairPins() []Repair {
 	var found []Repair
 	for _, o := range d.heldObjects() {
 		path := filepath.Join(d.dir, o.name)
-		same, err := d.memo.same(o, path)
-		if same {
+		file, err := fileOf(path)
+		if err == nil && file == d.memo.pins[o.name] {
 			continue
 		}
 		r := Repair{Kind: o.kind, Name: o.name, Found: "foreign object"}
 		if errors.Is(err, fs.ErrNotExist) {
 			r.Found = "no pin"
 		}
-		r.Err = withRights(o.pin(path))
+		r.Err = withRights(d.pinAgain(o, path))
 		found = append(found, r)
 	}
 	return found
+}
+
+func (d *Datapath) pinAgain(o held, path string) error {
+	if err := o.pin(path); err != nil {
+		return err
+	}
+	file, err := fileOf(path)
+	d.memo.pins[o.name] = file
+	return err
 }
 
 func (d *Datapath) heldObjects() []held {
