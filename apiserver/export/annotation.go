@@ -2,7 +2,10 @@ package export
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -20,6 +23,15 @@ const (
 	wireguardAnnotation   = "network.cilium.io/wg-pub-key"
 )
 
+// ownPrefix is that of the annotations that go beyond Cilium's. What they mean
+// is for the agents to judge; here they are only bounded.
+const (
+	ownPrefix      = "clustermesh.io/"
+	maxOwn         = 64
+	maxOwnValue    = 1024
+	shownOfOwnSize = 64
+)
+
 // policy is what a service's annotations say.
 type policy struct {
 	global, shared bool
@@ -35,6 +47,28 @@ func policyOf(s *corev1.Service, f *findings) policy {
 		shared:   boolean(s.Annotations, f, true, sharedAnnotation, oldSharedAnnotation),
 		affinity: affinity(s.Annotations, f),
 	}
+}
+
+// own returns a service's annotations below ownPrefix by the rest of their names.
+func own(annotations map[string]string, f *findings) map[string]string {
+	var out map[string]string
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		name, ok := strings.CutPrefix(key, ownPrefix)
+		value := annotations[key]
+		switch {
+		case !ok:
+		case len(value) > maxOwnValue || !utf8.ValidString(value):
+			f.add(InvalidAnnotation, fmt.Sprintf("annotation %s has value %.*q..., which is ignored; write at most %d bytes of text", key, shownOfOwnSize, value, maxOwnValue))
+		case len(out) == maxOwn:
+			f.add(InvalidAnnotation, fmt.Sprintf("annotation %s is ignored; write at most %d annotations below %s", key, maxOwn, ownPrefix))
+		default:
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[name] = value
+		}
+	}
+	return out
 }
 
 // first returns the value of the first of keys that is present.

@@ -192,6 +192,7 @@ func drawService(t *rapid.T) metav1.Object {
 	s.Annotations = map[string]string{
 		"service.cilium.io/global": pick(t, "global", "true", "true", "false"),
 		"service.cilium.io/shared": pick(t, "shared", "true", "false", "?"),
+		"clustermesh.io/tiers":     pick(t, "tiers", "local;*", "", "\xff", strings.Repeat("x", 1025)),
 	}
 	s.Spec.ClusterIP = pick(t, "ip", "10.0.0.1", "None", "", "bad")
 	s.Spec.Type = corev1.ServiceType(pick(t, "type", "", "ClusterIP", "ExternalName"))

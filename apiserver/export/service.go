@@ -85,7 +85,7 @@ func (e *Exporter) encodeLocal(s *corev1.Service, p policy, m *merge, f *finding
 	record := schema.LocalService{
 		Cluster: e.config.Cluster, ClusterID: e.config.ClusterID, Namespace: s.Namespace, Name: s.Name,
 		Shared: p.shared, Affinity: p.affinity, Headless: headless(s),
-		Frontends: localFrontends(s, f), Backends: m.localBackends(),
+		Frontends: localFrontends(s, f), Backends: m.localBackends(), Policy: own(s.Annotations, f),
 	}
 	localPolicy(&record, s)
 	return fitLocal(&record, f)

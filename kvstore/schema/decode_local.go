@@ -92,9 +92,20 @@ func (d *localReader) policy(have *seen, s *LocalService) {
 	case "headless":
 		d.once(have, 12)
 		s.Headless = d.flag()
+	case "policy":
+		d.once(have, 13)
+		s.Policy = orNone(d.texts(d.limits.MaxNames))
 	default:
 		d.skip()
 	}
+}
+
+// orNone makes an empty map and an absent one the same.
+func orNone(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
 }
 
 func (d *localReader) frontends() []LocalFrontend {

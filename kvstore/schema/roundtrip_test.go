@@ -94,6 +94,7 @@ var genLocal = rapid.Custom(func(t *rapid.T) *LocalService {
 		InternalTrafficPolicy:  rapid.SampledFrom([]string{"", "Local"}).Draw(t, "policy"),
 		TrafficDistribution:    genToken.Draw(t, "distribution"),
 		Headless:               rapid.Bool().Draw(t, "headless"),
+		Policy:                 orNone(genTexts.Draw(t, "annotations")),
 	}
 	for _, at := range genL4Addrs.Draw(t, "frontends") {
 		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, genToken.Draw(t, "portName")})

@@ -71,6 +71,10 @@ type LocalService struct {
 	InternalTrafficPolicy  string `json:"internalTrafficPolicy,omitempty"`  // "Local" or "" (cluster)
 	TrafficDistribution    string `json:"trafficDistribution,omitempty"`    // as in the Service's spec
 	Headless               bool   `json:"headless,omitempty"`
+
+	// Policy holds the service's annotations below clustermesh.io/, their names
+	// without that prefix, as they were written: readers judge them.
+	Policy map[string]string `json:"policy,omitempty"`
 }
 
 // LocalFrontend is one cluster IP and port of a local service.

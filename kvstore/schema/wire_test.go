@@ -52,7 +52,7 @@ const (
 	configMinimal = `{"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255}}`
 	configCached  = `{"id":7,"capabilities":{"syncedCanaries":true,"cached":true,"maxConnectedClusters":255}}`
 
-	localWeb = `{"cluster":"east","clusterID":7,"namespace":"shop","name":"web","shared":false,"affinity":"local","frontends":[{"address":"172.20.0.10","port":80,"protocol":"TCP","portName":"http"},{"address":"fd00::a","port":80,"protocol":"TCP","portName":"http"}],"backends":[{"address":"10.7.0.21","port":8080,"protocol":"TCP","portNames":["http"],"ready":true,"serving":true,"zone":"east-a","forZones":["east-a"],"node":"n1"},{"address":"10.7.0.22","port":8080,"protocol":"TCP","portNames":["http"],"ready":false,"serving":true,"terminating":true}],"sessionAffinity":"ClientIP","sessionAffinitySeconds":10800,"internalTrafficPolicy":"Local","trafficDistribution":"PreferClose"}`
+	localWeb = `{"cluster":"east","clusterID":7,"namespace":"shop","name":"web","shared":false,"affinity":"local","frontends":[{"address":"172.20.0.10","port":80,"protocol":"TCP","portName":"http"},{"address":"fd00::a","port":80,"protocol":"TCP","portName":"http"}],"backends":[{"address":"10.7.0.21","port":8080,"protocol":"TCP","portNames":["http"],"ready":true,"serving":true,"zone":"east-a","forZones":["east-a"],"node":"n1"},{"address":"10.7.0.22","port":8080,"protocol":"TCP","portNames":["http"],"ready":false,"serving":true,"terminating":true}],"sessionAffinity":"ClientIP","sessionAffinitySeconds":10800,"internalTrafficPolicy":"Local","trafficDistribution":"PreferClose","policy":{"tiers":"local; *","weights":"east=3,west=1"}}`
 )
 
 // wireExample is one value seen on the wire with how to decode it.
