@@ -94,7 +94,8 @@ func (m *merger) site(b *Backend, first int) site {
 	return s
 }
 
-// maxTiers bounds [Policy].Tiers; two levels come behind them.
+// maxTiers bounds [Policy].Tiers; further ones count as the last. Two levels come
+// behind them.
 const maxTiers = 16
 
 type levels [maxTiers + 2]tally
@@ -175,7 +176,7 @@ func (m *merger) fill(d *decision, live *levels) {
 			d.levelShares[l] = left
 			return
 		}
-		part := left * uint64(have) * percent2 / m.threshold(&live[l], true)
+		part := uint64(share(left, uint64(have)*percent2, m.threshold(&live[l], true)))
 		d.levelShares[l] = part
 		left -= part
 	}

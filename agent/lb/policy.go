@@ -117,7 +117,7 @@ const excluded = -1
 
 func (m *merger) tiers() int {
 	if n := len(m.s.Policy.Tiers); n > 0 {
-		return n
+		return min(n, maxTiers)
 	}
 	return 2
 }
@@ -145,7 +145,7 @@ func (s *site) find(tiers [][]string) int {
 	for i, names := range tiers {
 		for _, name := range names {
 			if fit := s.fits(name); fit > best {
-				best, tier = fit, i
+				best, tier = fit, min(i, maxTiers-1)
 			}
 		}
 	}

@@ -213,6 +213,19 @@ func TestAffinityIsACaseOfTiers(t *testing.T) {
 	})
 }
 
+// TestManyTiers: tiers beyond those that ParsePolicy accepts are one tier.
+func TestManyTiers(t *testing.T) {
+	s := regions(20, 1)
+	for i := range s.Backends {
+		s.Policy.Tiers = append(s.Policy.Tiers, []string{s.Backends[i].Cluster})
+		s.Backends[i].State = lb.NotReady
+	}
+	s.Backends[17].State, s.Backends[19].State = lb.Active, lb.Active
+	if got := shares(lb.Merge(s)[0]); len(got) != 2 {
+		t.Errorf("selected %v", got)
+	}
+}
+
 func TestRememberKeepsOnlySpilling(t *testing.T) {
 	f := lb.Frontend{Addr: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: lb.TCP}
 	got := lb.Remember([]lb.FrontendTable{{Frontend: f}, {Frontend: f, Spilling: 2, Backends: make([]lb.Choice, 3)}})
