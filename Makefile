@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
+.PHONY: release-check release vulncheck campaign-fuzz
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -23,9 +24,18 @@ KUBE_MINOR   := $(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
 KUBE_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) -X k8s.io/component-base/version.gitMajor=$(KUBE_MAJOR) -X k8s.io/component-base/version.gitMinor=$(KUBE_MINOR)
 INTEROP   := cd e2e/interop && CLUSTERMESH_E2E_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v ./...
 E2E       := $(GO) test -count=1 -timeout 25m -v ./e2e
+# Known vulnerabilities: a database in Go's format, https:// or file://, and what reads it.
+GOVULNDB    ?= https://vuln.go.dev
+GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
+# Each fuzz target runs that long with one worker; FUZZ picks some by name.
+FUZZTIME  ?= 10m
+FUZZ      ?= .
+# The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
+CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison
+.PHONY: $(CAMPAIGNS)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-18s %s\n", $$1, $$2 }'
 
 build: ## build the three binaries into bin/
 	@mkdir -p bin
@@ -98,6 +108,60 @@ bench: build kube ## print the product's figures
 
 demo: build ## two clusters on this machine, no Kubernetes needed (root)
 	bin/clustermesh demo
+
+release-check: release vulncheck ## make the release twice and compare, describe it, look for known vulnerabilities
+
+# A release is a commit; where git does not trust the checkout it is the files.
+release: ## build the binaries in two places, compare them, and put them into bin/release/ with bills of materials
+	@place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	if $(STAMP) && [[ -n $$(git status --porcelain) ]]; then echo "changes that are not committed are not in the release"; fi; \
+	for copy in one two/in/another/place; do \
+	  mkdir -p "$$place/$$copy"; \
+	  if $(STAMP); then git clone -q . "$$place/$$copy/src"; \
+	  else mkdir "$$place/$$copy/src"; git ls-files -co --exclude-standard | xargs -r ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$$place/$$copy/src"; fi; \
+	  (cd "$$place/$$copy/src" && GOCACHE="$$place/$$copy/cache" GOFLAGS= $(BUILD) -buildvcs=$(STAMP) -ldflags="-s -w" -o ../bin/ $(BINARIES:%=./cmd/%)); \
+	  (cd "$$place/$$copy/bin" && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS); \
+	done; \
+	cmp "$$place/one/bin/SHA256SUMS" "$$place/two/in/another/place/bin/SHA256SUMS" || { echo "the two builds differ"; exit 1; }; \
+	rm -rf bin/release; mkdir -p bin; cp -r "$$place/one/bin" bin/release
+	$(GO) run ./deploy/release sbom $(BINARIES:%=bin/release/%)
+	@cd bin/release && sha256sum $(BINARIES) *.cdx.json >SHA256SUMS && echo "bin/release/SHA256SUMS: the same bytes from both places"
+
+vulncheck: ## look for known vulnerabilities in what the binaries call (GOVULNDB=https://... or file:///...)
+	@$(GO) run ./deploy/release database '$(GOVULNDB)'
+	$(GO) run $(GOVULNCHECK) -db '$(GOVULNDB)' $(BINARIES:%=./cmd/%)
+
+campaign-fuzz: ## fuzz each target for FUZZTIME (10m) with one worker; FUZZ=regexp picks some
+	@mkdir -p bin/campaigns; failed=; TIMEFORMAT='%R s, of the processor %U s'; \
+	while IFS=: read -r file target; do \
+	  package=$${file%/*}; target=$${target#func }; log=bin/campaigns/$${package//\//-}-$$target.log; \
+	  [[ $$package/$$target =~ $(FUZZ) ]] || continue; \
+	  echo "$$package $$target"; \
+	  time $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 1 ./$$package >$$log 2>&1 </dev/null || { failed+=" $$target"; grep -v '^fuzz: elapsed' $$log; }; \
+	  grep '^fuzz: elapsed' $$log | tail -1 || true; \
+	done < <(grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9]*' agent apiserver certs cmd kvstore | sort); \
+	if [[ -n $$failed ]]; then echo "failed:$$failed; the inputs are in testdata/fuzz of their packages"; exit 1; fi; echo "no target failed"
+
+campaign-methods: ## every method, path and range as every class of reader, many times
+campaign-methods: PACKAGE = kvstore/server
+campaign-methods: TESTS   = ^TestA0[123]_|^TestA11_
+
+campaign-floods: ## floods, slow readers and churn, many times
+campaign-floods: PACKAGE = kvstore/server
+campaign-floods: TESTS   = ^TestA0[456]_|^TestA10_
+
+campaign-rotations: ## bad, expired, revoked and rotated certificates, many times
+campaign-rotations: PACKAGE = kvstore/server
+campaign-rotations: TESTS   = ^TestA0[789]_
+
+campaign-poison: ## what a hostile cluster may say to an agent, many times
+campaign-poison: PACKAGE = agent/mesh
+campaign-poison: TESTS   = Poison
+
+$(CAMPAIGNS):
+	@mkdir -p bin/campaigns
+	CLUSTERMESH_CAMPAIGN=1 $(GO) test -count=1 -timeout 3h -v -run '$(TESTS)' ./$(PACKAGE) 2>&1 | tee bin/campaigns/$@.log
+	@grep -q '^--- PASS' bin/campaigns/$@.log || { echo "no test matches $(TESTS) in $(PACKAGE)"; exit 1; }
 
 clean: ## remove everything that was built
 	rm -rf bin
