@@ -100,6 +100,7 @@ const shutdownLimit = 4 * time.Second
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.core.run(ctx) })
+	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	g.Go(func() error { return a.serveAPI(ctx) })
 	policies := make(chan struct{}) // no cluster is heard before they are known

@@ -82,6 +82,7 @@ func (c *core) datapathStatus() *api.Datapath {
 	if n, err := c.kernel.Counters(); err == nil {
 		d.Translated, d.Refused = n.Hits, n.Refused
 	}
+	d.LastError = c.fault
 	for _, err := range c.failed {
 		d.LastError = max(d.LastError, err.Error())
 	}

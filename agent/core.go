@@ -35,6 +35,7 @@ type core struct {
 	admissions   map[string]admission      // by cluster, of those with a peer file
 	own          map[string][]netip.Prefix // ranges by key of the own node that has them
 	links        map[string]*link          // by cluster
+	fault        string                    // of pins or attachments, that could not be repaired
 	failed       map[lb.ServiceName]error  // services the maps could not take
 	retry        <-chan time.Time          // when to try the failed ones again
 	released     chan datapath.Ticket      // grace periods that have passed

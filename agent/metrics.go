@@ -7,12 +7,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/bpf"
 )
 
-// metrics are the agent's metrics. All but the two that count events are read
+// metrics are the agent's metrics. All but those that count events are read
 // from the core when Prometheus asks, so that an event costs nothing for them.
 type metrics struct {
 	updates *prometheus.HistogramVec
+	repairs *prometheus.CounterVec
+	faults  prometheus.Gauge
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -21,7 +24,18 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		Help:    "Time to merge one changed service and bring the eBPF maps up to date, by result.",
 		Buckets: prometheus.ExponentialBuckets(2e-6, 4, 10),
 	}, []string{"result"})}
-	registry.MustRegister(m.updates)
+	m.repairs = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "clustermesh_agent_repairs_total",
+		Help: "Pins and attachments of the agent that somebody had changed and that were put right, by kind.",
+	}, []string{"kind"})
+	m.faults = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "clustermesh_agent_faults",
+		Help: "Pins and attachments of the agent that are not as they should be and could not be put right yet.",
+	})
+	for _, kind := range bpf.RepairKinds() {
+		m.repairs.WithLabelValues(kind)
+	}
+	registry.MustRegister(m.updates, m.repairs, m.faults)
 	return m
 }
 
