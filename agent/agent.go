@@ -154,7 +154,7 @@ func (a *Agent) followClusters(ctx context.Context) error {
 		for name, file := range change.set {
 			next := a.newRemote(name, file)
 			if former := stop(name); former != nil {
-				next.watcher, next.prefix, next.nodes = former.watcher, former.prefix, former.nodes
+				next.watcher, next.prefix, next.nodes, next.asked = former.watcher, former.prefix, former.nodes, former.asked
 			}
 			_ = a.core.do(ctx, func(c *core) { c.addCluster(name) })
 			running[name] = next.start(ctx, &all)

@@ -33,6 +33,7 @@ type remote struct {
 	prefix  string
 	nodes   *kvstore.Watcher // of the own cluster's nodes
 	again   <-chan struct{}  // a token asks for another list of everything
+	asked   bool             // the token was taken
 }
 
 // connection is an open connection to one cluster's store.
@@ -72,7 +73,6 @@ func (r *remote) run(ctx context.Context) {
 			pause = r.cfg.MinBackoff
 		}
 		if errors.Is(err, errAgain) {
-			r.watcher = nil
 			continue
 		}
 		r.report(ctx, err)
@@ -95,11 +95,7 @@ func (r *remote) report(ctx context.Context, err error) {
 // the cluster was once completely heard in it.
 func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	_ = r.core.do(ctx, func(c *core) { c.connecting(r.name) })
-	select {
-	case <-r.again:
-		r.watcher = nil
-	default:
-	}
+	r.forget()
 	conn, err := r.dial(ctx, r.name, r.file)
 	if err != nil {
 		return false, err
@@ -134,9 +130,22 @@ var errAgain = errors.New("what is accepted of the cluster changed; listing it a
 func (r *remote) awaitAgain(ctx context.Context) error {
 	select {
 	case <-r.again:
+		r.asked = true // the session may be ending for another reason
 		return errAgain
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// forget makes the next list start from an empty memory if that was asked for.
+func (r *remote) forget() {
+	select {
+	case <-r.again:
+		r.asked = true
+	default:
+	}
+	if r.asked {
+		r.watcher, r.asked = nil, false
 	}
 }
 

@@ -82,6 +82,7 @@ type simulation struct {
 	kernel   *memoryKernel
 	agent    *Agent
 	stop     func()
+	adjust   func(*Config) // the configuration, or nil
 }
 
 func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File) (connection, error) {
@@ -94,8 +95,10 @@ func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File)
 	return &memoryConn{fakeCluster: c}, nil
 }
 
-func newSimulation(t *testing.T) *simulation {
-	s := &simulation{t: t, dir: t.TempDir(), clusters: map[string]*fakeCluster{},
+func newSimulation(t *testing.T) *simulation { return newSimulationWith(t, nil) }
+
+func newSimulationWith(t *testing.T, adjust func(*Config)) *simulation {
+	s := &simulation{t: t, dir: t.TempDir(), adjust: adjust, clusters: map[string]*fakeCluster{},
 		kernel: &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 64, Records: 4096})}}
 	s.clusters["home"] = newLocalCluster("home", 1)
 	s.clusters["east"] = newFakeCluster("east", 2, shape{})
@@ -126,11 +129,15 @@ func (s *simulation) configure(name string) {
 }
 
 func (s *simulation) start() {
-	a, err := New(Config{
+	cfg := Config{
 		ClusterName: "home", ClusterID: 1, NodeName: "n", ClustersDir: filepath.Join(s.dir, "clusters"), BPFFS: s.dir, StateDir: s.dir,
 		APISocket: filepath.Join(s.dir, "api"), MinBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	}, s.kernel)
+	}
+	if s.adjust != nil {
+		s.adjust(&cfg)
+	}
+	a, err := New(cfg, s.kernel)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+func (s *simulation) explain(r *api.ExplainRequest) (out *api.ExplainResponse, err error) {
+	_ = s.agent.core.do(s.t.Context(), func(c *core) { out, err = c.explain(r) })
+	return out, err
+}
+
+func (s *simulation) mustExplain(r *api.ExplainRequest) *api.ExplainResponse {
+	s.t.Helper()
+	out, err := s.explain(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// TestExplainAService: every backend with its decision, each cluster's share,
+// and what was refused of it, with the key and a remedy.
+func TestExplainAService(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80", "169.254.169.254:80")
+	s.await(frontend("10.1.0.1:80", "10.2.0.1:80"))
+	s.awaitState("west", "synced", "")
+	got := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: "s1"})
+	e := got.GetServices()[0]
+	if !e.GetGlobal() || len(e.GetClusters()) != 2 || len(e.GetFindings()) != 0 || len(e.GetFrontends()) != 1 {
+		t.Fatalf("explanation %v", e)
+	}
+	for _, b := range e.GetFrontends()[0].GetBackends() {
+		if !b.GetSelected() || b.GetReason() == "" || b.GetCluster() == "" {
+			t.Errorf("backend %v", b)
+		}
+	}
+	if len(got.GetRefused()) != 1 {
+		t.Fatalf("refused %v", got.GetRefused())
+	}
+	r := got.GetRefused()[0]
+	if r.GetCluster() != "east" || r.GetKey() != schema.ServiceKey("east", "ns", "s1") || r.GetReason() != "address" ||
+		r.GetAddresses()[0] != "169.254.169.254" || !strings.Contains(r.GetText(), "169.254.0.0/16") || r.GetRemedy() == "" {
+		t.Errorf("refused %v", r)
+	}
+}
+
+// TestExplainNothing: why a service is not used, and why nothing is known of it.
+func TestExplainNothing(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1")
+	s.say("east", "s2", "10.2.0.1:80")
+	s.await(frontend())
+	s.awaitState("east", "synced", "")
+	s.awaitState("west", "synced", "")
+	s.clusters["east"].write(schema.ServiceKey("east", "ns", "s3"), []byte("{"))
+	s.awaitCluster("east", "refused", func(c *api.Cluster) bool { return len(c.GetRejections()) > 0 })
+	for name, want := range map[string]string{
+		"s1": "no cluster offers a backend",
+		"s2": "no global service of this cluster",
+		"s3": "no cluster has a global service ns/s3",
+		"s4": "no cluster has a global service ns/s4",
+	} {
+		got := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: name})
+		text := strings.Join(got.GetFindings(), "\n")
+		for _, e := range got.GetServices() {
+			text += strings.Join(e.GetFindings(), "\n")
+		}
+		if !strings.Contains(text, want) {
+			t.Errorf("%s: %q does not say %q", name, text, want)
+		}
+		if (name == "s3") != (len(got.GetRefused()) == 1) {
+			t.Errorf("%s: refused %v", name, got.GetRefused())
+		}
+	}
+	s.clusters["west"].down.Store(true)
+	s.clusters["west"].BreakWatches(nil)
+	s.awaitState("west", "stale", "")
+	got := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: "s4"})
+	if text := strings.Join(got.GetFindings(), "\n"); !strings.Contains(text, "cluster west is stale") {
+		t.Errorf("%q does not tell that west is away", text)
+	}
+}
+
+// TestExplainAnAddress: which services have it, who was refused it, and who may
+// not name it.
+func TestExplainAnAddress(t *testing.T) {
+	s := peered(t, nil)
+	s.peer("west", "accepts: {pod-cidrs: [10.3.0.0/16]}")
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80", "10.3.0.9:80")
+	s.await(frontend("10.1.0.1:80", "10.2.0.1:80"))
+	for address, want := range map[string]int{"10.2.0.1": 1, "10.96.0.49": 1, "10.3.0.9": 0} {
+		if got := s.mustExplain(&api.ExplainRequest{Address: address}); len(got.GetServices()) != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+	got := s.mustExplain(&api.ExplainRequest{Address: "10.3.0.9", Port: 80})
+	text := strings.Join(got.GetFindings(), "\n")
+	if len(got.GetRefused()) != 1 || !strings.Contains(text, "belongs to another cluster than east") || !strings.Contains(text, "no service has this address") {
+		t.Errorf("%q, refused %v", text, got.GetRefused())
+	}
+	for _, bad := range []*api.ExplainRequest{{Address: "nonsense"}, {Address: "10.0.0.1", Port: 65536}} {
+		if _, err := s.explain(bad); err == nil {
+			t.Errorf("%v is answered", bad)
+		}
+	}
+	for _, port := range []uint32{81, 8080} {
+		if got := s.mustExplain(&api.ExplainRequest{Address: "10.2.0.1", Port: port}); len(got.GetServices()) != 0 {
+			t.Errorf("port %d: %v", port, got)
+		}
+	}
+}
