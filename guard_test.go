@@ -24,11 +24,12 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/mesh", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/lb":                  {},
 	"agent/mesh":                {"agent/lb", "kvstore/schema"},
+	"agent/privilege":           {},
 	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
 	"apiserver/export":          {"kvstore/schema"},
 	"apiserver/identity":        {"kvstore/schema"},

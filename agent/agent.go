@@ -15,10 +15,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
+	"github.com/clustermesh/clustermesh/agent/privilege"
 	"github.com/clustermesh/clustermesh/bpf"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 )
@@ -43,7 +45,8 @@ type Agent struct {
 
 // Run loads and attaches the eBPF programs, or takes over the pinned ones, and
 // keeps the node's maps equal to what the clusters say until ctx ends. It
-// leaves everything pinned. The configuration must be valid.
+// leaves everything pinned. The configuration must be valid. Before it reads
+// anything of a cluster it drops the privileges of the whole process for good.
 func Run(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
@@ -59,11 +62,37 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if err := dropPrivileges(cfg, kernel); err != nil {
+		return errors.Join(err, kernel.Close())
+	}
 	a, err := New(cfg, kernel)
 	if err != nil {
 		return errors.Join(err, kernel.Close())
 	}
 	return errors.Join(a.Run(ctx), kernel.Close())
+}
+
+// dropPrivileges leaves the process with what it needs to go on with an open
+// kernel: reading and writing elements of maps.
+func dropPrivileges(cfg Config, kernel Kernel) error {
+	kept, err := privilege.Drop(func() error {
+		if _, err := kernel.Counters(); err != nil {
+			return err
+		}
+		return kernel.WaitRCU()
+	})
+	if err != nil {
+		return err
+	}
+	cfg.Log.Info("dropped privileges", "key", kept.String(), "n", kept.Len())
+	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "clustermesh_agent_capabilities_held",
+		Help: "Linux capabilities that the agent holds: 0, or 1 before Linux 5.19, which is CAP_BPF.",
+	}, func() float64 {
+		held, _ := privilege.Held() // reading one's own cannot fail
+		return float64(held.Len())
+	}))
+	return nil
 }
 
 // Cleanup detaches the programs and removes every pin, and with them programs
