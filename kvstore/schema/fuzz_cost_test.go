@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/kvstore/cost"
@@ -74,4 +75,72 @@ func TestCompressedSlicesCostLittleMemory(t *testing.T) {
 			t.Logf("%d bytes, uncompressed %d: %v", len(frame), len(message), err)
 		})
 	}
+}
+
+// decoders reads a value of each kind that is JSON or text, with an example.
+func decoders() map[string]struct {
+	example string
+	decode  func(value []byte) (record, error)
+} {
+	type decoder = struct {
+		example string
+		decode  func(value []byte) (record, error)
+	}
+	return map[string]decoder{
+		"service": {eastService, func(v []byte) (record, error) {
+			return DecodeService(east(false), ServiceKey("east", "shop", "web"), v, DefaultLimits())
+		}},
+		"local service": {localWeb, func(v []byte) (record, error) {
+			return DecodeLocalService(east(false), LocalServiceKey("east", "shop", "web"), v, DefaultLimits())
+		}},
+		"node": {nodeOne, func(v []byte) (record, error) {
+			return DecodeNode(cluster3(), NodeKey("cluster3", "test-node-1"), v, DefaultLimits())
+		}},
+		"address": {ipEast, func(v []byte) (record, error) {
+			return DecodeIPEntry(east(false), 255, IPKey("10.7.0.21"), v, DefaultLimits())
+		}},
+		"identity": {idEast, func(v []byte) (record, error) {
+			return DecodeIdentity(east(false), 255, IdentityKey(458753), v, DefaultLimits())
+		}},
+		"config": {configStock, func(v []byte) (record, error) { return DecodeClusterConfig("east", v) }},
+		"export": {exportHeadless, func(v []byte) (record, error) {
+			return DecodeServiceExport(east(false), ServiceExportKey("east", "shop", "db"), v, DefaultLimits())
+		}},
+	}
+}
+
+// TestStuffedValuesCostLittleMemory puts many small things into every place of a
+// value of every kind that opens a list, a map or a text, or ends a label.
+func TestStuffedValuesCostLittleMemory(t *testing.T) {
+	const size = 12 << 10
+	for name, d := range decoders() {
+		t.Run(name, func(t *testing.T) {
+			for at := range d.example {
+				opens := strings.ContainsRune("[{;", rune(d.example[at])) || at > 0 && strings.Contains(`:" ["`, d.example[at-1:at+1])
+				if !opens {
+					continue
+				}
+				for _, small := range []string{`{}`, `""`, `0`, `[]`, `"%d":{}`, `"%d":""`, `"%d":[]`, `"1::%x":{}`, `"1::%x":null`, `{"":0}`, `a%d=;`, `\u0061`} {
+					value := stuffed(d.example[:at+1], small, d.example[at+1:], size)
+					cost.Bounded(t, len(value), 0, func() { d.decode(value) })
+				}
+			}
+		})
+	}
+}
+
+// stuffed repeats a small thing, with a number if it wants one, between two parts.
+func stuffed(before, small, after string, size int) []byte {
+	out := []byte(before)
+	for i := 0; len(out) < size; i++ {
+		if strings.Contains(small, "%") {
+			out = fmt.Appendf(out, small, i)
+		} else {
+			out = append(out, small...)
+		}
+		if last := small[len(small)-1]; last != ';' && small[0] != '\\' {
+			out = append(out, ',')
+		}
+	}
+	return append(bytes.TrimSuffix(out, []byte(",")), after...)
 }
