@@ -11,6 +11,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
@@ -39,6 +40,11 @@ const (
 	// writes force compactions.
 	keptRevisions = 1000
 
+	// purgeInterval is how often logs that are not needed any more are deleted.
+	// etcd itself does it twice a minute, in which a burst of writes can fill a
+	// small disk with them.
+	purgeInterval = time.Second
+
 	stopTimeout = 2 * time.Second
 )
 
@@ -49,7 +55,9 @@ type life struct {
 	ring     *ring
 	cluster  uint64
 	member   uint64
-	died     chan error // the first reason for which this life is over
+	died     chan error      // the first reason for which this life is over
+	purging  <-chan struct{} // closed when old logs are no longer deleted
+	unpurged <-chan error    // why they are not
 	ctx      context.Context
 	cancel   context.CancelFunc // ends ctx when the life is over
 	mu       sync.RWMutex       // held for reading by every call into etcd
@@ -73,6 +81,7 @@ func startLife(ctx context.Context, cfg Config) (*life, error) {
 		return nil, fmt.Errorf("start embedded etcd in %q: %w; check that the disk is writable and not full", dir, err)
 	}
 	l.etcd.Start()
+	l.purging, l.unpurged = fileutil.PurgeFileWithDoneNotify(zap.NewNop(), filepath.Join(dir, "member", "wal"), "wal", 1, purgeInterval, l.ctx.Done())
 	if err := l.waitReady(ctx); err != nil {
 		return nil, errors.Join(err, l.stop())
 	}
@@ -130,7 +139,7 @@ func etcdConfig(cfg Config, dir string, lg *zap.Logger) config.ServerConfig {
 		SnapshotCount:               2000,
 		SnapshotCatchUpEntries:      64,
 		MaxSnapFiles:                1,
-		MaxWALFiles:                 1,
+		MaxWALFiles:                 0, // see purgeInterval
 		QuotaBackendBytes:           cfg.QuotaBytes,
 		MaxTxnOps:                   maxTxnOps,
 		MaxRequestBytes:             maxRequestBytes,
@@ -195,6 +204,8 @@ func (l *life) watch(ctx context.Context) error {
 		return nil
 	case err := <-l.died:
 		return fmt.Errorf("embedded etcd failed: %w", err)
+	case err := <-l.unpurged:
+		return fmt.Errorf("delete old logs of embedded etcd: %w", err)
 	case <-l.etcd.StopNotify():
 		return errors.New("embedded etcd stopped by itself")
 	}
@@ -260,6 +271,7 @@ func (l *life) stop() error {
 		l.finished = true
 		l.mu.Unlock()
 		l.etcd.Stop()
+		<-l.purging
 	}()
 	timeout := time.NewTimer(stopTimeout)
 	defer timeout.Stop()
