@@ -22,7 +22,18 @@ import (
 	"github.com/clustermesh/clustermesh/certs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain keeps the files in memory where it can: everything here is synced to
+// disk, thousands of times when joins are cut off everywhere.
+func TestMain(m *testing.M) {
+	if dir, err := os.MkdirTemp("/dev/shm", "join-test-"); err == nil {
+		os.Setenv("TMPDIR", dir)
+		goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+			os.RemoveAll(dir)
+			os.Exit(code)
+		}))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // start serves the site's invitations until the test ends, or stop is called.
 func start(t *testing.T, a *Acceptor) (address string, stop func()) {

@@ -25,7 +25,7 @@ type Home struct {
 // finds what each names. A peer that is there already is an error unless it may
 // be replaced. After an error, or if the process is killed, it can be repeated.
 func (h Home) Install(p Peer) error {
-	if err := h.free(p); err != nil {
+	if err := errors.Join(h.Check(p.Cluster, p.Replace), h.sweep(p.Cluster)); err != nil {
 		return err
 	}
 	if err := h.admit(p); err != nil {
@@ -34,16 +34,32 @@ func (h Home) Install(p Peer) error {
 	return h.connect(p)
 }
 
-func (h Home) free(p Peer) error {
-	if p.Replace {
+// Check refuses a cluster that is there already, unless it may be replaced.
+func (h Home) Check(cluster string, replace bool) error {
+	if replace {
 		return nil
 	}
-	for _, path := range h.paths(p.Cluster)[:2] {
+	for _, path := range h.paths(cluster)[:2] {
 		if path != "" && exists(path) {
-			return refuse(NameTaken, "cluster %q: %s is there already; allow it with --replace, or end that first: clustermesh disconnect %s", p.Cluster, path, p.Cluster)
+			// Not the whole path: the other side may be told.
+			return refuse(NameTaken, "cluster %q: its file %s is there already; allow it with --replace, or end that first: clustermesh disconnect %s", cluster, filepath.Base(path), cluster)
 		}
 	}
 	return nil
+}
+
+// sweep removes what writers that were killed have left of a cluster: files
+// under hidden names, which nobody reads.
+func (h Home) sweep(cluster string) error {
+	var errs []error
+	for _, dir := range []string{h.Clusters, h.Peers} {
+		if dir == "" {
+			continue
+		}
+		left, err := filepath.Glob(filepath.Join(escapeGlob(dir), "."+cluster+".*"))
+		errs = append(errs, err, disk.Remove(left...))
+	}
+	return errors.Join(errs...)
 }
 
 func exists(path string) bool {
@@ -128,7 +144,7 @@ func (h Home) Remove(cluster string) (found bool, err error) {
 	for _, path := range paths {
 		found = found || path != "" && exists(path)
 	}
-	return found, h.remove(paths)
+	return found, errors.Join(h.remove(paths), h.sweep(cluster))
 }
 
 func (h Home) remove(paths []string) error {

@@ -101,9 +101,23 @@ func (s Site) Request(life time.Duration) (Request, error) {
 		if r, key, err = s.request(life); err != nil {
 			return err
 		}
-		return s.keep(r, key)
+		return errors.Join(s.sweep(time.Now()), s.keep(r, key))
 	})
 	return r, err
+}
+
+// keptFor is how long an approval may be under way after its request has ended.
+const keptFor = 30 * 24 * time.Hour
+
+// sweep forgets requests, and their keys, that nobody answered.
+func (s Site) sweep(now time.Time) error {
+	sent, err := each[Request](s, sentPrefix, ".json")
+	for _, r := range sent {
+		if now.After(r.Expires.Add(keptFor)) {
+			err = errors.Join(err, s.Forget(r))
+		}
+	}
+	return err
 }
 
 // keep stores a request with its key.

@@ -111,6 +111,7 @@ func (a *app) acceptor(site join.Site, to sink) *join.Acceptor {
 		Site:    site,
 		Log:     slog.New(slog.NewTextHandler(a.stderr, nil)),
 		Install: to.install(a),
+		Check:   to.home.Check,
 	}
 }
 
