@@ -12,18 +12,24 @@ import (
 // TestGeneratedFilesAreCurrent runs the go:generate line into another directory
 // and compares bytes.
 func TestGeneratedFilesAreCurrent(t *testing.T) {
+	regenerated(t, "generate.go", "clustermesh.bpf.c", "clustermesh_bpfel.go", "clustermesh_bpfel.o")
+}
+
+// regenerated runs the go:generate line of a file and compares what it makes.
+func regenerated(t *testing.T, from, source string, names ...string) {
+	t.Helper()
 	needTool(t, "clang-14")
 	needTool(t, "llvm-strip-14")
 	dir := t.TempDir()
-	args := strings.Fields(generateLine(t))
+	args := strings.Fields(generateLine(t, from))
 	// The ident and the source are the first arguments that are no flags.
 	args = append([]string{"run", args[2], "-output-dir", dir}, args[3:]...)
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	for _, name := range []string{"clustermesh_bpfel.go", "clustermesh_bpfel.o"} {
+	for _, name := range names {
 		if !bytes.Equal(readFile(t, name), readFile(t, filepath.Join(dir, name))) {
-			t.Errorf("%s is not what clustermesh.bpf.c compiles to; run `go generate ./bpf`", name)
+			t.Errorf("%s is not what %s compiles to; run `go generate ./bpf`", name, source)
 		}
 	}
 }
@@ -40,13 +46,14 @@ func needTool(t *testing.T, tool string) {
 	}
 }
 
-// generateLine is the command of generate.go, "go run ...".
-func generateLine(t *testing.T) string {
+// generateLine is the command of a file's go:generate line, "go run ...".
+func generateLine(t *testing.T, file string) string {
 	t.Helper()
-	_, line, found := strings.Cut(string(readFile(t, "generate.go")), "//go:generate ")
+	_, line, found := strings.Cut(string(readFile(t, file)), "//go:generate ")
 	if !found {
-		t.Fatal("generate.go has no go:generate line")
+		t.Fatalf("%s has no go:generate line", file)
 	}
+	line, _, _ = strings.Cut(line, "\n")
 	return line
 }
 
