@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		exit(serveClient(os.Stdin, os.Stdout))
 	case "bench client":
 		exit(errors.Join(prepareBenchClient(os.Args[1]), serveClient(os.Stdin, os.Stdout)))
+	case "successor":
+		exit(runSuccessor(os.Args[1], os.Stdin))
+	case "holder":
+		exit(runHolder(os.Args[1], os.Stdin, os.Stdout))
 	case "loader":
 		exit(runLoader(os.Args[1], os.Args[2]))
 	case "suite":
