@@ -14,7 +14,7 @@ type site struct {
 
 	tally tally
 	share uint32 // weight of each of its backends that are used
-	near  int    // nearness of those
+	near  int    // least nearness of those, 0 unless they are active
 }
 
 // tally counts candidates by state, the active ones by nearness. known counts

@@ -213,6 +213,49 @@ func TestAffinityIsACaseOfTiers(t *testing.T) {
 	})
 }
 
+// TestNoShareIsLostToRounding: a backend that is to have a share has one,
+// however small it is next to the others'.
+func TestNoShareIsLostToRounding(t *testing.T) {
+	s := regions(2, 9)
+	s.Policy.Weights = []lb.ClusterWeight{{Cluster: "c1", Weight: 1}, {Cluster: "c2", Weight: 1<<32 - 1}}
+	if got := shares(lb.Merge(s)[0]); len(got) != 18 {
+		t.Errorf("%d of 18 are selected", len(got))
+	}
+}
+
+// TestPreviousIsByFrontend: what is remembered of one frontend does not concern
+// another one of the same address, and an address has one meaning.
+func TestPreviousIsByFrontend(t *testing.T) {
+	s := regions(2, 2)
+	s.Backends[0].State = lb.NotReady
+	s.Policy = lb.Policy{Tiers: [][]string{{"local"}, {"*"}}, Spillover: lb.Spillover{Percent: 50, Hysteresis: 100}}
+	for addr, want := range map[string]uint32{"10.96.0.1:80": 1, "[::ffff:10.96.0.1]:80": 1, "10.96.0.2:80": 0, "10.96.0.1:81": 0} {
+		f := lb.Frontend{Addr: netip.MustParseAddrPort(addr), Protocol: lb.TCP}
+		s.Previous = []lb.FrontendTable{{Frontend: f, Spilling: 1}}
+		if got := lb.Merge(s)[0].Spilling; got != want {
+			t.Errorf("previous %s: spilling %d, want %d", addr, got, want)
+		}
+		s.Previous[0].Frontend.Protocol = lb.UDP
+		if got := lb.Merge(s)[0].Spilling; got != 0 {
+			t.Errorf("previous %s/UDP: spilling %d, want 0", addr, got)
+		}
+	}
+}
+
+// TestHereIsOrdered: of two records of one backend the one on this node counts.
+func TestHereIsOrdered(t *testing.T) {
+	s := regions(1, 1)
+	s.NodeOnly = true
+	here := s.Backends[0]
+	here.Here = true
+	for _, order := range [][]lb.Backend{{here, s.Backends[0]}, {s.Backends[0], here}} {
+		s.Backends = order
+		if got := shares(lb.Merge(s)[0]); len(got) != 1 {
+			t.Errorf("selected %v", got)
+		}
+	}
+}
+
 // TestManyTiers: tiers beyond those that ParsePolicy accepts are one tier.
 func TestManyTiers(t *testing.T) {
 	s := regions(20, 1)

@@ -72,7 +72,7 @@ func (m *merger) reasonFor(d *decision, s *site, b *Backend) string {
 	switch {
 	case s.share == 0:
 		return ReasonWeight
-	case d.state == Active && m.nearness(b) < s.near:
+	case m.nearness(b) < s.near:
 		return ReasonFarther
 	case d.state == Quarantined || d.lost || s.level >= m.tiers():
 		return ReasonLastResort
