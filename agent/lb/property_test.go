@@ -183,8 +183,9 @@ func rank(c lb.Choice) int {
 	return r
 }
 
-func benchmarkMerge(b *testing.B, backends int) {
-	s := lb.Service{Frontends: []lb.Frontend{{Addr: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: lb.TCP, PortName: "http"}}}
+func benchmarkMerge(b *testing.B, backends int, p lb.Policy) {
+	s := lb.Service{Policy: p,
+		Frontends: []lb.Frontend{{Addr: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: lb.TCP, PortName: "http"}}}
 	for i := range backends {
 		id := uint16(i%3 + 1)
 		addr := netip.AddrFrom4([4]byte{10, byte(id), byte(i >> 8), byte(i)})
@@ -199,5 +200,14 @@ func benchmarkMerge(b *testing.B, backends int) {
 	}
 }
 
-func BenchmarkMerge10(b *testing.B)   { benchmarkMerge(b, 10) }
-func BenchmarkMerge1000(b *testing.B) { benchmarkMerge(b, 1000) }
+func BenchmarkMerge10(b *testing.B)   { benchmarkMerge(b, 10, lb.Policy{}) }
+func BenchmarkMerge1000(b *testing.B) { benchmarkMerge(b, 1000, lb.Policy{}) }
+
+// BenchmarkMergePolicy10 spills by tiers and weights.
+func BenchmarkMergePolicy10(b *testing.B) {
+	p, wrong := lb.ParsePolicy(map[string]string{"tiers": "local; c; *", "weights": "local=1, *=2", "spillover": "min=5,hysteresis=10%"})
+	if len(wrong) > 0 {
+		b.Fatal(wrong[0])
+	}
+	benchmarkMerge(b, 10, p)
+}
