@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		exit(serveClient(os.Stdin, os.Stdout))
 	case "bench client":
 		exit(errors.Join(prepareBenchClient(os.Args[1]), serveClient(os.Stdin, os.Stdout)))
+	case "repairer":
+		exit(runRepairer(os.Args[1], os.Args[2], os.Stdin, os.Stdout))
 	case "successor":
 		exit(runSuccessor(os.Args[1], os.Stdin))
 	case "holder":

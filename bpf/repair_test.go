@@ -1,10 +1,14 @@
 package bpf
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -15,6 +19,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/agent/privilege"
 )
 
 // repair lets the datapath repair itself on a thread without any capability, as
@@ -320,6 +326,79 @@ func TestRepairBesideAnotherAgent(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// runRepairer is a process that loads a datapath, gives up all privileges as an
+// agent does, and then repairs at each line it reads, saying what it found.
+func runRepairer(pinDir, cgroup string, in io.Reader, out io.Writer) error {
+	dp, err := Load(Options{PinDir: pinDir, Cgroup: cgroup})
+	if err != nil {
+		return err
+	}
+	kept, err := privilege.Drop(dp.WaitRCU)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "kept %d\n", kept.Len())
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		var text []string
+		for _, r := range dp.Repair() {
+			text = append(text, fmt.Sprintf("%s %s %s %v", r.Kind, r.Name, r.Found, r.Err))
+		}
+		fmt.Fprintln(out, strings.Join(text, ";"))
+	}
+	return dp.Close()
+}
+
+// TestRepairBehindTheFilter repairs everything in a process that has dropped its
+// privileges, seccomp filter included.
+func TestRepairBehindTheFilter(t *testing.T) {
+	f, before, works := repairFixture(t)
+	f.close()
+	cmd := exec.Command("/proc/self/exe", f.opts.PinDir, f.opts.Cgroup)
+	cmd.Env = append(os.Environ(), roleVariable+"=repairer")
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() {
+		if err := cmd.Wait(); strings.Contains(complaint.String(), "has cgo") {
+			t.Skip("a binary with cgo, as the race detector needs it, cannot drop its privileges")
+		} else {
+			t.Fatal(err, &complaint)
+		}
+	}
+	ask := func() string {
+		fmt.Fprintln(in)
+		lines.Scan()
+		return lines.Text()
+	}
+	for _, p := range []string{"cm_slab", "prog_connect4", "link_connect6"} {
+		f.removePin(p)
+	}
+	if got, want := ask(), "map cm_slab no pin <nil>;program prog_connect4 no pin <nil>;link link_connect6 no pin <nil>"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := errors.Join(detach(filepath.Join(f.opts.PinDir, "link_connect4")), os.RemoveAll(f.opts.PinDir)); err != nil {
+		t.Error(err)
+	}
+	if got := ask(); !strings.HasPrefix(got, "attachment connect4 detached <nil>;directory ") || strings.Count(got, " <nil>") != 2+len(before.links)+len(before.programs)+len(before.maps) {
+		t.Errorf("got %q", got)
+	}
+	if got := ask(); got != "" {
+		t.Errorf("second repair: %q", got)
+	}
+	works()
+	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+		t.Error(err, &complaint)
+	}
+	works()
+	f.load()
+	works()
 }
 
 // TestRepairRefused: what the kernel refuses asks for a new start.
