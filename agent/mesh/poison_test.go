@@ -45,7 +45,7 @@ type poisoner struct {
 	rng     *rand.Rand
 	codec   schema.SliceCodec
 	classes []poisonClass
-	bombs   [][]byte // large values, made once
+	bombs   [][]byte // large values, made once and when the first is drawn
 }
 
 type poisonClass struct {
@@ -55,7 +55,7 @@ type poisonClass struct {
 }
 
 func newPoisoner(seed uint64) *poisoner {
-	p := &poisoner{rng: rand.New(rand.NewPCG(seed, 1)), bombs: bombs()}
+	p := &poisoner{rng: rand.New(rand.NewPCG(seed, 1))}
 	p.classes = []poisonClass{
 		{"R-01 another cluster's name", (*poisoner).foreignName, false},
 		{"R-01 another cluster's id", (*poisoner).foreignID, false},
@@ -285,6 +285,9 @@ func (p *poisoner) mutate(out *poisoned) {
 }
 
 func (p *poisoner) bomb(out *poisoned) {
+	if p.bombs == nil {
+		p.bombs = bombs()
+	}
 	p.entry(out, p.good(out.cluster))
 	out.change.Value = pick(p.rng, p.bombs...)
 }
