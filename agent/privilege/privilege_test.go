@@ -180,13 +180,15 @@ func (c *child) requireDeeds() {
 			c.t.Errorf("%s: %s, want done", deed, got)
 		}
 	}
-	if got := c.do("update a map"); got != "EBADF" {
-		c.t.Errorf("update a map that is none: %s, want EBADF", got)
+	for deed, want := range map[string]string{"update a map": "EBADF", "look at an object": "EBADFD", "attach again": "EBADF"} {
+		if got := c.do(deed); got != want { // past every check of who asks
+			c.t.Errorf("%s that is none: %s, want %s", deed, got, want)
+		}
 	}
 	for deed, want := range map[string]string{
 		"execute": "EPERM", "execute in place": "EPERM", "fork": "EPERM", "clone3": "ENOSYS", "new user ns": "EPERM",
 		"signal parent": "EPERM", "tgkill parent": "EPERM", "trace parent": "EPERM", "mount": "EPERM", "map code": "EPERM",
-		"raw socket": "EPERM", "kernel keyring": "EPERM", "io_uring": "EPERM", "make a map": "EPERM", "open a pin": "EPERM",
+		"raw socket": "EPERM", "kernel keyring": "EPERM", "io_uring": "EPERM", "make a map": "EPERM", "load a program": "EPERM", "number of a map": "EPERM",
 		"detach a link": "EPERM", "raise": "EPERM", "raise ambient": "EPERM", "become root": "EPERM", "undo no_new_privs": "EINVAL",
 	} {
 		if got := c.do(deed); got != want {

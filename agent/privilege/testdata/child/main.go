@@ -94,9 +94,12 @@ func deeds() map[string]func() error {
 		"kernel keyring":    func() error { _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true); return err },
 		"io_uring":          func() error { return raw(unix.SYS_IO_URING_SETUP, 1, 0, 0) },
 		"make a map":        func() error { return raw(unix.SYS_BPF, unix.BPF_MAP_CREATE, 0, 0) },
-		"open a pin":        func() error { return raw(unix.SYS_BPF, unix.BPF_OBJ_GET, 0, 0) },
+		"load a program":    func() error { return raw(unix.SYS_BPF, unix.BPF_PROG_LOAD, 0, 0) },
+		"number of a map":   func() error { return raw(unix.SYS_BPF, unix.BPF_MAP_GET_NEXT_ID, 0, 0) },
 		"detach a link":     func() error { return raw(unix.SYS_BPF, unix.BPF_LINK_DETACH, 0, 0) },
-		"update a map":      func() error { return updateMap(1 << 20) },
+		"update a map":      func() error { return bpf(unix.BPF_MAP_UPDATE_ELEM) },
+		"look at an object": func() error { return bpf(unix.BPF_OBJ_GET_INFO_BY_FD) },
+		"attach again":      func() error { return bpf(unix.BPF_LINK_CREATE) },
 		"raise":             raise,
 		"raise ambient":     func() error { return unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_BPF, 0, 0) },
 		"become root":       func() error { return raw(unix.SYS_SETUID, 0, 0, 0) },
@@ -158,16 +161,15 @@ func mapMemory(protection int) error {
 	return unix.Munmap(m)
 }
 
-// updateMap makes the call that changes a map, of a descriptor that is none:
-// EBADF says that it got past every check of who calls.
-func updateMap(fd uint32) error {
+// bpf makes a bpf(2) call on a descriptor that is none, which comes first in
+// the arguments of the commands used here: EBADF, or EBADFD, says that the call got past
+// every check of who makes it.
+func bpf(command uintptr) error {
 	attr := struct {
-		fd         uint32
-		_          uint32
-		key, value uint64
-		flags      uint64
-	}{fd: fd}
-	return raw(unix.SYS_BPF, unix.BPF_MAP_UPDATE_ELEM, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		fd   uint32
+		rest [60]byte
+	}{fd: 1 << 20}
+	return raw(unix.SYS_BPF, command, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 }
 
 func raise() error {
