@@ -59,7 +59,6 @@ func limits() []limit {
 		{call: unix.SYS_BPF, arg: 0, values: []uint32{
 			unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_MAP_GET_NEXT_KEY,
 			unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_UPDATE_BATCH, unix.BPF_MAP_DELETE_BATCH,
-			unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_OBJ_GET, unix.BPF_OBJ_PIN, unix.BPF_LINK_CREATE, unix.BPF_LINK_UPDATE,
 			// Repairs, of objects that are open: no other can be opened.
 			unix.BPF_OBJ_PIN, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_LINK_CREATE, unix.BPF_LINK_UPDATE,
 		}},

@@ -188,7 +188,7 @@ func (c *child) requireDeeds() {
 	for deed, want := range map[string]string{
 		"execute": "EPERM", "execute in place": "EPERM", "fork": "EPERM", "clone3": "ENOSYS", "new user ns": "EPERM",
 		"signal parent": "EPERM", "tgkill parent": "EPERM", "trace parent": "EPERM", "mount": "EPERM", "map code": "EPERM",
-		"raw socket": "EPERM", "kernel keyring": "EPERM", "io_uring": "EPERM", "make a map": "EPERM", "load a program": "EPERM", "number of a map": "EPERM",
+		"raw socket": "EPERM", "kernel keyring": "EPERM", "io_uring": "EPERM", "make a map": "EPERM", "open a pin": "EPERM", "load a program": "EPERM", "number of a map": "EPERM",
 		"detach a link": "EPERM", "raise": "EPERM", "raise ambient": "EPERM", "become root": "EPERM", "undo no_new_privs": "EINVAL",
 	} {
 		if got := c.do(deed); got != want {

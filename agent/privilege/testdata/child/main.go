@@ -94,6 +94,7 @@ func deeds() map[string]func() error {
 		"kernel keyring":    func() error { _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, true); return err },
 		"io_uring":          func() error { return raw(unix.SYS_IO_URING_SETUP, 1, 0, 0) },
 		"make a map":        func() error { return raw(unix.SYS_BPF, unix.BPF_MAP_CREATE, 0, 0) },
+		"open a pin":        func() error { return raw(unix.SYS_BPF, unix.BPF_OBJ_GET, 0, 0) },
 		"load a program":    func() error { return raw(unix.SYS_BPF, unix.BPF_PROG_LOAD, 0, 0) },
 		"number of a map":   func() error { return raw(unix.SYS_BPF, unix.BPF_MAP_GET_NEXT_ID, 0, 0) },
 		"detach a link":     func() error { return raw(unix.SYS_BPF, unix.BPF_LINK_DETACH, 0, 0) },
