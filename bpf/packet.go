@@ -74,7 +74,7 @@ func LoadPacket(opts PacketOptions) (*Packet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	if err := p.size(spec, opts); err != nil {
+	if err := errors.Join(p.size(spec, opts), p.checkLayout()); err != nil {
 		return nil, err
 	}
 	p.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: p.dir}})
@@ -225,6 +225,83 @@ func (p *Packet) takeOver(path string, index int) (link.Link, error) {
 		return nil, l.Close()
 	}
 	return l, nil
+}
+
+// checkLayout refuses maps of a version that the programs cannot read.
+func (p *Packet) checkLayout() error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, packetMapCmInfo), nil)
+	if err != nil {
+		return fmt.Errorf("open pinned map %s: %w", packetMapCmInfo, err)
+	}
+	defer m.Close()
+	return checkInfo(m, p.dir)
+}
+
+// Current returns an error when the pinned maps are no longer those that the
+// programs were loaded on: a cleanup or another version of the agent made new
+// ones.
+func (p *Packet) Current() error {
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, packetMapCmHeaders), nil)
+	if err != nil {
+		return fmt.Errorf("open pinned map %s: %w", packetMapCmHeaders, err)
+	}
+	defer pinned.Close()
+	if a, b := mapID(pinned), mapID(p.coll.Maps[packetMapCmHeaders]); a != b {
+		return fmt.Errorf("look at the pins in %q: the maps were made anew, as number %d instead of %d; start again to load the programs on them", p.dir, a, b)
+	}
+	return nil
+}
+
+// mapID is the kernel's number of a map, 0 if it does not tell.
+func mapID(m *ebpf.Map) ebpf.MapID {
+	info, err := m.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
+}
+
+// Detach takes the programs off a device, by its index. A device that is gone or
+// never had them is no error.
+func (p *Packet) Detach(index int) error {
+	var errs []error
+	for _, side := range []string{"ingress", "egress"} { // what asks before what answers
+		pin := devicePin(index, side)
+		if err := os.Remove(filepath.Join(p.dir, pin)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove pin: %w", err))
+		}
+		if l := p.links[pin]; l != nil {
+			errs = append(errs, l.Close())
+			delete(p.links, pin)
+		}
+	}
+	if err := p.coll.Maps[packetMapCmDevices].Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		errs = append(errs, fmt.Errorf("delete the options of device %d: %w", index, err))
+	}
+	return errors.Join(errs...)
+}
+
+// Attached lists the indexes of the devices whose both links are pinned, by this
+// process or an earlier one.
+func (p *Packet) Attached() ([]int, error) {
+	pins, err := os.ReadDir(p.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	sides := map[int]int{}
+	var both []int
+	for _, pin := range pins {
+		var index int
+		var side string
+		if n, _ := fmt.Sscanf(pin.Name(), linkPrefix+"tcx_%d_%s", &index, &side); n != 2 || pin.Name() != devicePin(index, side) {
+			continue
+		}
+		if sides[index]++; sides[index] == 2 {
+			both = append(both, index)
+		}
+	}
+	return both, nil
 }
 
 // Close closes everything and leaves the pins, so load balancing goes on.
