@@ -24,6 +24,8 @@ func TestMainJob(t *testing.T) {
 		check{"b_no_backend", checkNoBackend},
 		check{"c_kills", checkKills},
 		check{"c_restart", checkRestart},
+		check{"c_privileges", checkPrivileges},
+		check{"c_least_privilege", checkLeastPrivilege},
 		check{"d_empty_store", checkEmptyStore},
 		check{"e_drain", checkDrain},
 		check{"e_stop", checkStop},
