@@ -83,12 +83,17 @@ type simulation struct {
 	agent    *Agent
 	stop     func()
 	adjust   func(*Config) // the configuration, or nil
+	// instead, by cluster, takes the place of a connection to its fake.
+	instead map[string]dialer
 }
 
-func (s *simulation) connect(_ context.Context, name string, _ clusterfile.File) (connection, error) {
+func (s *simulation) connect(ctx context.Context, name string, file clusterfile.File) (connection, error) {
 	s.mu.Lock()
-	c := s.clusters[name]
+	c, instead := s.clusters[name], s.instead[name]
 	s.mu.Unlock()
+	if instead != nil {
+		return instead(ctx, name, file)
+	}
 	if c == nil || c.down.Load() {
 		return nil, errDown
 	}
@@ -115,6 +120,17 @@ func (s *simulation) add(c *fakeCluster) {
 	s.mu.Lock()
 	s.clusters[c.name] = c
 	s.mu.Unlock()
+}
+
+// replace makes a cluster be reached otherwise from now on, or, without a
+// dialer, as before.
+func (s *simulation) replace(name string, d dialer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instead == nil {
+		s.instead = map[string]dialer{}
+	}
+	s.instead[name] = d
 }
 
 func (s *simulation) file(name string) string { return filepath.Join(s.dir, "clusters", name) }
