@@ -27,7 +27,7 @@ func Merge(s Service) []FrontendTable {
 	m := merger{s: &s, pool: canonicalBackends(s.Backends)}
 	m.plain = len(s.Policy.Weights) == 0 && s.Policy.Spillover.IsZero() && s.Distribution == DistributionNone
 	m.claims = claims(m.pool)
-	m.reasons = make([]string, len(m.pool))
+	m.fates = make([]fate, len(m.pool))
 	var few [8]site
 	m.sites = m.survey(few[:0])
 	frontends := canonicalFrontends(s.Frontends)
@@ -38,15 +38,15 @@ func Merge(s Service) []FrontendTable {
 	return tables
 }
 
-// merger holds what all frontends of a service have in common. reasons is
-// scratch space of one frontend, indexed like pool; "" is no match.
+// merger holds what all frontends of a service have in common. fates is
+// scratch space of one frontend, indexed like pool.
 type merger struct {
-	s       *Service
-	pool    []Backend
-	claims  []int32
-	reasons []string
-	sites   []site
-	plain   bool // all selected backends have the same share
+	s      *Service
+	pool   []Backend
+	claims []int32
+	fates  []fate
+	sites  []site
+	plain  bool // all selected backends have the same share
 }
 
 func (m *merger) table(f Frontend) FrontendTable {
@@ -70,9 +70,6 @@ func (m *merger) previous(f Frontend) uint32 {
 	return 0
 }
 
-// candidate marks a matching backend on which nothing is decided yet.
-const candidate = "candidate"
-
 // candidates marks the backends that match a frontend, counts those of each
 // site that may be used, and returns how many match.
 func (m *merger) candidates(f Frontend) (matching int) {
@@ -81,13 +78,13 @@ func (m *merger) candidates(f Frontend) (matching int) {
 		s.tally = tally{}
 		for i := s.first; i < s.end; i++ {
 			b := &m.pool[i]
-			m.reasons[i] = ""
+			m.fates[i] = byNothing
 			if !matches(&f, b) {
 				continue
 			}
 			matching++
-			m.reasons[i] = m.fate(s, i)
-			if m.reasons[i] == candidate {
+			m.fates[i] = m.admit(s, i)
+			if m.fates[i] == candidate {
 				s.tally.count(b, m.nearness(b))
 			}
 		}
@@ -95,17 +92,17 @@ func (m *merger) candidates(f Frontend) (matching int) {
 	return matching
 }
 
-// fate is the reason not to use a backend that does not depend on others being
-// better, or candidate.
-func (m *merger) fate(s *site, i int) string {
+// admit gives a backend a fate that does not depend on others being better, or
+// candidate.
+func (m *merger) admit(s *site, i int) fate {
 	b := &m.pool[i]
 	switch {
 	case m.claimed(i):
-		return ReasonDuplicate
+		return byDuplicate
 	case m.s.NodeOnly && !b.Here:
-		return ReasonOtherNode
+		return byOtherNode
 	case s.level == excluded:
-		return ReasonExcluded
+		return byExcluded
 	}
 	return candidate
 }
@@ -114,7 +111,7 @@ func (m *merger) fate(s *site, i int) string {
 // same frontend, has the same address.
 func (m *merger) claimed(i int) bool {
 	for j := m.claims[i]; j >= 0; j = m.claims[j] {
-		if m.reasons[j] != "" {
+		if m.fates[j] != byNothing {
 			return true
 		}
 	}
@@ -134,14 +131,14 @@ func (m *merger) nearness(b *Backend) int {
 	return 0
 }
 
-// explain turns a decision into reasons and returns how many are selected.
+// explain turns a decision into fates and returns how many are selected.
 func (m *merger) explain(d *decision) (selected int) {
 	for k := range m.sites {
 		s := &m.sites[k]
 		for i := s.first; i < s.end; i++ {
-			if m.reasons[i] == candidate {
-				m.reasons[i] = m.reason(d, s, &m.pool[i])
-				if Selecting(m.reasons[i]) {
+			if m.fates[i] == candidate {
+				m.fates[i] = m.judge(d, s, &m.pool[i])
+				if m.fates[i].selects() {
 					selected++
 				}
 			}
@@ -158,14 +155,13 @@ func (m *merger) collect(selected, matching int) []Choice {
 	for k := range m.sites {
 		s := &m.sites[k]
 		for i := s.first; i < s.end; i++ {
-			reason := m.reasons[i]
-			switch {
-			case reason == "":
-			case Selecting(reason):
-				choices[on] = Choice{Backend: m.pool[i], Selected: true, Weight: s.share, Reason: reason}
+			switch f := m.fates[i]; {
+			case f == byNothing:
+			case f.selects():
+				choices[on] = Choice{Backend: m.pool[i], Selected: true, Weight: s.share, Reason: f.reason()}
 				on++
 			default:
-				choices[off] = Choice{Backend: m.pool[i], Reason: reason}
+				choices[off] = Choice{Backend: m.pool[i], Reason: f.reason()}
 				off++
 			}
 		}
@@ -205,10 +201,13 @@ func compareBackends(a, b Backend) int {
 		}
 		return 1
 	}
-	return cmp.Or(
-		cmp.Compare(a.ClusterID, b.ClusterID), strings.Compare(a.Cluster, b.Cluster),
-		a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.State, b.State),
-		slices.Compare(a.Names, b.Names), strings.Compare(a.Zone, b.Zone), compareHere(a, b))
+	if c := cmp.Or(cmp.Compare(a.ClusterID, b.ClusterID), strings.Compare(a.Cluster, b.Cluster)); c != 0 {
+		return c
+	}
+	if c := cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol)); c != 0 {
+		return c // nearly always
+	}
+	return cmp.Or(cmp.Compare(a.State, b.State), slices.Compare(a.Names, b.Names), strings.Compare(a.Zone, b.Zone), compareHere(a, b))
 }
 
 func compareHere(a, b Backend) int {

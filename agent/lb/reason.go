@@ -54,13 +54,53 @@ func Selecting(reason string) bool {
 	return false
 }
 
-// reason explains what a decision means for one candidate.
-func (m *merger) reason(d *decision, s *site, b *Backend) string {
+// fate is a reason in one byte, as it is kept while a table is made. byNothing is
+// a backend that does not match, candidate one on which nothing is decided yet.
+type fate uint8
+
+const (
+	byNothing fate = iota
+	candidate
+	byActive
+	byFallback
+	bySpillover
+	byTerminatingLast
+	byLastResort
+	byTerminating
+	byNotReady
+	byQuarantined
+	byMaintenance
+	byAffinity
+	byTier
+	byWeight
+	byStale
+	byExcluded
+	byFarther
+	byOtherNode
+	byDuplicate
+)
+
+func (f fate) selects() bool { return f >= byActive && f <= byLastResort }
+
+// reason is one of the Reason constants.
+func (f fate) reason() string {
+	return [...]string{
+		byActive: ReasonActive, byFallback: ReasonFallback, bySpillover: ReasonSpillover,
+		byTerminatingLast: ReasonTerminatingLast, byLastResort: ReasonLastResort,
+		byTerminating: ReasonTerminating, byNotReady: ReasonNotReady, byQuarantined: ReasonQuarantined,
+		byMaintenance: ReasonMaintenance, byAffinity: ReasonAffinity, byTier: ReasonTier, byWeight: ReasonWeight,
+		byStale: ReasonStale, byExcluded: ReasonExcluded, byFarther: ReasonFarther,
+		byOtherNode: ReasonOtherNode, byDuplicate: ReasonDuplicate,
+	}[f]
+}
+
+// judge decides what a decision means for one candidate.
+func (m *merger) judge(d *decision, s *site, b *Backend) fate {
 	switch {
 	case b.State == NotReady:
-		return ReasonNotReady
+		return byNotReady
 	case b.State == Maintenance:
-		return ReasonMaintenance
+		return byMaintenance
 	case d.uses(s, b.State):
 		return m.reasonFor(d, s, b)
 	}
@@ -68,46 +108,46 @@ func (m *merger) reason(d *decision, s *site, b *Backend) string {
 }
 
 // reasonFor explains a candidate whose site and state are used.
-func (m *merger) reasonFor(d *decision, s *site, b *Backend) string {
+func (m *merger) reasonFor(d *decision, s *site, b *Backend) fate {
 	switch {
 	case s.share == 0:
-		return ReasonWeight
+		return byWeight
 	case m.nearness(b) < s.near:
-		return ReasonFarther
+		return byFarther
 	case d.state == Quarantined || d.lost || s.level >= m.tiers():
-		return ReasonLastResort
+		return byLastResort
 	case d.state == Terminating:
-		return ReasonTerminatingLast
+		return byTerminatingLast
 	case s.level > d.first:
-		return ReasonSpillover
+		return bySpillover
 	case s.level > 0:
-		return ReasonFallback
+		return byFallback
 	}
-	return ReasonActive
+	return byActive
 }
 
 // reasonAgainst explains a candidate whose site or state is not used.
-func (m *merger) reasonAgainst(d *decision, s *site, b *Backend) string {
+func (m *merger) reasonAgainst(d *decision, s *site, b *Backend) fate {
 	switch {
 	case b.State == Quarantined:
-		return ReasonQuarantined
+		return byQuarantined
 	case s.lost && !d.lost:
-		return ReasonStale
+		return byStale
 	case s.level > d.reach:
 		return m.reasonBehind(s)
 	}
-	return ReasonTerminating
+	return byTerminating
 }
 
 // reasonBehind explains why a site's turn did not come.
-func (m *merger) reasonBehind(s *site) string {
+func (m *merger) reasonBehind(s *site) fate {
 	switch {
 	case s.level > m.tiers():
-		return ReasonWeight
+		return byWeight
 	case s.level == m.tiers():
-		return ReasonStale
+		return byStale
 	case len(m.s.Policy.Tiers) > 0 || m.s.Affinity == AffinityNone:
-		return ReasonTier
+		return byTier
 	}
-	return ReasonAffinity
+	return byAffinity
 }
