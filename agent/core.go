@@ -143,14 +143,31 @@ func (c *core) set(name lb.ServiceName) {
 	_, err := c.maps.Set(name, tables)
 	c.metrics.set(time.Since(start), err)
 	if err == nil {
+		if c.failed[name] != nil {
+			c.log.Info("service fits into the maps again", "service", name.String())
+		}
 		delete(c.failed, name)
 		return
 	}
+	c.makeRoom(err)
 	if c.failed[name] == nil {
 		c.log.Error("service does not fit into the maps; it stays as it was", "service", name.String(), "err", err)
 	}
 	c.failed[name] = err
 	c.retry = time.After(retryPause)
+}
+
+// compactAtOnce bounds how many sets one step of compaction moves, so that
+// changes do not wait for long.
+const compactAtOnce = 64
+
+// makeRoom moves sets together if what is free would suffice but lies apart. The
+// service is tried again when the places that were left are free.
+func (c *core) makeRoom(err error) {
+	var full *datapath.CapacityError
+	if errors.As(err, &full) && full.Fragmented && !c.waiting {
+		c.maps.Compact(compactAtOnce)
+	}
 }
 
 func (c *core) retryFailed() {
