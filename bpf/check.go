@@ -129,6 +129,8 @@ func kernelNeeds() []need {
 		{check: "socket release programs", probe: socketRelease, remedy: "use Linux 5.9 or newer with CONFIG_CGROUP_BPF"},
 		{check: "socket storage", probe: helper(asm.FnSkStorageGet), remedy: "use Linux 5.8 or newer"},
 		{check: "socket cookie", probe: helper(asm.FnGetSocketCookie), remedy: "use Linux 5.8 or newer"},
+		{check: "network namespace cookie", probe: helper(asm.FnGetNetnsCookie), remedy: "use Linux 5.8 or newer"},
+		{check: "ring buffer", probe: func() error { return features.HaveMapType(ebpf.RingBuf) }, remedy: "use Linux 5.8 or newer"},
 		{check: "memory-mapped arrays", probe: func() error { return features.HaveMapFlag(features.BPF_F_MMAPABLE) }, remedy: "use Linux 5.5 or newer"},
 		{check: "LRU hash", probe: func() error { return features.HaveMapType(ebpf.LRUHash) }, remedy: "use Linux 5.8 or newer"},
 		{check: "bounded loops", probe: features.HaveBoundedLoops, remedy: "use Linux 5.8 or newer"},

@@ -21,12 +21,15 @@
 #include <bpf/bpf_helpers.h>
 
 #include "clustermesh.h"
+#include "event.h"
 #include "maps.h"
 #include "select.h"
+#include "sticky.h"
 
 #define CM_IPPROTO_TCP 6
 #define CM_IPPROTO_UDP 17
 #define CM_ECONNREFUSED 111
+#define CM_AF_INET6 10
 
 /* What a hook returns. recvmsg and getpeername may only allow. */
 #define CM_DENY 0
@@ -71,9 +74,60 @@ static __always_inline void cm_write(struct bpf_sock_addr *ctx, int v6,
 	ctx->user_port = port;
 }
 
-static __always_inline int cm_refuse(void)
+/* The seed of a consistent choice. A socket that is bound to an address, or that
+ * was connected before, is known by it, as its packets would be on any node; for
+ * one that is not, the address is not decided yet, and its network namespace
+ * stands for the client. Numbers of namespaces repeat on other nodes, hence the
+ * salt. */
+static __always_inline __u64 cm_socket_seed(struct bpf_sock_addr *ctx,
+					    __u64 netns)
+{
+	/* volatile and read as a whole, or the compiler computes addresses inside the
+	 * socket, which the verifier does not allow. */
+	const volatile struct bpf_sock *sk = ctx->sk;
+	__u32 v4 = sk->src_ip4;
+	__u32 addr[4] = { sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2],
+			  sk->src_ip6[3] };
+
+	if (sk->family != CM_AF_INET6) {
+		addr[0] = addr[1] = 0;
+		addr[2] = bpf_htonl(0xffff);
+		addr[3] = v4;
+	}
+	if (addr[3])
+		return cm_hash_address(addr);
+	return cm_hash_client(cm_salt(), netns);
+}
+
+/* A backend for this socket. Plain frontends decide here that they are plain, and
+ * pay no more for it. */
+static __always_inline struct cm_backend *
+cm_pick_for_socket(struct bpf_sock_addr *ctx, __u32 id, __u64 seed,
+		   const struct cm_endpoint *frontend)
+{
+	__u64 header = cm_header(id), netns;
+	__u32 index, family = cm_v6(frontend->addr);
+
+	if (!(header >> CM_HEADER_FLAGS)) {
+		index = cm_choose(id, seed, family);
+	} else {
+		netns = bpf_get_netns_cookie(ctx);
+		if (header & CM_HEADER_CONSISTENT)
+			seed = cm_socket_seed(ctx, netns);
+		if (header & CM_HEADER_STICKY)
+			index = cm_choose_sticky(id, 0, netns, CM_CLIENT_NETNS,
+						 seed, family);
+		else
+			index = cm_choose(id, seed, family);
+	}
+	return index ? bpf_map_lookup_elem(&cm_slab, &index) : 0;
+}
+
+static __always_inline int cm_refuse(__u32 id)
 {
 	cm_count(refused);
+	if (!cm_selected(cm_header(id)))
+		cm_explain(empty);
 	if (cm_can_set_retval)
 		bpf_set_retval(-CM_ECONNREFUSED);
 	return CM_DENY;
@@ -138,10 +192,12 @@ static __always_inline int cm_connect(struct bpf_sock_addr *ctx, int v6)
 		cm_count(misses);
 		return CM_ALLOW;
 	}
-	b = cm_pick(id, bpf_get_prandom_u32(), &frontend);
+	b = cm_pick_for_socket(ctx, id, bpf_get_prandom_u32(), &frontend);
+	if (cm_sampled())
+		cm_report(id, proto, bpf_get_netns_cookie(ctx), &frontend, b);
 	if (!b)
-		return cm_refuse();
-	cm_count(hits);
+		return cm_refuse(id);
+	cm_count_hit(b->cluster);
 	cm_chosen(b, &backend);
 	cm_keep_peer(ctx, &frontend, &backend);
 	cm_write(ctx, v6, backend.addr, backend.port);
@@ -203,10 +259,12 @@ static __always_inline int cm_sendmsg(struct bpf_sock_addr *ctx, int v6)
 		return CM_ALLOW;
 	}
 	cookie = bpf_get_socket_cookie(ctx);
-	b = cm_pick(id, cookie ^ ((__u64)id << 32), &frontend);
+	b = cm_pick_for_socket(ctx, id, cookie ^ ((__u64)id << 32), &frontend);
+	if (cm_sampled())
+		cm_report(id, CM_IPPROTO_UDP, bpf_get_netns_cookie(ctx), &frontend, b);
 	if (!b)
-		return cm_refuse();
-	cm_count(hits);
+		return cm_refuse(id);
+	cm_count_hit(b->cluster);
 	cm_chosen(b, &backend);
 	cm_keep_reverse(ctx, cookie, &frontend, &backend);
 	cm_write(ctx, v6, backend.addr, backend.port);

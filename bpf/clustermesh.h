@@ -9,8 +9,17 @@
 
 #include <linux/types.h>
 
-/* CM_LAYOUT grows with every change that an older reader would misread. */
-#define CM_LAYOUT 1
+/* CM_LAYOUT grows with every change that an older reader would misread. Version 2
+ * has flags in the headers, and tables behind the backends; maps without either
+ * are still of version 1, and bytes that version 1 left zero mean what it did. */
+#define CM_LAYOUT 2
+
+/* The header of a frontend: 6 bits of flags, 26 of offset, 16 of how many records
+ * are selected, 16 of generation. */
+#define CM_HEADER_STICKY (1ULL << 63) /* clients come back to their backend */
+#define CM_HEADER_CONSISTENT (1ULL << 62) /* a table says who goes where */
+#define CM_HEADER_FLAGS 58
+#define CM_OFFSET_MASK ((1U << 26) - 1)
 
 struct cm_frontend_key {
 	__u32 addr[4];
@@ -19,6 +28,10 @@ struct cm_frontend_key {
 	__u8 scope;
 };
 
+/* cm_backend is one backend and one slot of an alias table: a draw that is not
+ * below the threshold goes to the selected record that is alias places further,
+ * modulo 2^16. An alias of 0 keeps every draw, so a set without weights is zero
+ * here. */
 struct cm_backend {
 	__u32 addr[4];
 	__u16 port;
@@ -26,14 +39,26 @@ struct cm_backend {
 	__u32 frontend;
 	__u8 state;
 	__u8 flags;
-	__u8 pad[6];
+	__u16 alias;
+	__u32 threshold;
 };
 
+/* cm_region is the record before the first backend. After the last backend come
+ * the slots of a table, if any: indices of selected records, 16 to a record. */
 struct cm_region {
 	__u32 total;
 	__u32 frontend;
 	__u8 affinity;
-	__u8 pad[23];
+	__u8 pad[3];
+	__u32 sticky; /* seconds that a client keeps its backend */
+	__u32 slots;
+	__u8 rest[12];
+};
+
+#define CM_TABLE_SLOTS 16
+
+struct cm_table {
+	__u16 slot[CM_TABLE_SLOTS];
 };
 
 struct cm_meta {
@@ -81,12 +106,66 @@ struct cm_reverse_key {
 	__u32 pad;
 };
 
+/* cm_affinity_key is a client of a frontend: for a socket its network namespace,
+ * for a packet its source address. */
+struct cm_affinity_key {
+	__u64 client[2];
+	__u32 frontend;
+	__u32 kind;
+};
+
+#define CM_CLIENT_NETNS 1
+#define CM_CLIENT_ADDRESS 2
+
+/* cm_affinity is the backend that the client has: its address, not its record,
+ * because records move. slot is where in the selected run it was seen last. */
+struct cm_affinity {
+	struct cm_endpoint backend;
+	__u32 slot;
+	__u32 used; /* seconds of the monotonic clock */
+};
+
+/* cm_settings is what the agent tells running programs. */
+struct cm_settings {
+	__u64 salt; /* of this node, for clients without an address */
+	__u32 sample; /* 0, or one of how many choices is reported */
+	__u32 pad;
+};
+
+/* cm_event is one choice, as the ring buffer reports it. */
+struct cm_event {
+	__u64 time; /* of the monotonic clock, in ns */
+	__u64 netns;
+	__u32 id;
+	struct cm_endpoint frontend;
+	struct cm_endpoint backend; /* zero if none was found */
+	__u16 cluster;
+	__u8 proto;
+	__u8 verdict;
+};
+
+#define CM_EVENT_PICKED 0
+#define CM_EVENT_REFUSED 1
+
+/* cm_counters is as it was in version 1; what came later is in cm_reasons. Hits
+ * of clusters that cm_cluster_hits has room for are counted there alone. */
 struct cm_counters {
 	__u64 hits;
 	__u64 misses;
 	__u64 refused;
 	__u64 retries;
 	__u64 forgotten;
+};
+
+
+struct cm_reasons {
+	__u64 empty;
+	__u64 swept;
+	__u64 remembered;
+	__u64 moved;
+	__u64 expired;
+	__u64 unremembered;
+	__u64 unreported;
 };
 
 #endif

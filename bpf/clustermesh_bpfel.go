@@ -13,15 +13,30 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type clustermeshCmBackend struct {
+type clustermeshCmAffinity struct {
+	_       structs.HostLayout
+	Backend clustermeshCmEndpoint
+	Slot    uint32
+	Used    uint32
+}
+
+type clustermeshCmAffinityKey struct {
 	_        structs.HostLayout
-	Addr     [4]uint32
-	Port     uint16
-	Cluster  uint16
+	Client   [2]uint64
 	Frontend uint32
-	State    uint8
-	Flags    uint8
-	Pad      [6]uint8
+	Kind     uint32
+}
+
+type clustermeshCmBackend struct {
+	_         structs.HostLayout
+	Addr      [4]uint32
+	Port      uint16
+	Cluster   uint16
+	Frontend  uint32
+	State     uint8
+	Flags     uint8
+	Alias     uint16
+	Threshold uint32
 }
 
 type clustermeshCmCluster struct {
@@ -45,6 +60,18 @@ type clustermeshCmEndpoint struct {
 	Addr [4]uint32
 	Port uint16
 	Pad  uint16
+}
+
+type clustermeshCmEvent struct {
+	_        structs.HostLayout
+	Time     uint64
+	Netns    uint64
+	Id       uint32
+	Frontend clustermeshCmEndpoint
+	Backend  clustermeshCmEndpoint
+	Cluster  uint16
+	Proto    uint8
+	Verdict  uint8
 }
 
 type clustermeshCmFrontendKey struct {
@@ -76,6 +103,17 @@ type clustermeshCmPeer struct {
 	Backend  clustermeshCmEndpoint
 }
 
+type clustermeshCmReasons struct {
+	_            structs.HostLayout
+	Empty        uint64
+	Swept        uint64
+	Remembered   uint64
+	Moved        uint64
+	Expired      uint64
+	Unremembered uint64
+	Unreported   uint64
+}
+
 type clustermeshCmReverseKey struct {
 	_       structs.HostLayout
 	Cookie  uint64
@@ -83,18 +121,30 @@ type clustermeshCmReverseKey struct {
 	Pad     uint32
 }
 
+type clustermeshCmSettings struct {
+	_      structs.HostLayout
+	Salt   uint64
+	Sample uint32
+	Pad    uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	clustermeshMapCmAffinity      = "cm_affinity"
+	clustermeshMapCmClusterHits   = "cm_cluster_hits"
 	clustermeshMapCmClusters      = "cm_clusters"
 	clustermeshMapCmCounters      = "cm_counters"
+	clustermeshMapCmEvents        = "cm_events"
 	clustermeshMapCmFrontends     = "cm_frontends"
 	clustermeshMapCmHeaders       = "cm_headers"
 	clustermeshMapCmInfo          = "cm_info"
 	clustermeshMapCmMeta          = "cm_meta"
 	clustermeshMapCmPeers         = "cm_peers"
+	clustermeshMapCmReasons       = "cm_reasons"
 	clustermeshMapCmReverse       = "cm_reverse"
+	clustermeshMapCmSettings      = "cm_settings"
 	clustermeshMapCmSlab          = "cm_slab"
 	clustermeshMapCmTcpPeers      = "cm_tcp_peers"
 	clustermeshProgCmConnect4     = "cm_connect4"
@@ -107,6 +157,7 @@ const (
 	clustermeshProgCmSendmsg4     = "cm_sendmsg4"
 	clustermeshProgCmSendmsg6     = "cm_sendmsg6"
 	clustermeshVarCmCanSetRetval  = "cm_can_set_retval"
+	clustermeshVarCmEventType     = "cm_event_type"
 	clustermeshVarCmRegionType    = "cm_region_type"
 )
 
@@ -167,16 +218,21 @@ type clustermeshProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type clustermeshMapSpecs struct {
-	CmClusters  *ebpf.MapSpec `ebpf:"cm_clusters"`
-	CmCounters  *ebpf.MapSpec `ebpf:"cm_counters"`
-	CmFrontends *ebpf.MapSpec `ebpf:"cm_frontends"`
-	CmHeaders   *ebpf.MapSpec `ebpf:"cm_headers"`
-	CmInfo      *ebpf.MapSpec `ebpf:"cm_info"`
-	CmMeta      *ebpf.MapSpec `ebpf:"cm_meta"`
-	CmPeers     *ebpf.MapSpec `ebpf:"cm_peers"`
-	CmReverse   *ebpf.MapSpec `ebpf:"cm_reverse"`
-	CmSlab      *ebpf.MapSpec `ebpf:"cm_slab"`
-	CmTcpPeers  *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
+	CmAffinity    *ebpf.MapSpec `ebpf:"cm_affinity"`
+	CmClusterHits *ebpf.MapSpec `ebpf:"cm_cluster_hits"`
+	CmClusters    *ebpf.MapSpec `ebpf:"cm_clusters"`
+	CmCounters    *ebpf.MapSpec `ebpf:"cm_counters"`
+	CmEvents      *ebpf.MapSpec `ebpf:"cm_events"`
+	CmFrontends   *ebpf.MapSpec `ebpf:"cm_frontends"`
+	CmHeaders     *ebpf.MapSpec `ebpf:"cm_headers"`
+	CmInfo        *ebpf.MapSpec `ebpf:"cm_info"`
+	CmMeta        *ebpf.MapSpec `ebpf:"cm_meta"`
+	CmPeers       *ebpf.MapSpec `ebpf:"cm_peers"`
+	CmReasons     *ebpf.MapSpec `ebpf:"cm_reasons"`
+	CmReverse     *ebpf.MapSpec `ebpf:"cm_reverse"`
+	CmSettings    *ebpf.MapSpec `ebpf:"cm_settings"`
+	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
+	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
 }
 
 // clustermeshVariableSpecs contains global variables before they are loaded into the kernel.
@@ -184,6 +240,7 @@ type clustermeshMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type clustermeshVariableSpecs struct {
 	CmCanSetRetval *ebpf.VariableSpec `ebpf:"cm_can_set_retval"`
+	CmEventType    *ebpf.VariableSpec `ebpf:"cm_event_type"`
 	CmRegionType   *ebpf.VariableSpec `ebpf:"cm_region_type"`
 }
 
@@ -207,28 +264,38 @@ func (o *clustermeshObjects) Close() error {
 //
 // It can be passed to loadClustermeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type clustermeshMaps struct {
-	CmClusters  *ebpf.Map `ebpf:"cm_clusters"`
-	CmCounters  *ebpf.Map `ebpf:"cm_counters"`
-	CmFrontends *ebpf.Map `ebpf:"cm_frontends"`
-	CmHeaders   *ebpf.Map `ebpf:"cm_headers"`
-	CmInfo      *ebpf.Map `ebpf:"cm_info"`
-	CmMeta      *ebpf.Map `ebpf:"cm_meta"`
-	CmPeers     *ebpf.Map `ebpf:"cm_peers"`
-	CmReverse   *ebpf.Map `ebpf:"cm_reverse"`
-	CmSlab      *ebpf.Map `ebpf:"cm_slab"`
-	CmTcpPeers  *ebpf.Map `ebpf:"cm_tcp_peers"`
+	CmAffinity    *ebpf.Map `ebpf:"cm_affinity"`
+	CmClusterHits *ebpf.Map `ebpf:"cm_cluster_hits"`
+	CmClusters    *ebpf.Map `ebpf:"cm_clusters"`
+	CmCounters    *ebpf.Map `ebpf:"cm_counters"`
+	CmEvents      *ebpf.Map `ebpf:"cm_events"`
+	CmFrontends   *ebpf.Map `ebpf:"cm_frontends"`
+	CmHeaders     *ebpf.Map `ebpf:"cm_headers"`
+	CmInfo        *ebpf.Map `ebpf:"cm_info"`
+	CmMeta        *ebpf.Map `ebpf:"cm_meta"`
+	CmPeers       *ebpf.Map `ebpf:"cm_peers"`
+	CmReasons     *ebpf.Map `ebpf:"cm_reasons"`
+	CmReverse     *ebpf.Map `ebpf:"cm_reverse"`
+	CmSettings    *ebpf.Map `ebpf:"cm_settings"`
+	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
+	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
 }
 
 func (m *clustermeshMaps) Close() error {
 	return _ClustermeshClose(
+		m.CmAffinity,
+		m.CmClusterHits,
 		m.CmClusters,
 		m.CmCounters,
+		m.CmEvents,
 		m.CmFrontends,
 		m.CmHeaders,
 		m.CmInfo,
 		m.CmMeta,
 		m.CmPeers,
+		m.CmReasons,
 		m.CmReverse,
+		m.CmSettings,
 		m.CmSlab,
 		m.CmTcpPeers,
 	)
@@ -239,6 +306,7 @@ func (m *clustermeshMaps) Close() error {
 // It can be passed to loadClustermeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type clustermeshVariables struct {
 	CmCanSetRetval *ebpf.Variable `ebpf:"cm_can_set_retval"`
+	CmEventType    *ebpf.Variable `ebpf:"cm_event_type"`
 	CmRegionType   *ebpf.Variable `ebpf:"cm_region_type"`
 }
 

@@ -17,21 +17,91 @@ type Counters struct {
 	// Forgotten are translated sockets whose frontend could not be remembered,
 	// for want of memory, so that they see the backend's address.
 	Forgotten uint64
+
+	Reasons
+}
+
+// Reasons say more about why hits and refusals came about.
+type Reasons struct {
+	// Empty are the refusals whose frontend had no backend selected; of the
+	// others, every selected one was of a withdrawn cluster.
+	Empty uint64
+	// Swept are the choices, refusals among them, for which all draws hit backends
+	// that could not be used, so that any other one was taken.
+	Swept uint64
+	// Remembered are the choices that session affinity made.
+	Remembered uint64
+	// Moved are the clients whose backend was not selected any more, or of a
+	// withdrawn cluster; Expired those that came back too late.
+	Moved, Expired uint64
+	// Unremembered are clients whose backend could not be kept, for want of memory.
+	Unremembered uint64
+	// Unreported are choices that no Monitor saw, because it read too slowly.
+	Unreported uint64
 }
 
 // Counters reads the programs' counters. Any goroutine may call it.
 func (d *Datapath) Counters() (Counters, error) {
 	var cpus []clustermeshCmCounters
+	var reasons []clustermeshCmReasons
 	if err := d.coll.Maps[clustermeshMapCmCounters].Lookup(uint32(0), &cpus); err != nil {
 		return Counters{}, fmt.Errorf("read counters: %w", err)
 	}
+	if err := d.coll.Maps[clustermeshMapCmReasons].Lookup(uint32(0), &reasons); err != nil {
+		return Counters{}, fmt.Errorf("read counters of reasons: %w", err)
+	}
+	hits, err := d.ClusterHits()
+	if err != nil {
+		return Counters{}, err
+	}
 	var sum Counters
+	for _, n := range hits {
+		sum.Hits += n
+	}
 	for _, c := range cpus {
-		sum.Hits += c.Hits
-		sum.Misses += c.Misses
-		sum.Refused += c.Refused
-		sum.Retries += c.Retries
-		sum.Forgotten += c.Forgotten
+		sum.add(c)
+	}
+	for _, r := range reasons {
+		sum.Reasons.add(r)
 	}
 	return sum, nil
+}
+
+func (c *Counters) add(cpu clustermeshCmCounters) {
+	c.Hits += cpu.Hits
+	c.Misses += cpu.Misses
+	c.Refused += cpu.Refused
+	c.Retries += cpu.Retries
+	c.Forgotten += cpu.Forgotten
+}
+
+func (r *Reasons) add(cpu clustermeshCmReasons) {
+	r.Empty += cpu.Empty
+	r.Swept += cpu.Swept
+	r.Remembered += cpu.Remembered
+	r.Moved += cpu.Moved
+	r.Expired += cpu.Expired
+	r.Unremembered += cpu.Unremembered
+	r.Unreported += cpu.Unreported
+}
+
+// ClusterHits are the hits by the id of the backend's cluster, without those that
+// have none. Clusters beyond MaxClusters, and hits of before an upgrade from an
+// agent that did not tell clusters apart, count in Counters alone. Any goroutine
+// may call it.
+func (d *Datapath) ClusterHits() (map[uint16]uint64, error) {
+	m := d.coll.Maps[clustermeshMapCmClusterHits]
+	out := map[uint16]uint64{}
+	cpus := make([]uint64, 0, 8)
+	for id := range m.MaxEntries() {
+		if err := m.Lookup(&id, &cpus); err != nil {
+			return nil, fmt.Errorf("read hits of cluster %d: %w", id, err)
+		}
+		for _, n := range cpus {
+			if n != 0 {
+				out[uint16(id)] += n
+			}
+		}
+	}
+	return out, nil
 }

@@ -100,20 +100,24 @@ func (d *Datapath) dumpFrontend(k layout.FrontendKey, id uint32) layout.DumpFron
 	}
 	f.Header = layout.Header(atomic.LoadUint64(&d.headers.all[id]))
 	f.Meta = d.meta.upTo(uint64(id) + 1)[id]
-	f.Region, f.Backends = d.region(f.Header, id)
+	d.dumpRegion(&f)
 	return f
 }
 
-// region copies the region that h names, if it is frontend id's.
-func (d *Datapath) region(h layout.Header, id uint32) (layout.Region, []layout.Backend) {
-	offset := uint64(h.Offset())
-	if offset == 0 || offset > uint64(len(d.slab.all)) {
-		return layout.Region{}, nil
+// dumpRegion copies the region that f's header names, if it is f's.
+func (d *Datapath) dumpRegion(f *layout.DumpFrontend) {
+	offset, end := uint64(f.Header.Offset()), uint64(len(d.slab.all))
+	if offset == 0 || offset > end {
+		return
 	}
 	r := *(*layout.Region)(unsafe.Pointer(&d.slab.upTo(offset)[offset-1]))
-	end := offset + uint64(r.Total)
-	if r.Frontend != id || end > uint64(len(d.slab.all)) || r.Total < uint32(h.Selected()) {
-		return layout.Region{}, nil
+	if r.Frontend != f.ID || offset-1+r.Records() > end || r.Total < uint32(f.Header.Selected()) {
+		return
 	}
-	return r, slices.Clone(d.slab.upTo(end)[offset:])
+	table := offset + uint64(r.Total)
+	f.Region, f.Backends = r, slices.Clone(d.slab.upTo(table)[offset:])
+	if r.Slots > 0 {
+		first := &d.slab.upTo(offset - 1 + r.Records())[table]
+		f.Table = slices.Clone(unsafe.Slice((*uint16)(unsafe.Pointer(first)), r.Slots))
+	}
 }

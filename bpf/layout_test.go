@@ -25,7 +25,8 @@ func TestLayoutMatchesObject(t *testing.T) {
 		"cm_meta":         reflect.TypeFor[layout.Meta](),
 		"cm_cluster":      reflect.TypeFor[layout.Cluster](),
 		"cm_info":         reflect.TypeFor[clustermeshCmInfo](),
-		"cm_counters":     reflect.TypeFor[Counters](),
+		"cm_counters":     reflect.TypeFor[clustermeshCmCounters](),
+		"cm_reasons":      reflect.TypeFor[Reasons](),
 	} {
 		var c *btf.Struct
 		if err := spec.Types.TypeByName(name, &c); err != nil {
@@ -101,6 +102,9 @@ func TestMapsAreAsTheLayoutSays(t *testing.T) {
 		"cm_clusters":  {Type: ebpf.Array, KeySize: 4, ValueSize: 48, Flags: mappable},
 		"cm_reverse":   {Type: ebpf.LRUHash, KeySize: 32, ValueSize: 20},
 		"cm_tcp_peers": {Type: ebpf.Hash, KeySize: 8, ValueSize: 40, Flags: 1}, // BPF_F_NO_PREALLOC
+		"cm_affinity":  {Type: ebpf.LRUHash, KeySize: 24, ValueSize: 28},
+		"cm_settings":  {Type: ebpf.Array, KeySize: 4, ValueSize: 16, Flags: mappable},
+		"cm_events":    {Type: ebpf.RingBuf},
 	} {
 		m := spec.Maps[name]
 		got := ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, Flags: m.Flags}

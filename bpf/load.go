@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -15,13 +16,6 @@ import (
 
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
-
-// LayoutVersion is the version of the map layout that this package reads and
-// writes. It is CM_LAYOUT of clustermesh.h.
-const LayoutVersion = 1
-
-// ErrLayout says that pinned maps have a layout that this package cannot read.
-var ErrLayout = errors.New("pinned maps have another layout version")
 
 // Datapath is the kernel side of the agent: the maps and the attached programs.
 //
@@ -41,6 +35,10 @@ type Datapath struct {
 	slab     *window[layout.Backend]
 	meta     *window[layout.Meta]
 	clusters *window[layout.Cluster]
+	settings *window[clustermeshCmSettings]
+
+	flagged    bool        // some header has flags: the layout is of version 2
+	monitoring atomic.Bool // a Monitor runs
 
 	rcu rcuWaiter
 }
@@ -67,7 +65,7 @@ func Load(opts Options) (*Datapath, error) {
 
 func (d *Datapath) open(opts Options) error {
 	steps := []func(Options) error{
-		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.rcu.open, d.attach, d.know, d.settle,
+		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.prepareSettings, d.findVersion, d.rcu.open, d.attach, d.know, d.settle,
 	}
 	for _, step := range steps {
 		if err := step(opts); err != nil {
@@ -137,6 +135,10 @@ func mapSizes(opts Options) map[string]uint32 {
 		clustermeshMapCmClusters:  opts.MaxClusters,
 		clustermeshMapCmReverse:   opts.MaxRevNAT,
 		clustermeshMapCmTcpPeers:  opts.MaxPeers,
+
+		clustermeshMapCmAffinity:    opts.MaxAffinity,
+		clustermeshMapCmClusterHits: opts.MaxClusters,
+		clustermeshMapCmEvents:      eventBytes,
 	}
 }
 
@@ -173,51 +175,6 @@ func setConstants(spec *ebpf.CollectionSpec, opts Options) error {
 func haveSetRetval() bool {
 	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
 	return !errors.Is(err, ebpf.ErrNotSupported)
-}
-
-// pinInfo checks the layout version of what is pinned, or pins ours. It goes
-// before every other map, so no map is ever pinned without a version.
-func pinInfo(spec *ebpf.CollectionSpec, dir string) error {
-	path := filepath.Join(dir, clustermeshMapCmInfo)
-	m, err := ebpf.LoadPinnedMap(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return createInfo(spec, path)
-	}
-	if err != nil {
-		return fmt.Errorf("open pinned map %s: %w", clustermeshMapCmInfo, err)
-	}
-	defer m.Close()
-	return checkInfo(m, dir)
-}
-
-func createInfo(spec *ebpf.CollectionSpec, path string) error {
-	plain := spec.Maps[clustermeshMapCmInfo].Copy()
-	plain.Pinning = ebpf.PinNone
-	m, err := ebpf.NewMap(plain)
-	if err != nil {
-		return fmt.Errorf("create version map: %w", err)
-	}
-	defer m.Close()
-	info := clustermeshCmInfo{Layout: LayoutVersion}
-	if err := m.Put(uint32(0), &info); err != nil {
-		return fmt.Errorf("write layout version: %w", err)
-	}
-	if err := m.Pin(path); err != nil {
-		return fmt.Errorf("pin version map: %w", err)
-	}
-	return nil
-}
-
-func checkInfo(m *ebpf.Map, dir string) error {
-	var info clustermeshCmInfo
-	if err := m.Lookup(uint32(0), &info); err != nil {
-		return fmt.Errorf("read layout version: %w", err)
-	}
-	if info.Layout != LayoutVersion {
-		return fmt.Errorf("take over pins in %q: %w: found %d, need %d; run the agent version that made them, or drain the node and remove them by the agent's cleanup",
-			dir, ErrLayout, info.Layout, LayoutVersion)
-	}
-	return nil
 }
 
 // Close unmaps and closes everything and leaves the pins, so load balancing goes

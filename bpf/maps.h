@@ -89,7 +89,43 @@ struct {
 	__uint(max_entries, 1);
 } cm_counters SEC(".maps");
 
-/* No program reads a region, but its BTF has to be in the object. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_reasons);
+	__uint(max_entries, 1);
+} cm_reasons SEC(".maps");
+
+/* Choices by the cluster of the backend. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} cm_cluster_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct cm_affinity_key);
+	__type(value, struct cm_affinity);
+	__uint(max_entries, 1);
+} cm_affinity SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct cm_settings);
+	__uint(max_entries, 1);
+} cm_settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1);
+} cm_events SEC(".maps");
+
+/* No program declares these, but their BTF has to be in the object. */
 const struct cm_region *const cm_region_type __attribute__((unused));
+const struct cm_event *const cm_event_type __attribute__((unused));
 
 #endif

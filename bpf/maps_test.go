@@ -80,7 +80,7 @@ func TestDumpDistrustsRegions(t *testing.T) {
 		"other frontend":  layout.MakeHeader(20, 1, 0),
 		"too few":         layout.MakeHeader(10, 2, 0),
 		"past the end":    layout.MakeHeader(4095, 1, 0),
-		"outside":         layout.MakeHeader(1<<31, 1, 0),
+		"outside":         layout.MakeHeader(1<<25, 1, 0),
 		"just outside":    layout.MakeHeader(4097, 0, 0),
 		"unwritten place": layout.MakeHeader(30, 0, 0),
 	} {

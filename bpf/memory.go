@@ -17,6 +17,7 @@ func (d *Datapath) mapMemory(Options) error {
 		open(d, clustermeshMapCmSlab, &d.slab, false),
 		open(d, clustermeshMapCmMeta, &d.meta, false),
 		open(d, clustermeshMapCmClusters, &d.clusters, true),
+		open(d, clustermeshMapCmSettings, &d.settings, true),
 	)
 }
 
@@ -33,8 +34,8 @@ func open[T any](d *Datapath, name string, to **window[T], whole bool) error {
 }
 
 func (d *Datapath) unmapMemory() error {
-	err := errors.Join(d.headers.close(), d.slab.close(), d.meta.close(), d.clusters.close())
-	d.headers, d.slab, d.meta, d.clusters = nil, nil, nil, nil
+	err := errors.Join(d.headers.close(), d.slab.close(), d.meta.close(), d.clusters.close(), d.settings.close())
+	d.headers, d.slab, d.meta, d.clusters, d.settings = nil, nil, nil, nil, nil
 	return err
 }
 
@@ -54,9 +55,24 @@ func (d *Datapath) StoreBackends(offset uint32, region layout.Region, backends [
 	copy(body, backends)
 }
 
+// StoreTable writes the table of a region, whose first record is at. The same
+// holds as for StoreBackends, of which the table may be seen as a part; it panics
+// if the table does not lie inside the slab.
+func (d *Datapath) StoreTable(at uint32, slots []uint16) {
+	n := layout.TableRecords(uint32(len(slots)))
+	for i := range d.slab.upTo(uint64(at) + n)[at:] {
+		var t layout.Table
+		copy(t[:], slots[i*layout.TableSlots:])
+		*(*layout.Table)(unsafe.Pointer(&d.slab.all[at+uint32(i)])) = t
+	}
+}
+
 // StoreHeader publishes a set of backends by one atomic store, after everything
 // written before it. It panics if id is not below Capacity().Frontends.
 func (d *Datapath) StoreHeader(id uint32, h layout.Header) {
+	if h.Flags() != 0 {
+		d.raiseVersion()
+	}
 	atomic.StoreUint64(&d.headers.all[id], uint64(h))
 }
 

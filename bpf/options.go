@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+
+	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
 // Sizes used for fields of Options that are 0.
@@ -15,15 +17,17 @@ const (
 	DefaultMaxClusters  = 512
 	DefaultMaxRevNAT    = 65536
 	DefaultMaxPeers     = 131072
+	DefaultMaxAffinity  = 65536
 )
 
 // Upper bounds of the sizes. The slab's is 2 GiB of records.
 const (
 	limitFrontends = 1 << 20
-	limitRecords   = 1 << 26
+	limitRecords   = layout.MaxRecords
 	limitClusters  = 1 << 16
 	limitRevNAT    = 1 << 22
 	limitPeers     = 1 << 22
+	limitAffinity  = 1 << 22
 )
 
 // Options say where the kernel objects live and how large the maps are. Sizes
@@ -43,8 +47,9 @@ type Options struct {
 	// MaxClusters the cluster ids (the largest is one less) and MaxRevNAT the
 	// pairs of unconnected UDP socket and backend that are remembered. MaxPeers
 	// bounds the TCP sockets whose frontend is remembered the fast way; those
-	// beyond it take the slower one. 0 takes the default.
-	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers uint32
+	// beyond it take the slower one. MaxAffinity bounds the pairs of client and
+	// frontend with session affinity that are remembered. 0 takes the default.
+	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers, MaxAffinity uint32
 	// Log receives warnings and what Cleanup removed; nil discards.
 	Log *slog.Logger
 
@@ -61,6 +66,7 @@ func (o Options) Validate() error {
 		validateSize("MaxClusters", o.MaxClusters, limitClusters),
 		validateSize("MaxRevNAT", o.MaxRevNAT, limitRevNAT),
 		validateSize("MaxPeers", o.MaxPeers, limitPeers),
+		validateSize("MaxAffinity", o.MaxAffinity, limitAffinity),
 	)
 }
 
@@ -87,6 +93,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxClusters, DefaultMaxClusters)
 	setDefault(&o.MaxRevNAT, DefaultMaxRevNAT)
 	setDefault(&o.MaxPeers, DefaultMaxPeers)
+	setDefault(&o.MaxAffinity, DefaultMaxAffinity)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

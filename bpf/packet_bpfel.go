@@ -13,15 +13,30 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type packetCmBackend struct {
+type packetCmAffinity struct {
+	_       structs.HostLayout
+	Backend packetCmEndpoint
+	Slot    uint32
+	Used    uint32
+}
+
+type packetCmAffinityKey struct {
 	_        structs.HostLayout
-	Addr     [4]uint32
-	Port     uint16
-	Cluster  uint16
+	Client   [2]uint64
 	Frontend uint32
-	State    uint8
-	Flags    uint8
-	Pad      [6]uint8
+	Kind     uint32
+}
+
+type packetCmBackend struct {
+	_         structs.HostLayout
+	Addr      [4]uint32
+	Port      uint16
+	Cluster   uint16
+	Frontend  uint32
+	State     uint8
+	Flags     uint8
+	Alias     uint16
+	Threshold uint32
 }
 
 type packetCmCluster struct {
@@ -115,6 +130,17 @@ type packetCmPorts struct {
 	Dst uint16
 }
 
+type packetCmReasons struct {
+	_            structs.HostLayout
+	Empty        uint64
+	Swept        uint64
+	Remembered   uint64
+	Moved        uint64
+	Expired      uint64
+	Unremembered uint64
+	Unreported   uint64
+}
+
 type packetCmReverseKey struct {
 	_       structs.HostLayout
 	Cookie  uint64
@@ -122,28 +148,41 @@ type packetCmReverseKey struct {
 	Pad     uint32
 }
 
+type packetCmSettings struct {
+	_      structs.HostLayout
+	Salt   uint64
+	Sample uint32
+	Pad    uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	packetMapCmClusters   = "cm_clusters"
-	packetMapCmCounters   = "cm_counters"
-	packetMapCmDevices    = "cm_devices"
-	packetMapCmFlows      = "cm_flows"
-	packetMapCmFragments  = "cm_fragments"
-	packetMapCmFrontends  = "cm_frontends"
-	packetMapCmHeaders    = "cm_headers"
-	packetMapCmInfo       = "cm_info"
-	packetMapCmMeta       = "cm_meta"
-	packetMapCmPeers      = "cm_peers"
-	packetMapCmReverse    = "cm_reverse"
-	packetMapCmSlab       = "cm_slab"
-	packetMapCmTcpPeers   = "cm_tcp_peers"
-	packetProgCmEgress    = "cm_egress"
-	packetProgCmEgressL3  = "cm_egress_l3"
-	packetProgCmIngress   = "cm_ingress"
-	packetProgCmIngressL3 = "cm_ingress_l3"
-	packetVarCmRegionType = "cm_region_type"
+	packetMapCmAffinity    = "cm_affinity"
+	packetMapCmClusterHits = "cm_cluster_hits"
+	packetMapCmClusters    = "cm_clusters"
+	packetMapCmCounters    = "cm_counters"
+	packetMapCmDevices     = "cm_devices"
+	packetMapCmEvents      = "cm_events"
+	packetMapCmFlows       = "cm_flows"
+	packetMapCmFragments   = "cm_fragments"
+	packetMapCmFrontends   = "cm_frontends"
+	packetMapCmHeaders     = "cm_headers"
+	packetMapCmInfo        = "cm_info"
+	packetMapCmMeta        = "cm_meta"
+	packetMapCmPeers       = "cm_peers"
+	packetMapCmReasons     = "cm_reasons"
+	packetMapCmReverse     = "cm_reverse"
+	packetMapCmSettings    = "cm_settings"
+	packetMapCmSlab        = "cm_slab"
+	packetMapCmTcpPeers    = "cm_tcp_peers"
+	packetProgCmEgress     = "cm_egress"
+	packetProgCmEgressL3   = "cm_egress_l3"
+	packetProgCmIngress    = "cm_ingress"
+	packetProgCmIngressL3  = "cm_ingress_l3"
+	packetVarCmEventType   = "cm_event_type"
+	packetVarCmRegionType  = "cm_region_type"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -198,25 +237,31 @@ type packetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetMapSpecs struct {
-	CmClusters  *ebpf.MapSpec `ebpf:"cm_clusters"`
-	CmCounters  *ebpf.MapSpec `ebpf:"cm_counters"`
-	CmDevices   *ebpf.MapSpec `ebpf:"cm_devices"`
-	CmFlows     *ebpf.MapSpec `ebpf:"cm_flows"`
-	CmFragments *ebpf.MapSpec `ebpf:"cm_fragments"`
-	CmFrontends *ebpf.MapSpec `ebpf:"cm_frontends"`
-	CmHeaders   *ebpf.MapSpec `ebpf:"cm_headers"`
-	CmInfo      *ebpf.MapSpec `ebpf:"cm_info"`
-	CmMeta      *ebpf.MapSpec `ebpf:"cm_meta"`
-	CmPeers     *ebpf.MapSpec `ebpf:"cm_peers"`
-	CmReverse   *ebpf.MapSpec `ebpf:"cm_reverse"`
-	CmSlab      *ebpf.MapSpec `ebpf:"cm_slab"`
-	CmTcpPeers  *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
+	CmAffinity    *ebpf.MapSpec `ebpf:"cm_affinity"`
+	CmClusterHits *ebpf.MapSpec `ebpf:"cm_cluster_hits"`
+	CmClusters    *ebpf.MapSpec `ebpf:"cm_clusters"`
+	CmCounters    *ebpf.MapSpec `ebpf:"cm_counters"`
+	CmDevices     *ebpf.MapSpec `ebpf:"cm_devices"`
+	CmEvents      *ebpf.MapSpec `ebpf:"cm_events"`
+	CmFlows       *ebpf.MapSpec `ebpf:"cm_flows"`
+	CmFragments   *ebpf.MapSpec `ebpf:"cm_fragments"`
+	CmFrontends   *ebpf.MapSpec `ebpf:"cm_frontends"`
+	CmHeaders     *ebpf.MapSpec `ebpf:"cm_headers"`
+	CmInfo        *ebpf.MapSpec `ebpf:"cm_info"`
+	CmMeta        *ebpf.MapSpec `ebpf:"cm_meta"`
+	CmPeers       *ebpf.MapSpec `ebpf:"cm_peers"`
+	CmReasons     *ebpf.MapSpec `ebpf:"cm_reasons"`
+	CmReverse     *ebpf.MapSpec `ebpf:"cm_reverse"`
+	CmSettings    *ebpf.MapSpec `ebpf:"cm_settings"`
+	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
+	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
+	CmEventType  *ebpf.VariableSpec `ebpf:"cm_event_type"`
 	CmRegionType *ebpf.VariableSpec `ebpf:"cm_region_type"`
 }
 
@@ -240,26 +285,34 @@ func (o *packetObjects) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetMaps struct {
-	CmClusters  *ebpf.Map `ebpf:"cm_clusters"`
-	CmCounters  *ebpf.Map `ebpf:"cm_counters"`
-	CmDevices   *ebpf.Map `ebpf:"cm_devices"`
-	CmFlows     *ebpf.Map `ebpf:"cm_flows"`
-	CmFragments *ebpf.Map `ebpf:"cm_fragments"`
-	CmFrontends *ebpf.Map `ebpf:"cm_frontends"`
-	CmHeaders   *ebpf.Map `ebpf:"cm_headers"`
-	CmInfo      *ebpf.Map `ebpf:"cm_info"`
-	CmMeta      *ebpf.Map `ebpf:"cm_meta"`
-	CmPeers     *ebpf.Map `ebpf:"cm_peers"`
-	CmReverse   *ebpf.Map `ebpf:"cm_reverse"`
-	CmSlab      *ebpf.Map `ebpf:"cm_slab"`
-	CmTcpPeers  *ebpf.Map `ebpf:"cm_tcp_peers"`
+	CmAffinity    *ebpf.Map `ebpf:"cm_affinity"`
+	CmClusterHits *ebpf.Map `ebpf:"cm_cluster_hits"`
+	CmClusters    *ebpf.Map `ebpf:"cm_clusters"`
+	CmCounters    *ebpf.Map `ebpf:"cm_counters"`
+	CmDevices     *ebpf.Map `ebpf:"cm_devices"`
+	CmEvents      *ebpf.Map `ebpf:"cm_events"`
+	CmFlows       *ebpf.Map `ebpf:"cm_flows"`
+	CmFragments   *ebpf.Map `ebpf:"cm_fragments"`
+	CmFrontends   *ebpf.Map `ebpf:"cm_frontends"`
+	CmHeaders     *ebpf.Map `ebpf:"cm_headers"`
+	CmInfo        *ebpf.Map `ebpf:"cm_info"`
+	CmMeta        *ebpf.Map `ebpf:"cm_meta"`
+	CmPeers       *ebpf.Map `ebpf:"cm_peers"`
+	CmReasons     *ebpf.Map `ebpf:"cm_reasons"`
+	CmReverse     *ebpf.Map `ebpf:"cm_reverse"`
+	CmSettings    *ebpf.Map `ebpf:"cm_settings"`
+	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
+	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
 }
 
 func (m *packetMaps) Close() error {
 	return _PacketClose(
+		m.CmAffinity,
+		m.CmClusterHits,
 		m.CmClusters,
 		m.CmCounters,
 		m.CmDevices,
+		m.CmEvents,
 		m.CmFlows,
 		m.CmFragments,
 		m.CmFrontends,
@@ -267,7 +320,9 @@ func (m *packetMaps) Close() error {
 		m.CmInfo,
 		m.CmMeta,
 		m.CmPeers,
+		m.CmReasons,
 		m.CmReverse,
+		m.CmSettings,
 		m.CmSlab,
 		m.CmTcpPeers,
 	)
@@ -277,6 +332,7 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
+	CmEventType  *ebpf.Variable `ebpf:"cm_event_type"`
 	CmRegionType *ebpf.Variable `ebpf:"cm_region_type"`
 }
 

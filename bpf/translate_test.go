@@ -102,7 +102,7 @@ func TestServiceWithoutBackendsRefuses(t *testing.T) {
 	f.service(addrOf(onTCP6), tcp)
 	f.service(addrOf(onUDP), udp)
 	f.refuses("ECONNREFUSED", onTCP, onTCP6, onUDP)
-	if got, want := f.counters(), (Counters{Refused: 18}); got != want {
+	if got, want := f.counters(), (Counters{Refused: 18, Reasons: Reasons{Empty: 18}}); got != want {
 		t.Errorf("counters: got %+v, want %+v", got, want)
 	}
 }

@@ -21,6 +21,8 @@ type DumpFrontend struct {
 	// Backends are the Region.Total records from Header.Offset() on, selected
 	// ones first.
 	Backends []Backend
+	// Table are the Region.Slots slots after them, nil without any.
+	Table []uint16
 }
 
 // Dump is everything the maps hold, as plain data that the caller owns.

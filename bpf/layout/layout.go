@@ -21,17 +21,37 @@ type FrontendKey struct {
 }
 
 // Header is the value of map cm_headers: which run of the slab holds a
-// frontend's backends. Layout: offset<<32 | selected<<16 | generation.
+// frontend's backends, and how one is chosen. Layout: flags<<58 | offset<<32 |
+// selected<<16 | generation.
 type Header uint64
 
-// MakeHeader packs a header word. offset is the slab index of the first
-// backend record; selected is how many records new connections may use.
+// Flags of a header. Version 1 of the layout had none.
+const (
+	// HeaderSticky makes clients come back to their backend for Region.Sticky
+	// seconds.
+	HeaderSticky Header = 1 << 63
+	// HeaderConsistent makes the region's table say which client has which
+	// backend.
+	HeaderConsistent Header = 1 << 62
+
+	headerFlags = 0x3f << 58
+)
+
+// MaxRecords is how many records a slab can have: offsets have 26 bits.
+const MaxRecords = 1 << 26
+
+// MakeHeader packs a header word without flags. offset is the slab index of the
+// first backend record, below MaxRecords; selected is how many records new
+// connections may use.
 func MakeHeader(offset uint32, selected, generation uint16) Header {
-	return Header(uint64(offset)<<32 | uint64(selected)<<16 | uint64(generation))
+	return Header(uint64(offset%MaxRecords)<<32 | uint64(selected)<<16 | uint64(generation))
 }
 
 // Offset is the slab index of the first backend record; 0 means no region.
-func (h Header) Offset() uint32 { return uint32(h >> 32) }
+func (h Header) Offset() uint32 { return uint32(h>>32) % MaxRecords }
+
+// Flags is h without anything but its flags.
+func (h Header) Flags() Header { return h & headerFlags }
 
 // Selected is how many records from Offset on take new connections.
 func (h Header) Selected() uint16 { return uint16(h >> 16) }
@@ -49,7 +69,11 @@ type Backend struct {
 	Frontend uint32 // number of the frontend that owns the region: a safety check for readers
 	State    uint8  // a State constant
 	Flags    uint8  // Flag constants
-	_        [6]byte
+	// Alias and Threshold are this record's slot of an alias table over the
+	// selected records: of the 32-bit draws that hit it, those not below Threshold
+	// go to the record Alias places further, modulo 2^16. An Alias of 0 keeps all.
+	Alias     uint16
+	Threshold uint32
 }
 
 // States of a backend record, equal to those of package lb.
@@ -57,6 +81,8 @@ const (
 	StateActive      uint8 = 0
 	StateTerminating uint8 = 1
 	StateNotReady    uint8 = 2
+	StateQuarantined uint8 = 3
+	StateMaintenance uint8 = 4
 )
 
 // FlagLocal marks a backend of the agent's own cluster.
@@ -64,15 +90,31 @@ const FlagLocal uint8 = 1 << 0
 
 // Region is the record just before a region's first backend (slab index
 // Header.Offset()-1). It is written with the backends, before the switch, so a
-// restarted agent reads a complete picture whatever moment it died at. No eBPF
-// program reads it. Total counts the backend records that follow, selected or
-// not.
+// restarted agent reads a complete picture whatever moment it died at. Programs
+// read it only for headers with flags.
 type Region struct {
-	Total    uint32
+	Total    uint32 // backend records that follow, selected or not
 	Frontend uint32
 	Affinity uint8
-	_        [23]byte
+	_        [3]byte
+	Sticky   uint32 // seconds that a client keeps its backend, 0 for none
+	Slots    uint32 // of the table after the backends, 0 for none
+	_        [12]byte
 }
+
+// Records is how many records the region takes, this one included.
+func (r Region) Records() uint64 { return 1 + uint64(r.Total) + TableRecords(r.Slots) }
+
+// TableSlots is how many slots of a consistent-hashing table one record holds.
+const TableSlots = 16
+
+// Table is one record of a consistent-hashing table, which begins after the
+// region's last backend. A slot is an index into the selected records; slots of
+// the last record beyond Region.Slots are 0.
+type Table [TableSlots]uint16
+
+// TableRecords is how many records a table with so many slots takes.
+func TableRecords(slots uint32) uint64 { return (uint64(slots) + TableSlots - 1) / TableSlots }
 
 // Meta is one record of map cm_meta, indexed like the headers: what is needed
 // to know a frontend again after a restart. It is complete before the
