@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,7 +117,8 @@ const (
 const otherUser = 65532
 
 // checkLeastPrivilege: an agent starts with three capabilities, as root without
-// root's rights over files or as an ordinary user, and works like any other.
+// root's rights over files or as an ordinary user, also under the seccomp
+// profile of its pod, and works like any other.
 func checkLeastPrivilege(t *testing.T, w *world) {
 	ips, pods := w.rebelBase(t, 2)
 	n := w.clusters[0].nodes[1]
@@ -138,7 +142,7 @@ func checkLeastPrivilege(t *testing.T, w *world) {
 		n.agent.requirePrivatePins(t)
 		w.requireUntouched(t, func() {
 			requireStop(t, n.agent.Process)
-			n.agent.startAs(t, otherUser)
+			n.agent.startAs(t, otherUser, n.agent.confined(t)...)
 			w.awaitSynced(t)
 		})
 		n.agent.requireWorking(t, w, ips, pods)
@@ -155,9 +159,9 @@ func checkLeastPrivilege(t *testing.T, w *world) {
 	w.settle(t, now)
 }
 
-// startAs starts the agent as a user with the least privilege and waits until
-// it is ready.
-func (a *agent) startAs(t *testing.T, user int) {
+// startAs starts the agent as a user with the least privilege, by another
+// command if given, and waits until it is ready.
+func (a *agent) startAs(t *testing.T, user int, by ...string) {
 	t.Helper()
 	setpriv, err := exec.LookPath("setpriv")
 	must(t, err)
@@ -173,11 +177,64 @@ func (a *agent) startAs(t *testing.T, user int) {
 	if user != 0 { // which may be out of that user's reach
 		program = filepath.Join(filepath.Dir(a.socket), "clustermesh-agent")
 	}
-	p, err := a.lab.Start(lab.Spec{Name: "agent-" + a.node.name, Path: setpriv, Args: append(append(args, program), a.flags()...)})
+	args = slices.Concat(args, by, []string{program}, a.flags())
+	p, err := a.lab.Start(lab.Spec{Name: "agent-" + a.node.name, Path: setpriv, Args: args})
 	must(t, err)
 	a.Process = p
 	await(t, p, a.http, "/readyz")
 	a.requireBare(t, leastBounding)
+}
+
+// podProfile is the seccomp profile for the agent's pod.
+const podProfile = "../deploy/seccomp/clustermesh-agent.json"
+
+// confined is the command that runs another under the profile of the agent's
+// pod: all that the profile allows is allowed, with any arguments, and no more.
+func (a *agent) confined(t *testing.T) []string {
+	t.Helper()
+	program := filepath.Join(filepath.Dir(a.socket), "confine")
+	build := exec.Command("go", "build", "-o", program, "../agent/privilege/testdata/confine")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build confine: %v: %s", err, out)
+	}
+	var profile struct {
+		DefaultAction string
+		Syscalls      []struct {
+			Action string
+			Names  []string
+		}
+	}
+	must(t, json.Unmarshal([]byte(readFile(podProfile)), &profile))
+	if profile.DefaultAction != "SCMP_ACT_ERRNO" {
+		t.Errorf("what the profile does not name ends in %s", profile.DefaultAction)
+	}
+	known, numbers := systemCalls(t), []string{}
+	for _, s := range profile.Syscalls {
+		for _, name := range s.Names {
+			if number := known[name]; number != "" && s.Action == "SCMP_ACT_ALLOW" {
+				numbers = append(numbers, number)
+			}
+		}
+	}
+	return []string{program, strings.Join(numbers, ",")}
+}
+
+// systemCalls are the numbers of this architecture's system calls by name.
+func systemCalls(t *testing.T) map[string]string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", "golang.org/x/sys/unix").Output()
+	must(t, err)
+	table, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "zsysnum_linux_"+runtime.GOARCH+".go"))
+	must(t, err)
+	known := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^\s*SYS_(\w+)\s*=\s*(\d+)$`).FindAllStringSubmatch(string(table), -1) {
+		known[strings.ToLower(m[1])] = m[2]
+	}
+	if len(known) < 300 {
+		t.Fatalf("only %d system calls are known", len(known))
+	}
+	return known
 }
 
 // requireWorking changes something and demands that it arrives in the maps and
