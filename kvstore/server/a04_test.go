@@ -84,16 +84,21 @@ func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := cmd.StdinPipe(); err != nil { // its end tells him ours
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // its end is ours
+	})
+	t.Cleanup(stop)
 	if _, err := out.Read(make([]byte, 1)); err != nil { // it has begun
 		t.Fatal(err)
 	}
-	return func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // its end is ours
-	}
+	return stop
 }
 
 // TestFlooder is not a test but the process that [flood] starts.
@@ -129,7 +134,7 @@ func TestFlooder(t *testing.T) {
 		}()
 	}
 	fmt.Println("begun")
-	select {}
+	_, _ = os.Stdin.Read(make([]byte, 1)) // nothing comes: this waits for the end of the test
 }
 
 // watchStorm opens a Watch call and then creates and cancels watches and asks
@@ -174,7 +179,7 @@ func TestA04_FloodsOfOnePeer(t *testing.T) {
 	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
 		c.Log = nil
 		c.Limits.Peer = PeerLimits{
-			Connections: 64, ConnectsPerSecond: 10, Streams: 256, Watches: 512, CreatesPerSecond: 50, RequestsPerSecond: 2000, Ranges: 2, UnreadBytes: 4 << 20,
+			Connections: 64, ConnectsPerSecond: 10, Streams: 256, Watches: 64, CreatesPerSecond: 5, RequestsPerSecond: 2000, Ranges: 1, UnreadBytes: 4 << 20,
 		}
 	})
 	seed(w)
