@@ -9,8 +9,10 @@ import (
 
 // serveFiles makes a server use certs.ServerTLS, as the product does, with the
 // CA of a test.
-func serveFiles(t *testing.T, ca *authority) func(*Config) {
-	f := newFiles(t, ca.server())
+func serveFiles(t *testing.T, ca *authority) func(*Config) { return newFiles(t, ca.server()).serve(ca) }
+
+// serve makes a server use the files, and believe a CA.
+func (f files) serve(ca *authority) func(*Config) {
 	files := certs.ServerFiles{Cert: f.cert, Key: f.key, ClientCA: f.write("ca.crt", "CERTIFICATE", ca.cert.Raw)}
 	return func(c *Config) {
 		c.TLS, c.Log = must(certs.ServerTLS(files, nil)), nil

@@ -79,13 +79,10 @@ func (r *rotation) turn(cert tls.Certificate, readers int64) {
 func TestA09_RotationsUnderLoad(t *testing.T) {
 	const readers = 3
 	leaves, cas := campaign(10, 100), campaign(3, 20)
-	west, files := westGuest(t), newPeerFiles(t)
-	var server atomic.Pointer[tls.Config]
-	w := start(t, func(c *Config) {
-		server.Store(c.TLS)
-		c.Peers, c.Log = files.dir.Set(), nil
-		c.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return server.Load(), nil }}
-	}, generous)
+	west, files, ca := westGuest(t), newPeerFiles(t), newAuthority(t)
+	server := newFiles(t, ca.server())
+	w := start(t, server.serve(ca), func(c *Config) { c.Peers = files.dir.Set() }, generous)
+	w.ca = ca
 	seed(w)
 	files.write(west, "")
 	first := west.cert()
@@ -99,7 +96,7 @@ func TestA09_RotationsUnderLoad(t *testing.T) {
 	}
 	events := r.follow(ctx, &wg)
 	for range leaves {
-		server.Store(w.ca.serverTLS())
+		server.replace(ca.server())
 		r.turn(r.g.cert(), readers)
 	}
 	for range cas {

@@ -115,13 +115,19 @@ type files struct {
 }
 
 func newFiles(t testing.TB, c tls.Certificate) files {
+	f := files{t: t, dir: t.TempDir()}
+	f.cert, f.key = f.replace(c)
+	return f
+}
+
+// replace writes another certificate and key, in place and one after the other:
+// in between they do not belong together.
+func (f files) replace(c tls.Certificate) (cert, key string) {
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	f := files{t: t, dir: t.TempDir()}
-	f.cert, f.key = f.write("tls.crt", "CERTIFICATE", c.Certificate[0]), f.write("tls.key", "PRIVATE KEY", der)
-	return f
+	return f.write("tls.crt", "CERTIFICATE", c.Certificate[0]), f.write("tls.key", "PRIVATE KEY", der)
 }
 
 func (f files) write(file, kind string, der []byte) string {
