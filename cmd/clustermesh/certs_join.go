@@ -234,7 +234,8 @@ func newApprove(a *app) *cobra.Command {
 		Use:   "approve FILE --dir DIR --cluster NAME",
 		Short: "Answer the request of another cluster, as a file",
 		Long: `Sign the certificate that a request asks for, and print the approval, which holds
-nothing secret. A request is approved once, and only for remote-<its cluster>.
+nothing secret. A request is approved once, and only for remote-<its cluster>; until
+the exchange is over the same request gets the same approval again.
 
 The other cluster may read here once its confirmation is accepted. If it has no
 endpoint there is none, and its file is written to --peers now.`,
