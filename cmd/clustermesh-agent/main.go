@@ -44,8 +44,11 @@ func newCommand(stdout, stderr io.Writer) *cobra.Command {
 included, and keeps the merged backends of global services in eBPF maps, so that
 a connection to an ordinary ClusterIP reaches healthy backends of all of them.
 
-Programs, links and maps are pinned: stopping the agent changes nothing. Every
-flag is also an environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a
+Programs, links and maps are pinned: stopping the agent changes nothing. It needs
+CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON to start, and drops all its capabilities
+before it reads anything of a cluster.
+
+Every flag is also an environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a
 member of the --config file.`,
 		Example: `  clustermesh-agent --cluster-name west --cluster-id 2 --node-name n1 \
     --clusters /etc/clustermesh/clusters --bpffs /sys/fs/bpf \
