@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ func Check(d layout.Dump, c layout.Capacity) []error {
 			fail("its key or number occurs twice")
 		}
 		keys[f.Key], ids[f.ID] = true, true
-		if !free.reserve(span{f.Header.Offset() - 1, f.Region.Total + 1}) {
+		if !free.reserve(span{f.Header.Offset() - 1, uint32(f.Region.Records())}) {
 			fail("its region overlaps another one or the end of the slab")
 		}
 		for _, reason := range checkRecords(f, d.Clusters) {
@@ -44,6 +45,9 @@ func Check(d layout.Dump, c layout.Capacity) []error {
 func checkRecords(f *layout.DumpFrontend, clusters map[uint16]layout.Cluster) []string {
 	var out []string
 	for i, b := range f.Backends {
+		if b.Alias != 0 && uint16(i)+b.Alias >= f.Header.Selected() {
+			out = append(out, fmt.Sprintf("record %d gives its draws to a record that is not selected", i))
+		}
 		if b.Frontend != f.ID {
 			out = append(out, fmt.Sprintf("record %d belongs to frontend %d", i, b.Frontend))
 		}
@@ -55,18 +59,33 @@ func checkRecords(f *layout.DumpFrontend, clusters map[uint16]layout.Cluster) []
 }
 
 // FormatDump renders what the maps hold as sorted text: a line per frontend, an
-// indented one per backend, "+" for those that take new connections. Numbers
-// and places in the slab do not show, so equal content is equal text, and equal
-// to what [Want] makes of the tables.
+// indented one per backend, "+" for those that take new connections, with its
+// part of the draws or of the table's slots unless all are even. Numbers and
+// places in the slab do not show, so equal content is equal text, and equal to
+// what [Want] makes of the tables.
 func FormatDump(d layout.Dump) string {
 	lines := make([]string, len(d.Frontends))
 	for i := range d.Frontends {
 		f := &d.Frontends[i]
-		r := restored(f, d.Clusters)
-		lines[i] = formatFrontend(&r, int(f.Header.Selected()))
+		r, s := restored(f, d.Clusters), selectionOf(f)
+		if s.Consistent {
+			s.Shares = counts(f.Table, int(f.Header.Selected()))
+		}
+		lines[i] = formatFrontend(&r, &s, int(f.Header.Selected()))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
+}
+
+// counts is how many slots each backend has.
+func counts(table []uint16, selected int) []uint64 {
+	out := make([]uint64, selected)
+	for _, slot := range table {
+		if int(slot) < selected {
+			out[slot]++
+		}
+	}
+	return out
 }
 
 // Want renders what the maps hold once tables are set, as [FormatDump] does.
@@ -82,16 +101,44 @@ func Want(tables []lb.FrontendTable) string {
 				selected++
 			}
 		}
-		lines[i] = formatFrontend(&r, selected)
+		s := wantSelection(t, selected)
+		lines[i] = formatFrontend(&r, &s, selected)
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
 }
 
-func formatFrontend(r *Restored, selected int) string {
+// wantSelection is what the maps are to do for t, by way of package lb.
+func wantSelection(t *lb.FrontendTable, selected int) Selection {
+	s := Selection{SessionAffinity: t.SessionAffinity, Consistent: t.Consistent && selected > 0}
+	w, addrs := make([]uint32, selected), make([]netip.AddrPort, selected)
+	for i := range w {
+		w[i], addrs[i] = t.Backends[i].Weight, t.Backends[i].Addr
+	}
+	switch {
+	case s.Consistent:
+		s.Shares = counts(lb.Maglev(addrs, w, lb.MaglevSize(selected)), selected)
+	case !t.Even():
+		s.Shares = make([]uint64, selected)
+		for i, slot := range lb.Alias(w) {
+			s.Shares[i] += uint64(slot.Threshold)
+			s.Shares[slot.Alias] += 1<<32 - uint64(slot.Threshold)
+		}
+	}
+	return s
+}
+
+func formatFrontend(r *Restored, s *Selection, selected int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s/%s %s port=%s affinity=%s selected=%d total=%d\n", r.Frontend.Addr, r.Frontend.Protocol,
+	fmt.Fprintf(&b, "%s/%s %s port=%s affinity=%s selected=%d total=%d", r.Frontend.Addr, r.Frontend.Protocol,
 		r.Service, r.Frontend.PortName, r.Affinity, selected, len(r.Backends))
+	if s.SessionAffinity > 0 {
+		fmt.Fprintf(&b, " sticky=%ds", s.SessionAffinity)
+	}
+	if s.Consistent {
+		b.WriteString(" consistent")
+	}
+	b.WriteByte('\n')
 	for i, be := range r.Backends {
 		mark := "-"
 		if i < selected {
@@ -100,6 +147,9 @@ func formatFrontend(r *Restored, selected int) string {
 		fmt.Fprintf(&b, "  %s %s %s(%s) %s", mark, be.Addr, be.Cluster, strconv.Itoa(int(be.ClusterID)), be.State)
 		if be.Local {
 			b.WriteString(" local")
+		}
+		if i < len(s.Shares) {
+			fmt.Fprintf(&b, " share=%d", s.Shares[i])
 		}
 		b.WriteByte('\n')
 	}

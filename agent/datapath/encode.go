@@ -84,6 +84,37 @@ func encodeBackend(c *lb.Choice, id uint32) layout.Backend {
 	return b
 }
 
+// weights are those of the selected backends, nil if they are even.
+func weights(t *lb.FrontendTable, selected uint16) []uint32 {
+	if t.Even() {
+		return nil
+	}
+	out := make([]uint32, selected)
+	for i := range out {
+		out[i] = t.Backends[i].Weight
+	}
+	return out
+}
+
+// encodeWeights makes an alias table of the records that weights belong to. An
+// alias is written as a distance, so that a slot without one is zero.
+func encodeWeights(backends []layout.Backend, weights []uint32) {
+	for i, s := range lb.Alias(weights) {
+		if s.Alias != uint16(i) {
+			backends[i].Alias, backends[i].Threshold = s.Alias-uint16(i), s.Threshold
+		}
+	}
+}
+
+// encodeTable is the consistent-hashing table of the selected records.
+func encodeTable(selected []layout.Backend, weights []uint32) []uint16 {
+	addrs := make([]netip.AddrPort, len(selected))
+	for i := range selected {
+		addrs[i] = addrPort(selected[i].Addr, selected[i].Port)
+	}
+	return lb.Maglev(addrs, weights, lb.MaglevSize(len(addrs)))
+}
+
 // decodeBackend is the inverse; the kernel knows neither names nor zone.
 func decodeBackend(b *layout.Backend, proto uint8, clusters map[uint16]layout.Cluster) lb.Backend {
 	c := clusters[b.Cluster]

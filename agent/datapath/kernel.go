@@ -15,6 +15,9 @@ type Kernel interface {
 	// StoreBackends writes region at slab index offset-1 and backends from offset
 	// on. No header may have named that run since the last RCU period.
 	StoreBackends(offset uint32, region layout.Region, backends []layout.Backend)
+	// StoreTable writes the table of a region, from slab index at on, which is
+	// after the last backend. The same holds as for StoreBackends.
+	StoreTable(at uint32, slots []uint16)
 	// StoreHeader is one atomic store.
 	StoreHeader(id uint32, h layout.Header)
 	StoreMeta(id uint32, m layout.Meta)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,6 +125,21 @@ func TestLoadRepairs(t *testing.T) {
 		"selects more backends":      func(m *datapath.Memory) { spoilRegion(m, key, meta, 40, 2) },
 		"region overlaps another":    func(m *datapath.Memory) { spoilRegion(m, key, meta, 5, 0) },
 		"header selects more backen": func(m *datapath.Memory) { spoilRegion(m, key, meta, 50, 9) },
+		"has other flags than": func(m *datapath.Memory) {
+			spoilRegion(m, key, meta, 50, 1)
+			m.StoreHeader(3, layout.MakeHeader(50, 1, 2)|layout.HeaderSticky)
+		},
+		"table names a backend": func(m *datapath.Memory) {
+			m.StoreTable(51, []uint16{0, 0, 1})
+			spoilRegion(m, key, meta, 50, 1)
+			m.StoreBackends(50, layout.Region{Total: 1, Frontend: 3, Slots: 3}, []layout.Backend{{Frontend: 3}})
+			m.StoreHeader(3, layout.MakeHeader(50, 1, 2)|layout.HeaderConsistent)
+		},
+		"table is not complete": func(m *datapath.Memory) {
+			spoilRegion(m, key, meta, 50, 1)
+			m.StoreBackends(50, layout.Region{Total: 1, Frontend: 3, Slots: 900}, []layout.Backend{{Frontend: 3}})
+			m.StoreHeader(3, layout.MakeHeader(50, 1, 2)|layout.HeaderConsistent)
+		},
 	} {
 		mem := datapath.NewMemory(layout.Capacity{Frontends: 8, Records: 100})
 		good(mem)
@@ -169,6 +185,77 @@ func TestFewerSelected(t *testing.T) {
 	must(r.Set(serviceName(0), less))
 	if got := have(t, mem); got != datapath.Want(less) {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestDivertedDraws: a slot of an alias table must stay among the selected.
+func TestDivertedDraws(t *testing.T) {
+	mem := newMemory(8, 100)
+	must(datapath.New(mem).Set(serviceName(0), weighted(3, 1)))
+	checkSound(t, mem)
+	d, _ := mem.Dump()
+	for i := range d.Frontends[0].Backends {
+		d.Frontends[0].Backends[i].Alias += 2
+	}
+	if errs := datapath.Check(d, mem.Capacity()); len(errs) == 0 || !strings.Contains(errs[0].Error(), "not selected") {
+		t.Errorf("got %v", errs)
+	}
+}
+
+// weighted makes a frontend with one backend per weight.
+func weighted(weights ...uint32) []lb.FrontendTable {
+	t := tables(0, 0, len(weights))
+	for i, w := range weights {
+		t[0].Backends[i].Weight = w
+	}
+	return t
+}
+
+// TestRestoredShares: a life that follows knows what the draws are.
+func TestRestoredShares(t *testing.T) {
+	const even = 1 << 32
+	for _, tt := range []struct {
+		tables []lb.FrontendTable
+		want   []uint64
+	}{
+		{weighted(1, 1, 1), nil},
+		{weighted(3, 1), []uint64{even * 3 / 2, even / 2}},
+		{weighted(0, 5), []uint64{0, even * 2}},
+	} {
+		mem := newMemory(8, 100)
+		must(datapath.New(mem).Set(serviceName(0), tt.tables))
+		loaded, err := datapath.New(mem).Load()
+		if err != nil || !slices.Equal(loaded.Selections[0].Shares, tt.want) {
+			t.Errorf("got %+v, %v, want %v", loaded.Selections, err, tt.want)
+		}
+	}
+}
+
+// TestTableIsMadeOnce: a set whose members only change their state keeps its
+// table, and one of another size, weight or restart has that of a fresh agent.
+func TestTableIsMadeOnce(t *testing.T) {
+	mem := newMemory(8, 2000)
+	r := datapath.New(mem)
+	first := weighted(3, 1, 1)
+	first[0].Consistent = true
+	changed := weighted(3, 1, 1)
+	changed[0].Consistent, changed[0].Backends[1].State = true, lb.Terminating
+	other := weighted(1, 1, 1)
+	other[0].Consistent = true
+	fewer := tables(0, 0, 2)
+	fewer[0].Consistent = true
+	for _, next := range [][]lb.FrontendTable{first, changed, other, fewer, first} {
+		must(r.Set(serviceName(0), next))
+		if got := have(t, mem); got != datapath.Want(next) {
+			t.Errorf("got %s\nwant %s", got, datapath.Want(next))
+		}
+		fresh := datapath.New(mem)
+		if _, err := fresh.Load(); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := fresh.Set(serviceName(0), next); err != nil || report.Changed() {
+			t.Errorf("a restart wrote: %+v, %v", report, err)
+		}
 	}
 }
 
@@ -251,6 +338,7 @@ func (void) Capacity() layout.Capacity {
 	return layout.Capacity{Frontends: 1 << 14, Records: 1 << 18}
 }
 func (void) StoreBackends(uint32, layout.Region, []layout.Backend) {}
+func (void) StoreTable(uint32, []uint16)                           {}
 func (void) StoreHeader(uint32, layout.Header)                     {}
 func (void) StoreMeta(uint32, layout.Meta)                         {}
 func (void) StoreCluster(uint16, layout.Cluster)                   {}
@@ -297,5 +385,34 @@ func BenchmarkSetAndRemove(b *testing.B) {
 		must(r.Set(serviceName(1001), nil))
 		ticket, _ := r.Quarantined()
 		r.Release(ticket)
+	}
+}
+
+func BenchmarkSetConsistentUnchanged(b *testing.B) {
+	r := datapath.New(void{})
+	same := tables(500, 0, 10)
+	same[0].Consistent = true
+	must(r.Set(serviceName(500), same))
+	b.ReportAllocs()
+	for b.Loop() {
+		must(r.Set(serviceName(500), same))
+	}
+}
+
+// BenchmarkSetWeighted changes one weight of ten.
+func BenchmarkSetWeighted(b *testing.B) {
+	r := filled()
+	variants := [][]lb.FrontendTable{tables(500, 0, 10), tables(500, 0, 10)}
+	for i, v := range variants {
+		for k := range v[0].Backends {
+			v[0].Backends[k].Weight = uint32(1 + k + i)
+		}
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		must(r.Set(serviceName(500), variants[i%2]))
+		if ticket, waiting := r.Quarantined(); waiting {
+			r.Release(ticket)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package datapath
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/bpf/layout"
@@ -30,10 +31,21 @@ func (r Repair) String() string {
 	return fmt.Sprintf("frontend %s/%s with number %d removed: %s", addrPort(r.Key.Addr, r.Key.Port), lb.Protocol(r.Key.Proto), r.ID, r.Reason)
 }
 
-// Loaded is what Load found.
+// Selection is how a frontend of the maps chooses: for how many seconds a client
+// keeps its backend, and whether a table or chance decides. Shares is the part
+// of the draws that each selected backend gets, in 2^32 parts of an even share;
+// nil says that all are even.
+type Selection struct {
+	SessionAffinity uint32
+	Consistent      bool
+	Shares          []uint64
+}
+
+// Loaded is what Load found. Selections are those of the Frontends, by index.
 type Loaded struct {
-	Frontends []Restored
-	Repairs   []Repair
+	Frontends  []Restored
+	Selections []Selection
+	Repairs    []Repair
 }
 
 // Load takes over what the maps hold and forgets what the Reconciler knew. All
@@ -61,6 +73,7 @@ func (r *Reconciler) Load() (Loaded, error) {
 			continue
 		}
 		out.Frontends = append(out.Frontends, restored(d, dump.Clusters))
+		out.Selections = append(out.Selections, selectionOf(d))
 	}
 	r.dropNumbers(used)
 	out.Repairs = bad
@@ -75,7 +88,7 @@ func (r *Reconciler) takeOver(d *layout.DumpFrontend, used map[uint32]bool) stri
 	if used[d.ID] {
 		return "its number belongs to another frontend"
 	}
-	region := span{d.Header.Offset() - 1, d.Region.Total + 1}
+	region := span{d.Header.Offset() - 1, uint32(d.Region.Records())}
 	if !r.slab.reserve(region) {
 		return "its region overlaps another one"
 	}
@@ -83,7 +96,10 @@ func (r *Reconciler) takeOver(d *layout.DumpFrontend, used map[uint32]bool) stri
 	r.generations[d.ID] = d.Header.Generation()
 	r.adopt(&frontend{
 		key: d.Key, id: d.ID, service: serviceOf(&d.Meta), port: text(d.Meta.PortName[:]),
-		affinity: d.Region.Affinity, selected: d.Header.Selected(), region: region, backends: d.Backends,
+		region: region, content: content{
+			affinity: d.Region.Affinity, sticky: d.Region.Sticky, selected: d.Header.Selected(),
+			backends: d.Backends, table: d.Table,
+		},
 	})
 	return ""
 }
@@ -106,6 +122,12 @@ func impossible(d *layout.DumpFrontend, c layout.Capacity) string {
 		return "its region is not complete"
 	case uint32(d.Header.Selected()) > d.Region.Total:
 		return "its header selects more backends than its region has"
+	case d.Header.Flags() != flagsOf(d.Region):
+		return "its header has other flags than its region asks for"
+	case uint64(len(d.Table)) != uint64(d.Region.Slots):
+		return "its table is not complete"
+	case slices.ContainsFunc(d.Table, func(slot uint16) bool { return slot >= d.Header.Selected() }):
+		return "its table names a backend that is not selected"
 	}
 	return ""
 }
@@ -137,6 +159,32 @@ func (r *Reconciler) repair(bad []Repair, used map[uint32]bool) error {
 		}
 	}
 	return nil
+}
+
+// selectionOf reads a frontend's way of choosing back.
+func selectionOf(d *layout.DumpFrontend) Selection {
+	s := Selection{SessionAffinity: d.Region.Sticky, Consistent: len(d.Table) > 0}
+	n := int(d.Header.Selected())
+	if !s.Consistent && slices.ContainsFunc(d.Backends[:n], func(b layout.Backend) bool { return b.Alias != 0 }) {
+		s.Shares = shares(d.Backends[:n])
+	}
+	return s
+}
+
+// shares sums up what the slots of an alias table keep and give away.
+func shares(selected []layout.Backend) []uint64 {
+	out := make([]uint64, len(selected))
+	for i := range selected {
+		b := &selected[i]
+		to := int(uint16(i) + b.Alias)
+		if b.Alias == 0 || to >= len(out) {
+			out[i] += 1 << 32
+			continue
+		}
+		out[i] += uint64(b.Threshold)
+		out[to] += 1<<32 - uint64(b.Threshold)
+	}
+	return out
 }
 
 func restored(d *layout.DumpFrontend, clusters map[uint16]layout.Cluster) Restored {

@@ -33,11 +33,12 @@ type Memory struct {
 	departed   map[uint32]bool // numbers that lost their key since then
 }
 
-// slot is one slab record, used as a backend or as a region record.
+// slot is one slab record, used as a backend, as a region record or for a table.
 type slot struct {
 	isRegion bool
 	region   layout.Region
 	backend  layout.Backend
+	table    layout.Table
 }
 
 // NewMemory returns empty maps.
@@ -66,7 +67,7 @@ func (m *Memory) Grace() {
 
 func (m *Memory) see(h layout.Header) {
 	if h.Offset() != 0 {
-		m.seen = append(m.seen, span{h.Offset() - 1, m.slots[h.Offset()-1].region.Total + 1})
+		m.seen = append(m.seen, span{h.Offset() - 1, uint32(m.slots[h.Offset()-1].region.Records())})
 	}
 }
 
@@ -90,14 +91,30 @@ func (m *Memory) StoreBackends(offset uint32, region layout.Region, backends []l
 	if offset < 2 || region.Total != uint32(len(backends)) {
 		m.violated("region at %d has a total of %d and %d records", offset, region.Total, len(backends))
 	}
+	m.overwrite(run)
+	m.slots[offset-1] = slot{isRegion: true, region: region}
+	for i, b := range backends {
+		m.slots[offset+uint32(i)] = slot{backend: b}
+	}
+	m.wrote()
+}
+
+func (m *Memory) overwrite(run span) {
 	for _, s := range m.seen {
 		if run.start < s.end() && s.start < run.end() {
 			m.violated("records %d to %d are overwritten while readers may be in %d to %d", run.start, run.end()-1, s.start, s.end()-1)
 		}
 	}
-	m.slots[offset-1] = slot{isRegion: true, region: region}
-	for i, b := range backends {
-		m.slots[offset+uint32(i)] = slot{backend: b}
+}
+
+// StoreTable implements [Kernel].
+func (m *Memory) StoreTable(at uint32, slots []uint16) {
+	run := span{at, uint32(layout.TableRecords(uint32(len(slots))))}
+	m.overwrite(run)
+	for i := range run.size {
+		var s slot
+		copy(s.table[:], slots[i*layout.TableSlots:])
+		m.slots[at+i] = s
 	}
 	m.wrote()
 }
@@ -186,6 +203,12 @@ func (m *Memory) dumpFrontend(k layout.FrontendKey, id uint32) layout.DumpFronte
 	f.Region = m.slots[at-1].region
 	for i := at; i < at+f.Region.Total && i < m.capacity.Records; i++ {
 		f.Backends = append(f.Backends, m.slots[i].backend)
+	}
+	for i := range f.Region.Slots {
+		at := f.Header.Offset() + f.Region.Total + i/layout.TableSlots
+		if at < m.capacity.Records {
+			f.Table = append(f.Table, m.slots[at].table[i%layout.TableSlots])
+		}
 	}
 	return f
 }

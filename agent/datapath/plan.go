@@ -64,21 +64,22 @@ func (p *plan) planned(k layout.FrontendKey, have *frontend) bool {
 }
 
 func (p *plan) prepareChange(t *lb.FrontendTable, meta layout.Meta, have *frontend) error {
-	backends, selected, err := encodeBackends(p.r.scratch[:0], t, have.id)
+	c, err := p.encode(t, have.id, have)
 	if err != nil {
 		return err
 	}
-	p.r.scratch = backends
-	sameSet := have.selected == selected && have.affinity == uint8(t.Affinity) && slices.Equal(have.backends, backends)
+	sameSet := have.equal(&c)
 	if sameSet && have.port == t.Frontend.PortName {
+		have.weights = c.weights
 		return nil
 	}
 	next := *have
-	next.port, next.affinity, next.selected = t.Frontend.PortName, uint8(t.Affinity), selected
+	next.port = t.Frontend.PortName
 	s := step{next: &next, have: have, newRegion: !sameSet, meta: meta, table: t}
 	if s.newRegion {
-		next.backends = slices.Clone(backends)
-		if next.region, err = p.region(len(backends)); err != nil {
+		next.content = c
+		next.backends = slices.Clone(c.backends)
+		if next.region, err = p.region(next.records()); err != nil {
 			return err
 		}
 	}
@@ -86,18 +87,57 @@ func (p *plan) prepareChange(t *lb.FrontendTable, meta layout.Meta, have *fronte
 	return nil
 }
 
+// encode makes of t what a region of frontend id is to hold; the backends are on
+// scratch space. A consistent table takes time to make, so that of have is taken
+// over where it would be the same.
+func (p *plan) encode(t *lb.FrontendTable, id uint32, have *frontend) (content, error) {
+	c := content{affinity: uint8(t.Affinity), sticky: t.SessionAffinity}
+	var err error
+	if c.backends, c.selected, err = encodeBackends(p.r.scratch[:0], t, id); err != nil {
+		return c, err
+	}
+	p.r.scratch = c.backends
+	w := weights(t, c.selected)
+	switch {
+	case !t.Consistent:
+		encodeWeights(c.backends, w)
+	case have != nil && have.tableFits(&c, w):
+		c.table, c.weights = have.table, have.weights
+	default:
+		c.table, c.weights = encodeTable(c.backends[:c.selected], w), weightsOrEven(w)
+	}
+	return c, nil
+}
+
+// weightsOrEven marks even weights, which are nil, as known.
+func weightsOrEven(w []uint32) []uint32 {
+	if w == nil {
+		return []uint32{}
+	}
+	return w
+}
+
+// tableFits reports whether f's table is that of c with these weights.
+func (f *frontend) tableFits(c *content, w []uint32) bool {
+	return f.weights != nil && slices.Equal(f.weights, w) && f.selected == c.selected &&
+		slices.EqualFunc(f.backends[:f.selected], c.backends[:c.selected], sameAddress)
+}
+
+func sameAddress(a, b layout.Backend) bool { return a.Addr == b.Addr && a.Port == b.Port }
+
 func (p *plan) prepareNew(t *lb.FrontendTable, meta layout.Meta) error {
 	if len(p.r.ids) == 0 {
 		return &CapacityError{Resource: "frontends", Need: 1, Limit: p.r.capacity.Frontends, Quarantined: p.r.waiting.numbers}
 	}
 	last := len(p.r.ids) - 1
-	next := &frontend{key: meta.Key, id: p.r.ids[last], service: p.service, port: t.Frontend.PortName, affinity: uint8(t.Affinity)}
-	backends, selected, err := encodeBackends(nil, t, next.id)
+	next := &frontend{key: meta.Key, id: p.r.ids[last], service: p.service, port: t.Frontend.PortName}
+	c, err := p.encode(t, next.id, nil)
 	if err != nil {
 		return err
 	}
-	next.backends, next.selected = backends, selected
-	if next.region, err = p.region(len(backends)); err != nil {
+	next.content = c
+	next.backends = slices.Clone(c.backends)
+	if next.region, err = p.region(next.records()); err != nil {
 		return err
 	}
 	p.r.ids = p.r.ids[:last]
@@ -105,12 +145,12 @@ func (p *plan) prepareNew(t *lb.FrontendTable, meta layout.Meta) error {
 	return nil
 }
 
-// region takes a run for n backends and the region record before them.
-func (p *plan) region(n int) (span, error) {
-	size := roundUp(uint32(n) + 1)
+// region takes a run for n records.
+func (p *plan) region(n uint32) (span, error) {
+	size := roundUp(n)
 	s, ok := p.r.slab.take(size)
 	if !ok {
-		size = uint32(n) + 1 // what is left may fit exactly
+		size = n // what is left may fit exactly
 		s, ok = p.r.slab.take(size)
 	}
 	if !ok {
@@ -153,9 +193,9 @@ func (p *plan) insertOne(s step) error {
 			return fmt.Errorf("move frontend from %s to %s: %w", other.service, p.service, err)
 		}
 	}
-	p.storeRegion(s)
+	p.report.Writes += p.r.storeRegion(s.next)
 	p.r.kernel.StoreMeta(s.next.id, s.meta)
-	p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next.id, s.next.region, s.next.selected))
+	p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next))
 	p.report.Writes += 3
 	if err := p.r.kernel.InsertFrontend(s.next.key, s.next.id); err != nil {
 		return fmt.Errorf("insert frontend %s of %s: %w", s.table.Frontend.Addr, p.service, err)
@@ -178,25 +218,19 @@ func (p *plan) takeBack(failed int) error {
 	return errors.Join(errs...)
 }
 
-func (p *plan) storeRegion(s step) {
-	region := layout.Region{Total: uint32(len(s.next.backends)), Frontend: s.next.id, Affinity: s.next.affinity}
-	p.r.kernel.StoreBackends(s.next.region.start+1, region, s.next.backends)
-	p.report.Writes++
-}
-
 // switchOver publishes the changed sets; nothing here can fail.
 func (p *plan) switchOver() {
 	for _, s := range p.changed {
 		p.report.Updated++
 		if s.newRegion {
-			p.storeRegion(s)
+			p.report.Writes += p.r.storeRegion(s.next)
 		}
 		if s.next.port != s.have.port {
 			p.r.kernel.StoreMeta(s.next.id, s.meta)
 			p.report.Writes++
 		}
 		if s.newRegion {
-			p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next.id, s.next.region, s.next.selected))
+			p.r.kernel.StoreHeader(s.next.id, p.r.nextHeader(s.next))
 			p.report.Writes++
 			p.r.waiting.region(s.have.region)
 		}

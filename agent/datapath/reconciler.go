@@ -28,14 +28,51 @@ type Reconciler struct {
 
 // frontend is one key in the maps and what it leads to.
 type frontend struct {
-	key      layout.FrontendKey
-	id       uint32
-	service  lb.ServiceName
-	port     string
+	key     layout.FrontendKey
+	id      uint32
+	service lb.ServiceName
+	port    string
+	region  span
+	content
+}
+
+// content is what a region holds. weights are those that table was made with, nil
+// without a table or if they are not known.
+type content struct {
 	affinity uint8
+	sticky   uint32
 	selected uint16
-	region   span
 	backends []layout.Backend
+	table    []uint16
+	weights  []uint32
+}
+
+func (c *content) equal(o *content) bool {
+	return c.affinity == o.affinity && c.sticky == o.sticky && c.selected == o.selected &&
+		slices.Equal(c.backends, o.backends) && slices.Equal(c.table, o.table)
+}
+
+func (c *content) records() uint32 { return uint32(c.head(0).Records()) }
+
+// head is the record before the first backend.
+func (c *content) head(id uint32) layout.Region {
+	return layout.Region{
+		Total: uint32(len(c.backends)), Frontend: id, Affinity: c.affinity,
+		Sticky: c.sticky, Slots: uint32(len(c.table)),
+	}
+}
+
+// flags are the header's.
+func (c *content) flags() layout.Header { return flagsOf(c.head(0)) }
+
+func flagsOf(r layout.Region) (flags layout.Header) {
+	if r.Sticky > 0 {
+		flags |= layout.HeaderSticky
+	}
+	if r.Slots > 0 {
+		flags |= layout.HeaderConsistent
+	}
+	return flags
 }
 
 // New returns a reconciler of k that takes the maps for empty; call
@@ -135,10 +172,22 @@ func (r *Reconciler) nameCluster(b *lb.Backend) int {
 	return r.SetCluster(b.ClusterID, b.Cluster, state).Writes
 }
 
-// nextHeader is the header word for a region of frontend id.
-func (r *Reconciler) nextHeader(id uint32, region span, selected uint16) layout.Header {
-	r.generations[id]++
-	return layout.MakeHeader(region.start+1, selected, r.generations[id])
+// storeRegion writes f's content to where it is to be; no reader sees it yet. It
+// returns how many stores that took.
+func (r *Reconciler) storeRegion(f *frontend) int {
+	first := f.region.start + 1
+	r.kernel.StoreBackends(first, f.head(f.id), f.backends)
+	if len(f.table) == 0 {
+		return 1
+	}
+	r.kernel.StoreTable(first+uint32(len(f.backends)), f.table)
+	return 2
+}
+
+// nextHeader is the header word for f's region.
+func (r *Reconciler) nextHeader(f *frontend) layout.Header {
+	r.generations[f.id]++
+	return layout.MakeHeader(f.region.start+1, f.selected, r.generations[f.id]) | f.flags()
 }
 
 // drop takes f out of the maps: key, then header, then quarantine.
@@ -193,11 +242,11 @@ func (r *Reconciler) Compact(limit int) int {
 }
 
 func (r *Reconciler) move(f *frontend, to span) {
-	region := layout.Region{Total: uint32(len(f.backends)), Frontend: f.id, Affinity: f.affinity}
-	r.kernel.StoreBackends(to.start+1, region, f.backends)
-	r.kernel.StoreHeader(f.id, r.nextHeader(f.id, to, f.selected))
-	r.waiting.region(f.region)
+	from := f.region
 	f.region = to
+	r.storeRegion(f)
+	r.kernel.StoreHeader(f.id, r.nextHeader(f))
+	r.waiting.region(from)
 }
 
 // Usage is how much of the maps is in use.

@@ -24,7 +24,7 @@ type machine struct {
 // every single write, and at rest when asked again.
 func TestStateMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		mem := newMemory(rapid.Uint32Range(1, 16).Draw(t, "frontends"), rapid.Uint32Range(0, 300).Draw(t, "records"))
+		mem := newMemory(rapid.Uint32Range(1, 16).Draw(t, "frontends"), rapid.Uint32Range(0, 700).Draw(t, "records"))
 		m := &machine{mem: mem, r: datapath.New(mem), world: world{}}
 		t.Repeat(map[string]func(*rapid.T){
 			"set":     m.set,
@@ -189,7 +189,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 // replay applies history and then last, which is killed after its nth write; 0
 // lets it live. It returns the maps, the world before last, and last's writes.
 func replay(history []update, last update, n int) (*datapath.Memory, world, int) {
-	mem, w := newMemory(32, 500), world{}
+	mem, w := newMemory(32, 4000), world{}
 	r := datapath.New(mem)
 	for _, u := range history {
 		must(r.Set(u.service, u.tables))
@@ -247,15 +247,26 @@ func converge(t *rapid.T, mem *datapath.Memory, w world) {
 func TestRestoredIsWhatWasSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		u := genUpdate(t, true)
-		mem := newMemory(8, 200)
+		mem := newMemory(8, 1000)
 		must(datapath.New(mem).Set(u.service, u.tables))
 		loaded, err := datapath.New(mem).Load()
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
 		var back []lb.FrontendTable
-		for _, r := range loaded.Frontends {
+		selected := 0
+		for i, r := range loaded.Frontends {
 			back = append(back, tableOf(r))
+			for _, b := range u.tables[i].Backends {
+				if b.Selected {
+					selected++
+				}
+			}
+			s := loaded.Selections[i]
+			if s.SessionAffinity != u.tables[i].SessionAffinity || s.Consistent != (u.tables[i].Consistent && selected > 0) {
+				t.Fatalf("restored %+v of %s", s, u.tables[i])
+			}
+			selected = 0
 		}
 		stripped := strip(u.tables)
 		if got, want := lb.Format(back), lb.Format(stripped); got != want {

@@ -37,7 +37,24 @@ func genUpdate(t *rapid.T, shared bool) update {
 		s.Frontends = append(s.Frontends, genFrontend(t, "fd00:96::9", 80))
 	}
 	s.Backends = rapid.SliceOfN(rapid.Custom(genBackend), 0, 8).Draw(t, "backends")
-	return update{s.Name, lb.Merge(s)}
+	s.SessionAffinity = rapid.SampledFrom([]uint32{0, 0, 1, 10800}).Draw(t, "sticky")
+	s.Policy.Consistent = rapid.IntRange(0, 2).Draw(t, "consistent") == 0
+	tables := lb.Merge(s)
+	if rapid.Bool().Draw(t, "weighted") {
+		for i := range tables {
+			weigh(t, &tables[i])
+		}
+	}
+	return update{s.Name, tables}
+}
+
+// weigh gives the selected backends any weights, none and extreme ones too.
+func weigh(t *rapid.T, table *lb.FrontendTable) {
+	for i := range table.Backends {
+		if c := &table.Backends[i]; c.Selected {
+			c.Weight = rapid.SampledFrom([]uint32{0, 1, 1, 2, 3, 100, 1<<32 - 1}).Draw(t, "weight")
+		}
+	}
 }
 
 func genFrontend(t *rapid.T, addr string, port uint16) lb.Frontend {
@@ -54,7 +71,7 @@ func genBackend(t *rapid.T) lb.Backend {
 			rapid.Uint16Range(1, 3).Draw(t, "port")),
 		Protocol: lb.TCP, Cluster: fmt.Sprintf("c%d", id), ClusterID: id, Local: id == 1,
 		Names: rapid.SampledFrom([][]string{nil, {"a"}, {"b"}}).Draw(t, "names"),
-		State: lb.State(rapid.IntRange(0, 2).Draw(t, "state")),
+		State: lb.State(rapid.IntRange(0, int(lb.Maintenance)).Draw(t, "state")),
 	}
 }
 
