@@ -30,6 +30,10 @@ func (l latencies) String() string {
 		quantile(l.list, 0.5), quantile(l.list, 0.99), quantile(l.event, 0.5), quantile(l.event, 0.99))
 }
 
+func (l *latencies) add(more latencies) {
+	l.list, l.event = append(l.list, more.list...), append(l.event, more.event...)
+}
+
 func quantile(d []time.Duration, q float64) time.Duration {
 	s := slices.Sorted(slices.Values(d))
 	return s[int(float64(len(s)-1)*q)]
@@ -71,9 +75,18 @@ const flooder = "CLUSTERMESH_TEST_FLOODER"
 
 const floodConnections = 8
 
+// flooding is a process that floods, with pauses.
+type flooding struct {
+	process *os.Process
+	stop    func()
+}
+
+func (f flooding) pause() { _ = f.process.Signal(unix.SIGSTOP) }
+func (f flooding) goOn()  { _ = f.process.Signal(unix.SIGCONT) }
+
 // flood starts a process that does something on several connections at once, as
 // fast as it can, until stop is called.
-func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
+func flood(t *testing.T, w *world, g guest, storm string) flooding {
 	t.Helper()
 	own := newFiles(t, g.cert())
 	// An attacker is elsewhere: his own work must not take the server's processor.
@@ -90,7 +103,7 @@ func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceFunc(func() {
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // its end is ours
 	})
@@ -98,7 +111,7 @@ func flood(t *testing.T, w *world, g guest, storm string) (stop func()) {
 	if _, err := out.Read(make([]byte, 1)); err != nil { // it has begun
 		t.Fatal(err)
 	}
-	return stop
+	return flooding{cmd.Process, stop}
 }
 
 // TestFlooder is not a test but the process that [flood] starts.
@@ -186,21 +199,15 @@ func TestA04_FloodsOfOnePeer(t *testing.T) {
 	fillServices(t, w, 500)
 	conn := w.dialAs(north)
 	feel(t, w, conn, 100)
-	n := campaign(200, 5_000)
-	quiet := feel(t, w, conn, n)
-	t.Logf("alone:            %v", quiet)
 	for _, storm := range []string{"watches", "listings", "connections"} {
-		stop := flood(t, w, west, storm)
-		feel(t, w, conn, n/4) // while the flood uses up what may come at once
-		begin, used := time.Now(), processor(t)
-		busy := feel(t, w, conn, n)
-		used = (processor(t) - used) * time.Duration(time.Second) / time.Since(begin)
+		f := flood(t, w, west, storm)
+		quiet, busy, used := compare(t, w, conn, f)
 		if storm == "watches" { // on a busy machine the flooder may hardly have run yet
 			eventually(t, "a limit is reached", func() bool { return w.refusals("west") > 0 })
 		}
-		stop()
-		t.Logf("flood of %-12s %v (list p99 %+.0f %%, event p99 %+.0f %%), %.2f processors used", storm+":", busy,
-			change(quiet.list, busy.list), change(quiet.event, busy.event), used.Seconds())
+		f.stop()
+		t.Logf("flood of %s, %.2f processors used:\nwithout: %v\nwith:    %v (p50 %+.0f %% and %+.0f %%, p99 %+.0f %% and %+.0f %%)", storm, used, quiet, busy,
+			change(quiet.list, busy.list, 0.5), change(quiet.event, busy.event, 0.5), change(quiet.list, busy.list, 0.99), change(quiet.event, busy.event, 0.99))
 		if p := max(quantile(busy.list, 0.99), quantile(busy.event, 0.99)); p > time.Second {
 			t.Errorf("flood of %s: another peer waits %v", storm, p)
 		}
@@ -228,9 +235,28 @@ func processor(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func change(before, after []time.Duration) float64 {
-	b, a := quantile(before, 0.99), quantile(after, 0.99)
-	return 100 * (float64(a)/float64(b) - 1)
+func change(before, after []time.Duration, q float64) float64 {
+	return 100 * (float64(quantile(after, q))/float64(quantile(before, q)) - 1)
+}
+
+// compare measures what a peer feels by turns without and with a flood, so that
+// whatever else the machine does falls on both, and the processors that the
+// server uses during the flood.
+func compare(t *testing.T, w *world, conn *grpc.ClientConn, f flooding) (quiet, busy latencies, used float64) {
+	const window = 100
+	feel(t, w, conn, window) // uses up what the flood may do at once
+	turns, spent, wall := campaign(2, 40), time.Duration(0), time.Duration(0)
+	for range turns {
+		f.pause()
+		feel(t, w, conn, window/4) // what has been asked for is answered
+		quiet.add(feel(t, w, conn, window))
+		f.goOn()
+		feel(t, w, conn, window/4)
+		begin, before := time.Now(), processor(t)
+		busy.add(feel(t, w, conn, window))
+		spent, wall = spent+processor(t)-before, wall+time.Since(begin)
+	}
+	return quiet, busy, spent.Seconds() / wall.Seconds()
 }
 
 func fillServices(t *testing.T, w *world, n int) {
