@@ -214,4 +214,7 @@ func (r *remote) start(ctx context.Context, all *sync.WaitGroup) *runningRemote 
 }
 
 // Check says whether this node has what the agent needs, changing nothing.
-func Check(cfg Config) []bpf.Finding { return bpf.Check(cfg.bpfOptions()) }
+func Check(cfg Config) []bpf.Finding {
+	findings := append(bpf.Check(cfg.bpfOptions()), bpf.Surroundings(cfg.bpfOptions())...)
+	return append(findings, checkKubeProxy())
+}

@@ -5,8 +5,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
@@ -118,40 +116,6 @@ func newCleanup(stderr io.Writer) *cobra.Command {
 	o.addPlaceFlags(c.Flags())
 	o.log.Add(c.Flags())
 	return c
-}
-
-// errCheck ends check when something necessary is missing.
-var errCheck = errors.New("something that the agent needs is missing")
-
-func newCheck(stdout io.Writer) *cobra.Command {
-	o := &options{}
-	c := cli.Prepare(&cobra.Command{
-		Use:     "check",
-		Short:   "Say whether this node has what the agent needs, changing nothing",
-		Example: "  clustermesh-agent check --bpffs /sys/fs/bpf",
-		RunE: func(*cobra.Command, []string) error {
-			var failed error
-			for _, f := range agent.Check(o.Config) {
-				fmt.Fprintln(stdout, line(f))
-				if !f.OK && f.Fatal {
-					failed = errCheck
-				}
-			}
-			return failed
-		},
-	})
-	o.addPlaceFlags(c.Flags())
-	return c
-}
-
-func line(f bpf.Finding) string {
-	switch {
-	case f.OK:
-		return fmt.Sprintf("ok       %s: %s", f.Check, f.Detail)
-	case f.Fatal:
-		return fmt.Sprintf("MISSING  %s: %s; %s", f.Check, f.Detail, f.Remedy)
-	}
-	return fmt.Sprintf("note     %s: %s; %s", f.Check, f.Detail, f.Remedy)
 }
 
 // version is the module's version, and the commit for a build from a checkout.
