@@ -129,6 +129,10 @@ release: ## build the binaries in two places, compare them, and put them into bi
 
 vulncheck: ## look for known vulnerabilities in what the binaries call (GOVULNDB=https://... or file:///...)
 	@$(GO) run ./deploy/release database '$(GOVULNDB)'
+	@planted=$$(mktemp -d); trap 'rm -rf "$$planted"' EXIT; id=$$($(GO) run ./deploy/release planted "$$planted"); \
+	if $(GO) run $(GOVULNCHECK) -db "file://$$planted" $(BINARIES:%=./cmd/%) >"$$planted/log" 2>&1 || ! grep -q "$$id" "$$planted/log"; then \
+	  cat "$$planted/log"; echo "$(GOVULNCHECK) does not find an advisory that was planted"; exit 1; fi; \
+	echo "an advisory that was planted is found"
 	$(GO) run $(GOVULNCHECK) -db '$(GOVULNDB)' $(BINARIES:%=./cmd/%)
 
 campaign-fuzz: ## fuzz each target for FUZZTIME (10m) with one worker; FUZZ=regexp picks some

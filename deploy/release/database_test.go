@@ -64,3 +64,21 @@ func writeIndex(t *testing.T, about, modules string) string {
 	}
 	return dir
 }
+
+// TestPlantedDatabase: a scanner reads it as any other.
+func TestPlantedDatabase(t *testing.T) {
+	dir := t.TempDir()
+	var out bytes.Buffer
+	if err := run([]string{"planted", dir}, &out); err != nil || out.String() != plantedID+"\n" {
+		t.Fatalf("%v, %q", err, out.String())
+	}
+	if err := run([]string{"database", "file://" + dir}, &out); err != nil {
+		t.Error(err)
+	}
+	if advisory := string(readFile(t, filepath.Join(dir, "ID", plantedID+".json"))); !strings.Contains(advisory, `"introduced":"0"`) {
+		t.Error(advisory)
+	}
+	if err := run([]string{"planted", "main.go"}, &out); err == nil {
+		t.Error("a file is taken for a directory")
+	}
+}

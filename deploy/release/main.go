@@ -2,6 +2,7 @@
 //
 //	release sbom BINARY...    check the modules' least versions, write BINARY.cdx.json
 //	release database URL      check that a vulnerability database can be relied on
+//	release planted DIR       write a database that a working scanner finds something with
 //
 // make release-check uses it. It reads the build information that the Go linker
 // put into a binary, so it tells what is in there and not what should be.
@@ -26,7 +27,7 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	if len(args) < 2 {
-		return errors.New("too few arguments; use: release sbom BINARY..., or release database URL")
+		return errors.New("too few arguments; use: release sbom BINARY..., release database URL, or release planted DIR")
 	}
 	switch args[0] {
 	case "sbom":
@@ -35,8 +36,10 @@ func run(args []string, out io.Writer) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		return checkDatabase(ctx, http.DefaultClient, args[1], time.Now(), out)
+	case "planted":
+		return plantDatabase(args[1], time.Now(), out)
 	}
-	return fmt.Errorf("%q is not known; use sbom or database", args[0])
+	return fmt.Errorf("%q is not known; use sbom, database or planted", args[0])
 }
 
 // describeAll checks and describes every binary, and joins what is wrong.
