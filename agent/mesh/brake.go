@@ -141,8 +141,15 @@ func (m *Mesh) EndWindow(name string) {
 	}
 }
 
-// Release lets go of what the brake holds of a cluster: what it withdrew leaves
-// now. It returns the number of backends, 0 if the brake does not hold.
+// Release ends the hold of the brake on a cluster and returns how many backends
+// leave by it, 0 if it does not hold.
+//
+// A cluster whose content is complete and that withdraws more than the share of
+// [Policy.Brake] or [Config.Brake] of its backends at once has what it withdrew
+// held: it stays in use until this call, or until the cluster says it again.
+// While the brake holds, whatever else the cluster withdraws is held as well;
+// what it adds or changes counts as always. Content that a policy or an own
+// range does not accept is never held, and never more than is kept of a cluster.
 func (m *Mesh) Release(name string) int {
 	c := m.clusters[name]
 	if c == nil || !c.braked {

@@ -168,6 +168,11 @@ func TestBrakeDoesNotHoldWhatTheOperatorDrops(t *testing.T) {
 	wantWest(t, m, 9, tenOf(10)[1:]...)
 	m.RemoveCluster(remote)
 	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
+	m = braking(t)
+	m.Apply(remote, []mesh.Change{farTen(3)})
+	wantWest(t, m, 7, tenOf(10)...)
+	m.SetPolicy(remote, mesh.Policy{Brake: 50, Namespaces: []string{"bank"}})
+	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
 }
 
 // TestHeldIsBounded: a cluster that replaces its backends for ever while they

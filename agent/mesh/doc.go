@@ -16,7 +16,16 @@
 //   - Isolation: what one cluster sends changes no other cluster's content. A
 //     remote cluster only adds backends to services that the local cluster
 //     has; it never adds frontends or policy, never touches the protected
-//     services, and never names an address of the deny list.
+//     services, and never names an address that means something else here: one
+//     of the deny list, of our nodes and pods, of another cluster's ranges, or
+//     outside its own where the operator listed them.
+//   - The operator's word counts at once: what a new policy or a range that
+//     turns out to be ours does not accept leaves with the call; what may be
+//     accepted again is asked for.
+//
+// One thing is kept on purpose although a cluster withdrew it: what a cluster
+// with a brake withdraws all at once, see [Mesh.Release]. Without a brake, and
+// once everything is released, the content is as promised above.
 //
 // The package is pure: no clock, network, logging or goroutine. A Mesh is not
 // safe for concurrent use; its owner serialises calls.

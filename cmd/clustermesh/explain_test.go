@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+)
+
+func TestWhatCanBeExplained(t *testing.T) {
+	for text, want := range map[string]string{
+		"shop/cart":          "shop/cart  0",
+		"10.3.0.17":          "/ 10.3.0.17 0",
+		"10.3.0.17:8080":     "/ 10.3.0.17 8080",
+		"fd00::1":            "/ fd00::1 0",
+		"[fd00::1]":          "/ fd00::1 0",
+		"[fd00::1]:80":       "/ fd00::1 80",
+		"cart":               "",
+		"/cart":              "",
+		"shop/":              "",
+		"shop/cart/more":     "",
+		"10.3.0.17:99999":    "",
+		"cart.shop.svc:8080": "",
+	} {
+		r, err := explainRequest(text)
+		if want == "" {
+			if !errors.Is(err, errUsage) {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		port, _ := json.Marshal(r.GetPort())
+		if got := r.GetNamespace() + "/" + r.GetName() + " " + r.GetAddress() + " " + string(port); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestExplanationIsShown: table and JSON hold everything the agent said, and no
+// member of the JSON is ever missing.
+func TestExplanationIsShown(t *testing.T) {
+	v := newExplanation(&api.ExplainResponse{
+		Services: []*api.Explanation{{
+			Namespace: "shop", Name: "cart", Global: true, Affinity: "none", Findings: []string{"cluster north is stale"},
+			Frontends: []*api.Decision{{Frontend: &api.Frontend{Address: "10.96.0.1", Port: 80, Protocol: "TCP", PortName: "http"}, Backends: []*api.Backend{
+				{Address: "10.1.0.1", Port: 8080, Protocol: "TCP", Cluster: "west", State: "held", Selected: true, Reason: "active"},
+			}}},
+			Clusters: []*api.Share{{Cluster: "east", Local: true, State: "synced", Says: true}, {Cluster: "west", State: "synced", Held: 1}},
+		}},
+		Refused:  []*api.Refused{{Cluster: "west", Key: "cilium/state/x", Reason: "address", Text: "backend 127.0.0.1 is refused", Remedy: "add the pod CIDR", Addresses: []string{"127.0.0.1"}}},
+		Findings: []string{"something else"},
+	})
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 1, ' ', 0)
+	v.table(w)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"shop/cart  global service", "east (own)", "frontend 10.96.0.1:80/TCP http", "10.1.0.1:8080/TCP", "held", "! cluster north is stale", "! something else",
+		"! refused (address): cilium/state/x of cluster west: backend 127.0.0.1 is refused", "remedy: add the pod CIDR"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("table lacks %q:\n%s", want, text.String())
+		}
+	}
+	encoded, err := json.Marshal(v)
+	if err != nil || strings.Contains(string(encoded), "null") || !strings.Contains(string(encoded), `"remedy":"add the pod CIDR"`) {
+		t.Errorf("%s, %v", encoded, err)
+	}
+	empty, err := json.Marshal(newExplanation(&api.ExplainResponse{Services: []*api.Explanation{{}}, Refused: []*api.Refused{{}}}))
+	if err != nil || strings.Contains(string(empty), "null") {
+		t.Errorf("%s, %v", empty, err)
+	}
+}
