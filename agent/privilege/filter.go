@@ -48,20 +48,21 @@ type limit struct {
 
 // limits holds the calls that an agent does make, to what it makes them for:
 // threads but no processes, signals to itself, elements of eBPF maps that are
-// open, the repair of their pins and links, ordinary sockets, and memory without new code in it.
+// open, the repair of their pins and links, ordinary sockets, and memory without
+// new code in it.
 func limits() []limit {
 	code := func(call uint32) limit {
 		return limit{call: call, arg: 2, values: []uint32{unix.PROT_EXEC}, bits: true, forbid: true}
 	}
 	return []limit{
-		{call: unix.SYS_CLONE, arg: 0, values: []uint32{unix.CLONE_THREAD}, bits: true},
-		{call: unix.SYS_TGKILL, arg: 0, values: []uint32{uint32(os.Getpid())}},
 		{call: unix.SYS_BPF, arg: 0, values: []uint32{
 			unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_MAP_GET_NEXT_KEY,
 			unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_UPDATE_BATCH, unix.BPF_MAP_DELETE_BATCH,
 			// Repairs, of objects that are open: no other can be opened.
 			unix.BPF_OBJ_PIN, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_LINK_CREATE, unix.BPF_LINK_UPDATE,
 		}},
+		{call: unix.SYS_CLONE, arg: 0, values: []uint32{unix.CLONE_THREAD}, bits: true},
+		{call: unix.SYS_TGKILL, arg: 0, values: []uint32{uint32(os.Getpid())}},
 		{call: unix.SYS_SOCKET, arg: 0, values: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}},
 		code(unix.SYS_MMAP), code(unix.SYS_MPROTECT), code(unix.SYS_PKEY_MPROTECT),
 	}
@@ -113,11 +114,11 @@ func filter() []unix.SockFilter {
 		unless(opAbove, x32Calls, 1), do(opReturn, refuse),
 		unless(opEqual, unix.SYS_CLONE3, 1), do(opReturn, absent), // callers then use clone
 	}
+	for _, l := range limits() { // first, since these are made often
+		p = append(p, l.code()...)
+	}
 	for _, call := range denied() {
 		p = append(p, unless(opEqual, call, 1), do(opReturn, refuse))
-	}
-	for _, l := range limits() {
-		p = append(p, l.code()...)
 	}
 	return append(p, do(opReturn, allow))
 }
