@@ -1,6 +1,8 @@
 package source
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,20 +39,29 @@ func trimMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
+// meshAnnotations keeps what decides about exports, and all of the mesh's own:
+// how a service is balanced. The agents judge those.
 func meshAnnotations(all map[string]string) map[string]string {
 	var kept map[string]string
-	for _, name := range []string{
-		"service.cilium.io/global", "io.cilium/global-service", "service.cilium.io/shared", "io.cilium/shared-service",
-		"service.cilium.io/affinity", "io.cilium/service-affinity", "clustermesh.cilium.io/global", "network.cilium.io/wg-pub-key",
-	} {
-		if value, ok := all[name]; ok {
-			if kept == nil {
-				kept = map[string]string{}
-			}
-			kept[name] = value
+	for name, value := range all {
+		if !isMeshAnnotation(name) {
+			continue
 		}
+		if kept == nil {
+			kept = map[string]string{}
+		}
+		kept[name] = value
 	}
 	return kept
+}
+
+func isMeshAnnotation(name string) bool {
+	switch name {
+	case "service.cilium.io/global", "io.cilium/global-service", "service.cilium.io/shared", "io.cilium/shared-service",
+		"service.cilium.io/affinity", "io.cilium/service-affinity", "clustermesh.cilium.io/global", "network.cilium.io/wg-pub-key":
+		return true
+	}
+	return strings.HasPrefix(name, "clustermesh.io/")
 }
 
 func trimService(o *corev1.Service) *corev1.Service {
