@@ -115,10 +115,10 @@ release-check: release vulncheck ## make the release twice and compare, describe
 release: ## build the binaries in two places, compare them, and put them into bin/release/ with bills of materials
 	@place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
 	if $(STAMP) && [[ -n $$(git status --porcelain) ]]; then echo "changes that are not committed are not in the release"; fi; \
+	if $(STAMP); then git clone -q . "$$place/src"; \
+	else mkdir "$$place/src"; git ls-files -co --exclude-standard | xargs -r ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$$place/src"; fi; \
 	for copy in one two/in/another/place; do \
-	  mkdir -p "$$place/$$copy"; \
-	  if $(STAMP); then git clone -q . "$$place/$$copy/src"; \
-	  else mkdir "$$place/$$copy/src"; git ls-files -co --exclude-standard | xargs -r ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$$place/$$copy/src"; fi; \
+	  mkdir -p "$$place/$$copy"; cp -r "$$place/src" "$$place/$$copy/src"; \
 	  (cd "$$place/$$copy/src" && GOCACHE="$$place/$$copy/cache" GOFLAGS= $(BUILD) -buildvcs=$(STAMP) -ldflags="-s -w" -o ../bin/ $(BINARIES:%=./cmd/%)); \
 	  (cd "$$place/$$copy/bin" && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS); \
 	done; \
