@@ -9,8 +9,9 @@ import "slices"
 // once means is the shell's to say: a window begins with the first change and
 // lasts until [Mesh.EndWindow].
 //
-// Shares are counted net, per service: a service whose backends are all
-// replaced has lost none.
+// Shares are counted net, per service, against what was there when the window
+// began: a service whose backends are all replaced has lost none, and one that
+// grew and shrank again has not either.
 
 // withdrawn is what a part lost in a window, or while the brake holds.
 type withdrawn struct {
