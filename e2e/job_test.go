@@ -19,11 +19,13 @@ func TestMainJob(t *testing.T) {
 	checks(
 		check{"a_even_shares_and_peers", checkReach},
 		check{"a_other_services_untouched", checkUntouched},
+		check{"a_beside_kube_proxy", checkBesideKubeProxy},
 		check{"b_flips", checkFlips},
 		check{"b_hand_over", checkHandOver},
 		check{"b_no_backend", checkNoBackend},
 		check{"c_kills", checkKills},
 		check{"c_restart", checkRestart},
+		check{"c_repair", checkRepair},
 		check{"c_privileges", checkPrivileges},
 		check{"c_least_privilege", checkLeastPrivilege},
 		check{"d_empty_store", checkEmptyStore},
