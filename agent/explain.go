@@ -52,7 +52,7 @@ func (c *core) explainAddress(a netip.Addr, port uint16) *api.ExplainResponse {
 		}
 	}
 	for _, s := range c.mesh.Status() {
-		if err := c.mesh.Admit(s.Name, lb.ServiceName{Namespace: "any", Name: "service"}, a); err != nil && s.Configured {
+		if err := c.mesh.Admit(s.Name, lb.ServiceName{}, a); err != nil && s.Configured {
 			out.Findings = append(out.Findings, err.Error())
 		}
 	}

@@ -91,7 +91,7 @@ func TestExplainNothing(t *testing.T) {
 // not name it.
 func TestExplainAnAddress(t *testing.T) {
 	s := peered(t, nil)
-	s.peer("west", "accepts: {pod-cidrs: [10.3.0.0/16]}")
+	s.peer("west", "accepts: {pod-cidrs: [10.3.0.0/16], namespaces: [ns]}")
 	s.say("home", "s1", "10.1.0.1:80")
 	s.say("east", "s1", "10.2.0.1:80", "10.3.0.9:80")
 	s.await(frontend("10.1.0.1:80", "10.2.0.1:80"))
@@ -104,6 +104,10 @@ func TestExplainAnAddress(t *testing.T) {
 	text := strings.Join(got.GetFindings(), "\n")
 	if len(got.GetRefused()) != 1 || !strings.Contains(text, "belongs to another cluster than east") || !strings.Contains(text, "no service has this address") {
 		t.Errorf("%q, refused %v", text, got.GetRefused())
+	}
+	got = s.mustExplain(&api.ExplainRequest{Address: "10.3.0.10"})
+	if text := strings.Join(got.GetFindings(), "\n"); strings.Contains(text, "west") {
+		t.Errorf("west may not name it: %q", text)
 	}
 	for _, bad := range []*api.ExplainRequest{{Address: "nonsense"}, {Address: "10.0.0.1", Port: 65536}} {
 		if _, err := s.explain(bad); err == nil {

@@ -23,14 +23,18 @@ func (m *Mesh) admitsAddress(c *cluster, a netip.Addr) bool {
 // addressError says why a is refused, and what to change if it should not be.
 func (m *Mesh) addressError(c *cluster, name lb.ServiceName, a netip.Addr) error {
 	a = a.Unmap()
+	what := "backend " + a.String()
+	if name != (lb.ServiceName{}) {
+		what += " of " + name.String()
+	}
 	if p, ok := m.denied.find(a.WithZone("")); ok {
-		return fmt.Errorf("backend %s of %s is refused: cluster %s may not name an address of %s, which is ours or has a meaning of its own on every node", a, name, c.name, p)
+		return fmt.Errorf("%s is refused: cluster %s may not name an address of %s, which is ours or has a meaning of its own on every node", what, c.name, p)
 	}
 	if len(c.allow) > 0 {
-		return fmt.Errorf("backend %s of %s is refused: it lies in none of the ranges accepted of cluster %s, %v; add its pod CIDR to them if it is that cluster's", a, name, c.name, abbreviate(c.policy.Allow))
+		return fmt.Errorf("%s is refused: it lies in none of the ranges accepted of cluster %s, %v; add its pod CIDR to them if it is that cluster's", what, c.name, abbreviate(c.policy.Allow))
 	}
 	p, _ := m.pinned.find(a)
-	return fmt.Errorf("backend %s of %s is refused: range %s belongs to another cluster than %s; list it for that cluster too if both use it", a, name, p, c.name)
+	return fmt.Errorf("%s is refused: range %s belongs to another cluster than %s; list it for that cluster too if both use it", what, p, c.name)
 }
 
 // abbreviate keeps texts about long lists short.
@@ -61,14 +65,17 @@ func (m *Mesh) admitsService(c *cluster, name lb.ServiceName) error {
 }
 
 // Admit says why nothing, or not the given address, is accepted of a cluster
-// for a service as things stand, or nil. An invalid address is not looked at.
+// for a service as things stand, or nil. An empty name stands for any service,
+// an invalid address is not looked at.
 func (m *Mesh) Admit(cluster string, name lb.ServiceName, a netip.Addr) error {
 	c := m.clusters[cluster]
 	if c == nil || c.local {
 		return nil
 	}
-	if err := m.admitsService(c, name); err != nil {
-		return err
+	if name != (lb.ServiceName{}) {
+		if err := m.admitsService(c, name); err != nil {
+			return err
+		}
 	}
 	if a.IsValid() && !m.admitsAddress(c, a) {
 		return m.addressError(c, name, a)

@@ -40,7 +40,7 @@ func (r Reason) Remedy() string {
 		"the cluster's exporter writes what nobody understands; compare its version with ours",
 		"the cluster speaks for another one; check its name and id there, and do not trust it before that is clear",
 		"allow the namespace for that cluster in its peer file, or let the cluster not share the service",
-		"add the cluster's pod CIDR to its peer file, or correct ranges that overlap",
+		"if the address is a pod of that cluster, add its pod CIDR to its peer file, or correct ranges of ours that overlap; else ask its operator why it is published",
 		"raise the cluster's quota in its peer file, or let it share fewer services",
 	}[r]
 }
