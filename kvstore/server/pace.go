@@ -76,13 +76,18 @@ func (g *gateway) pace(ctx context.Context, c *conn) error {
 const chargeUnit = 64 << 10
 
 // charge makes later requests of the same reader wait for what a reply costs
-// beyond an ordinary one.
-func charge(c *conn, bytes int) {
-	for _, l := range []*rate.Limiter{c.requests, c.account().requests} {
-		if n := min(bytes/chargeUnit, l.Burst()); n > 0 {
-			l.ReserveN(time.Now(), n)
+// beyond an ordinary one. Those that wait already do not hear of it; a reader
+// that has used up what may come at once therefore keeps its slot for as long as
+// returned, or its listings would come in bursts that others feel.
+func charge(c *conn, bytes int) (pause time.Duration) {
+	now, a := time.Now(), c.account()
+	for l, slots := range map[*rate.Limiter]int{c.requests: cap(c.ranges), a.requests: cap(a.ranges)} {
+		n := min(bytes/chargeUnit, l.Burst())
+		if n > 0 && l.ReserveN(now, n).DelayFrom(now) > 0 {
+			pause = max(pause, time.Duration(float64(n*slots)/float64(l.Limit())*float64(time.Second)))
 		}
 	}
+	return min(pause, longestPace)
 }
 
 // pause waits unless the call or the server ends.

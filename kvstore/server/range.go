@@ -68,7 +68,17 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 	if err := g.admitRange(ctx, c); err != nil {
 		return nil, err
 	}
-	defer g.releaseRange(c)
+	defer releaseRange(c)
+	f, err := g.answer(ctx, c, l)
+	if err == nil {
+		g.pause(ctx, charge(c, f.parts.Len()))
+	}
+	return f, err
+}
+
+// answer reads from the store while it holds one of the slots of all.
+func (g *gateway) answer(ctx context.Context, c *conn, l listing) (*frame, error) {
+	defer func() { <-g.ranges }()
 	if g.life.enter() != nil {
 		return nil, errStopping()
 	}
@@ -107,8 +117,8 @@ func (g *gateway) admitRange(ctx context.Context, c *conn) error {
 	return nil
 }
 
-func (g *gateway) releaseRange(c *conn) {
-	<-g.ranges
+// releaseRange gives back the slots of the connection and its peer.
+func releaseRange(c *conn) {
 	if a := c.account(); a.ranges != nil {
 		<-a.ranges
 	}
@@ -175,7 +185,6 @@ func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) 
 			return nil, err
 		}
 	}
-	charge(c, page.size)
 	return g.rangeFrame(page.response(g.header(header)), page.parts)
 }
 
