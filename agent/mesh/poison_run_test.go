@@ -20,10 +20,10 @@ import (
 // good ones of all: nothing bad is installed, nothing good is lost, and what
 // the other clusters have is that of a run without hostile changes.
 //
-// CLUSTERMESH_POISON sets how many hostile changes there are, and
-// CLUSTERMESH_POISON_SEED where the drawing begins.
+// CLUSTERMESH_CAMPAIGN makes it a million hostile changes, CLUSTERMESH_POISON as
+// many as it says, and CLUSTERMESH_POISON_SEED sets where the drawing begins.
 func TestPoisonedRecordsOfAllClasses(t *testing.T) {
-	n, seed := number(t, "CLUSTERMESH_POISON", 20_000), number(t, "CLUSTERMESH_POISON_SEED", time.Now().UnixNano()&0xffffffff)
+	n, seed := number(t, "CLUSTERMESH_POISON", changesByDefault()), number(t, "CLUSTERMESH_POISON_SEED", time.Now().UnixNano()&0xffffffff)
 	if testing.Short() {
 		n = min(n, 5_000)
 	}
@@ -50,6 +50,13 @@ func TestPoisonedRecordsOfAllClasses(t *testing.T) {
 	}
 	t.Logf("%d hostile and %d good changes in %s", n, w.goods, time.Since(start).Round(time.Millisecond))
 	w.end()
+}
+
+func changesByDefault() int64 {
+	if os.Getenv("CLUSTERMESH_CAMPAIGN") != "" {
+		return 1_000_000
+	}
+	return 20_000
 }
 
 func number(t *testing.T, variable string, fallback int64) int64 {
