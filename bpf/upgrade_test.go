@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -491,4 +492,43 @@ func (u *upgradeTest) requests() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.connections
+}
+
+// TestDowngradeWaitsForWhatItCannotRead: an agent of layout version 1 refuses
+// maps with a header that it would misread, and changes nothing; once a present
+// agent has taken the header back and started anew, the older one takes over.
+func TestDowngradeWaitsForWhatItCannotRead(t *testing.T) {
+	f := newFixture(t)
+	b := f.backend("b", "127.0.0.2:0", tcp)
+	id := f.service("10.96.0.1:80", tcp, b)
+	works := func() {
+		f.Helper()
+		f.only(f.run(20, "4 tcp", "connect 10.96.0.1:80", "peer", "recv"), "ok; 10.96.0.1:80; b")
+	}
+	plain := layout.Header(f.dp.headers.all[id])
+	f.dp.StoreHeader(id, plain|layout.HeaderSticky)
+	f.close()
+	before := f.pinned()
+	if _, err := loadFormer(f.opts); !errors.Is(err, ErrLayout) {
+		t.Fatalf("former version took over: %v", err)
+	}
+	if after := f.pinned(); !reflect.DeepEqual(before.programs, after.programs) || !reflect.DeepEqual(before.links, after.links) {
+		t.Error("the refused start changed programs or links")
+	}
+	works()
+	f.load()
+	f.dp.StoreHeader(id, plain)
+	f.close()
+	f.load() // counts the flags anew
+	f.close()
+	d, err := loadFormer(f.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	works()
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	f.load()
+	works()
 }
