@@ -120,6 +120,8 @@ func runScript(kind string, steps []string) []string {
 
 func (s clientSocket) do(verb, arg string) string {
 	switch verb {
+	case "bind":
+		return outcome(unix.Bind(s.fd, s.sockaddr(arg)))
 	case "connect":
 		return outcome(unix.Connect(s.fd, s.sockaddr(arg)))
 	case "disconnect":

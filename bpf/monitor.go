@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -55,7 +54,7 @@ func (d *Datapath) Monitor(ctx context.Context, sampleEvery uint32, visit func(E
 	sample := &d.settings.all[0].Sample
 	atomic.StoreUint32(sample, sampleEvery)
 	defer atomic.StoreUint32(sample, 0)
-	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = r.Flush() }) // fails once r is closed
 	defer stop()
 	return errors.Join(readEvents(r, visit), r.Close())
 }
@@ -69,12 +68,12 @@ func drop(r *ringbuf.Reader) {
 	r.SetDeadline(time.Time{})
 }
 
-// readEvents reads until the deadline of r, and then what is there still.
+// readEvents reads until r is flushed, and then what is there still.
 func readEvents(r *ringbuf.Reader, visit func(Event)) error {
 	var record ringbuf.Record
 	for {
 		err := r.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, ringbuf.ErrFlushed) {
 			return nil
 		}
 		if err != nil {
