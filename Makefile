@@ -31,7 +31,7 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison
+CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades
 .PHONY: $(CAMPAIGNS)
 
 help: ## list the targets
@@ -161,6 +161,10 @@ campaign-rotations: TESTS   = ^TestA0[789]_
 campaign-poison: ## what a hostile cluster may say to an agent, many times
 campaign-poison: PACKAGE = agent/mesh
 campaign-poison: TESTS   = Poison
+
+campaign-upgrades: ## upgrades, kills and weighted draws in the kernel under load, many times (root, eBPF)
+campaign-upgrades: PACKAGE = bpf
+campaign-upgrades: TESTS   = ^TestUpgradeAndKillsUnderLoad$$|^TestWeightedShares$$
 
 $(CAMPAIGNS):
 	@mkdir -p bin/campaigns
