@@ -39,7 +39,7 @@ func (c *core) notReady() string {
 func (c *core) status() *api.StatusResponse {
 	out := &api.StatusResponse{
 		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
-		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines()), Datapath: c.datapathStatus(),
+		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.wrongLines()), Datapath: c.datapathStatus(),
 	}
 	now := time.Now()
 	for _, s := range c.mesh.Status() {
@@ -95,8 +95,10 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 		if r.GetName() != "" && (name.Namespace != r.GetNamespace() || name.Name != r.GetName()) {
 			continue
 		}
-		if s, ok := c.mesh.Service(name); ok {
-			out.Services = append(out.Services, markHeld(serviceAnswer(s), c.mesh.Held(name)))
+		if s, tables, ok := c.tables(name); ok {
+			answer := serviceAnswer(&s, tables)
+			answer.Problems = c.problemsOf(&s)
+			out.Services = append(out.Services, markHeld(answer, c.mesh.Held(name)))
 		}
 	}
 	return out
@@ -104,22 +106,26 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 
 // serviceAnswer lists each backend once: selected if any frontend uses it, with
 // the reason of the first frontend that decided.
-func serviceAnswer(s lb.Service) *api.Service {
-	out := &api.Service{Namespace: s.Name.Namespace, Name: s.Name.Name, Affinity: s.Affinity.String()}
+func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
+	out := &api.Service{
+		Namespace: s.Name.Namespace, Name: s.Name.Name, Affinity: s.Affinity.String(),
+		SessionAffinitySeconds: s.SessionAffinity, Consistent: s.Policy.Consistent,
+	}
 	seen := map[backendKey]*api.Backend{}
-	for _, t := range lb.Merge(s) {
+	for _, t := range tables {
 		out.Frontends = append(out.Frontends, frontendAnswer(t.Frontend))
-		for _, choice := range t.Backends {
+		for i, b := range backendAnswers(s, &t) {
+			choice := &t.Backends[i]
 			k := backendKey{choice.Addr, choice.Protocol, choice.Cluster}
-			if b := seen[k]; b == nil || choice.Selected && !b.Selected {
-				seen[k] = backendAnswer(choice)
+			if seen[k] == nil || choice.Selected && !seen[k].Selected {
+				seen[k] = b
 			}
 		}
 	}
 	for _, b := range s.Backends {
 		k := backendKey{b.Addr, b.Protocol, b.Cluster}
 		if seen[k] == nil {
-			seen[k] = backendAnswer(lb.Choice{Backend: b, Reason: "no-frontend"})
+			seen[k] = backendAnswer(s, lb.Choice{Backend: b, Reason: "no-frontend"})
 		}
 	}
 	for _, b := range seen {
@@ -148,10 +154,27 @@ func frontendAnswer(f lb.Frontend) *api.Frontend {
 	return &api.Frontend{Address: f.Addr.Addr().String(), Port: uint32(f.Addr.Port()), Protocol: f.Protocol.String(), PortName: f.PortName}
 }
 
-func backendAnswer(c lb.Choice) *api.Backend {
+// backendAnswers are those of a table, in its order, with the share of each.
+func backendAnswers(s *lb.Service, t *lb.FrontendTable) []*api.Backend {
+	out := make([]*api.Backend, len(t.Backends))
+	total := 0.0
+	for i, c := range t.Backends {
+		out[i] = backendAnswer(s, c)
+		total += float64(c.Weight)
+	}
+	for i, c := range t.Backends {
+		if c.Weight > 0 {
+			out[i].Share = 100 * float64(c.Weight) / total
+		}
+	}
+	return out
+}
+
+func backendAnswer(s *lb.Service, c lb.Choice) *api.Backend {
 	return &api.Backend{
 		Address: c.Addr.Addr().String(), Port: uint32(c.Addr.Port()), Protocol: c.Protocol.String(), Cluster: c.Cluster,
 		State: c.State.String(), Selected: c.Selected, Reason: c.Reason,
+		Weight: c.Weight, Tier: uint32(s.Tier(c.Cluster, c.Local)),
 	}
 }
 

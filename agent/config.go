@@ -23,8 +23,12 @@ type Config struct {
 	ClusterID   uint32
 	// MaxConnectedClusters is 255 or 511, the same in every cluster of the mesh.
 	MaxConnectedClusters uint32
-	// NodeName names this node in status output.
+	// NodeName names this node as Kubernetes does: in status output, and to tell
+	// which backends are on it.
 	NodeName string
+	// Zone is where this node is; "" takes it from what the own cluster publishes
+	// of the node, its label topology.kubernetes.io/zone.
+	Zone string
 	// ClustersDir holds one etcd client YAML per cluster; the file name is the
 	// cluster name. It is followed live.
 	ClustersDir string
@@ -119,6 +123,9 @@ func (c Config) Validate() error {
 	if !nodeNamePattern.MatchString(c.NodeName) {
 		errs = append(errs, fmt.Errorf("--node-name %q: not a node name; give the Kubernetes node's name", c.NodeName))
 	}
+	if c.Zone != "" && !nodeNamePattern.MatchString(c.Zone) {
+		errs = append(errs, fmt.Errorf("--zone %q: not the name of a zone; give the value of the node's label %s", c.Zone, zoneLabel))
+	}
 	for _, p := range []struct{ flag, value, remedy string }{
 		{"--clusters", c.ClustersDir, "give the directory with one etcd client YAML per cluster"},
 		{"--bpffs", c.BPFFS, "give a directory on a bpf file system, such as /sys/fs/bpf"},
@@ -169,7 +176,7 @@ func (c Config) denied() ([]netip.Prefix, error) {
 func (c Config) meshConfig() mesh.Config {
 	deny, _ := c.denied()
 	return mesh.Config{
-		LocalCluster: c.ClusterName, LocalID: c.ClusterID, MaxClusters: c.MaxConnectedClusters,
+		LocalCluster: c.ClusterName, LocalID: c.ClusterID, MaxClusters: c.MaxConnectedClusters, Node: c.NodeName,
 		Deny: deny, ProtectedNamespaces: c.ProtectedNamespaces, Brake: c.WithdrawalBrakePercent,
 	}
 }

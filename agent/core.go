@@ -29,18 +29,24 @@ type core struct {
 	work    chan func()
 	stopped chan struct{}
 
-	problems     []string                  // of cluster files
-	peerProblems []string                  // of peer files
-	ownProblem   []string                  // with the own cluster's nodes, if any
-	admissions   map[string]admission      // by cluster, of those with a peer file
-	own          map[string][]netip.Prefix // ranges by key of the own node that has them
-	links        map[string]*link          // by cluster
-	fault        string                    // of pins or attachments, that could not be repaired
-	failed       map[lb.ServiceName]error  // services the maps could not take
-	retry        <-chan time.Time          // when to try the failed ones again
-	released     chan datapath.Ticket      // grace periods that have passed
-	waiting      bool                      // for a grace period
-	waiters      sync.WaitGroup            // that use the kernel beside the core
+	problems     []string                              // of cluster files
+	peerProblems []string                              // of peer files
+	ownProblem   []string                              // with the own cluster's nodes, if any
+	admissions   map[string]admission                  // by cluster, of those with a peer file
+	own          map[string][]netip.Prefix             // ranges by key of the own node that has them
+	links        map[string]*link                      // by cluster
+	fault        string                                // of pins or attachments, that could not be repaired
+	failed       map[lb.ServiceName]error              // services the maps could not take
+	wrong        map[lb.ServiceName][]string           // with annotations of services
+	spilled      map[lb.ServiceName][]lb.FrontendTable // what decisions remember
+	aged         time.Time                             // when the mesh was told the ages of lost contact
+	aging        <-chan time.Time                      // when an age is reached that changes a decision
+	agingAt      time.Time
+	ownHeard     chan struct{}        // closed when remote clusters need not wait for the own one
+	retry        <-chan time.Time     // when to try the failed ones again
+	released     chan datapath.Ticket // grace periods that have passed
+	waiting      bool                 // for a grace period
+	waiters      sync.WaitGroup       // that use the kernel beside the core
 }
 
 // link is what status says of a cluster besides what the mesh knows.
@@ -51,6 +57,7 @@ type link struct {
 	state    mesh.State
 	// lastError is the one that was logged last; a synced cluster has none.
 	lastError string
+	lost      time.Time     // out of contact since, zero while in contact; of remote clusters
 	again     chan struct{} // asks the cluster's connection for another list of everything
 	brake     brake
 }
@@ -69,8 +76,10 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		maps: datapath.New(kernel), metrics: newMetrics(cfg.Registry),
 		work: make(chan func()), stopped: make(chan struct{}),
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
+		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName][]lb.FrontendTable{}, ownHeard: make(chan struct{}),
 	}
 	cfg.Registry.MustRegister(newCollector(c))
+	c.mesh.SetZone(cfg.Zone)
 	return c, c.restore()
 }
 
@@ -108,6 +117,8 @@ func (c *core) run(ctx context.Context) error {
 			c.retryFailed()
 		case <-c.retry:
 			c.retryFailed()
+		case <-c.aging:
+			c.age()
 		}
 		c.flush()
 	}
@@ -136,13 +147,13 @@ func (c *core) flush() {
 
 func (c *core) set(name lb.ServiceName) {
 	start := time.Now()
-	var tables []lb.FrontendTable
-	if service, ok := c.mesh.Service(name); ok {
-		tables = lb.Merge(service)
-	}
+	service, tables, _ := c.tables(name)
 	_, err := c.maps.Set(name, tables)
 	c.metrics.set(time.Since(start), err)
+	c.noteWrong(name, &service)
+	c.awaitAge(c.mesh.Aging(name))
 	if err == nil {
+		c.remember(service, name, tables)
 		if c.failed[name] != nil {
 			c.log.Info("service fits into the maps again", "service", name.String())
 		}
@@ -213,9 +224,16 @@ func (c *core) restore() error {
 	}
 	restored := make([]mesh.Restored, len(loaded.Frontends))
 	for i, r := range loaded.Frontends {
-		restored[i] = mesh.Restored(r)
+		s := loaded.Selections[i]
+		restored[i] = mesh.Restored{
+			Service: r.Service, Frontend: r.Frontend, Affinity: r.Affinity, Backends: r.Backends,
+			SessionAffinity: s.SessionAffinity, Consistent: s.Consistent,
+		}
 	}
 	c.mesh.Restore(restored)
+	if len(restored) == 0 {
+		c.hearAll()
+	}
 	c.log.Info("took over pinned maps", "n", len(restored))
 	return nil
 }
@@ -242,11 +260,12 @@ func (c *core) removeCluster(name string) {
 	c.listAgain(c.mesh.RemoveCluster(name))
 	c.link(name).brake.stop()
 	delete(c.links, name)
+	c.age()
 	c.log.Info("cluster removed", "cluster", name)
 }
 
 func (c *core) connecting(name string) {
-	c.link(name)
+	c.lose(name)
 	c.mesh.Connecting(name)
 }
 
@@ -274,6 +293,10 @@ func (c *core) connected(name, endpoint string, config schema.ClusterConfig) (fr
 func (c *core) disconnected(name string, err error) {
 	l := c.link(name)
 	l.failures++
+	c.lose(name)
+	if name == c.cfg.ClusterName { // its word may be long in coming
+		c.hearAll()
+	}
 	c.mesh.Disconnected(name, err.Error())
 	if l.lastError != err.Error() { // once, however often it is tried again
 		c.log.Warn("cluster disconnected; its backends stay", "cluster", name, "err", err)
@@ -289,7 +312,7 @@ func (c *core) update(name string, u kvstore.Update) {
 	c.mesh.Apply(name, changes)
 	if u.Synced {
 		c.mesh.Synced(name)
-		c.link(name).lastError = ""
+		c.regain(name)
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}
 	c.followBrake(name)

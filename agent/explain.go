@@ -71,24 +71,23 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 			Backends: uint32(s.Backends), Provisional: uint32(s.Provisional), Held: uint32(s.Held),
 		})
 	}
-	service, global := c.mesh.Service(name)
+	service, tables, global := c.tables(name)
 	e.Global = global
 	if global {
 		e.Affinity = service.Affinity.String()
 		held := c.mesh.Held(name)
-		for _, t := range lb.Merge(service) {
-			e.Frontends = append(e.Frontends, decision(t, held))
+		for _, t := range tables {
+			e.Frontends = append(e.Frontends, decision(&service, &t, held))
 		}
 	}
-	e.Findings = c.serviceFindings(name, e, len(service.Backends))
+	e.Findings = append(c.problemsOf(&service), c.serviceFindings(name, e, len(service.Backends))...)
 	return e
 }
 
-func decision(t lb.FrontendTable, held []lb.Backend) *api.Decision {
+func decision(s *lb.Service, t *lb.FrontendTable, held []lb.Backend) *api.Decision {
 	d := &api.Decision{Frontend: frontendAnswer(t.Frontend)}
-	for _, choice := range t.Backends {
-		b := backendAnswer(choice)
-		if isHeld(held, choice.Backend) {
+	for i, b := range backendAnswers(s, t) {
+		if isHeld(held, t.Backends[i].Backend) {
 			b.State = heldState
 		}
 		d.Backends = append(d.Backends, b)

@@ -43,6 +43,7 @@ func (c *core) updateNodes(u kvstore.Update) {
 	from := schema.Source{Cluster: c.cfg.ClusterName, ClusterID: c.cfg.ClusterID}
 	for _, ch := range u.Changes {
 		if ch.Deleted {
+			c.setZone(ch.Key, nil)
 			delete(c.own, ch.Key)
 			continue
 		}
@@ -52,6 +53,7 @@ func (c *core) updateNodes(u kvstore.Update) {
 			continue
 		}
 		c.own[ch.Key] = rangesOf(n)
+		c.setZone(ch.Key, n.Labels)
 	}
 	if u.Synced {
 		c.ownProblem = nil
@@ -64,6 +66,17 @@ func (c *core) updateNodes(u kvstore.Update) {
 		all = append(all, list...)
 	}
 	c.listAgain(c.mesh.SetOwn(all))
+}
+
+// zoneLabel is where Kubernetes keeps a node's zone.
+const zoneLabel = "topology.kubernetes.io/zone"
+
+// setZone takes in which zone this node is, if the key is its own and the
+// configuration does not say it.
+func (c *core) setZone(key string, labels map[string]string) {
+	if c.cfg.Zone == "" && key == schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName) {
+		c.mesh.SetZone(labels[zoneLabel])
+	}
 }
 
 // rangesOf lists the addresses of a node and of its pods. What does not parse

@@ -64,6 +64,7 @@ var errHeartbeat = errors.New("no heartbeat from the cluster's apiserver within 
 func (r *remote) run(ctx context.Context) {
 	pause := r.cfg.MinBackoff
 	_ = r.core.do(ctx, func(c *core) { r.again = c.link(r.name).again })
+	r.awaitOwn(ctx)
 	for ctx.Err() == nil {
 		synced, err := r.session(ctx)
 		if ctx.Err() != nil {
@@ -81,6 +82,20 @@ func (r *remote) run(ctx context.Context) {
 		case <-time.After(pause/2 + rand.N(pause/2+1)):
 		}
 		pause = min(2*pause, r.cfg.MaxBackoff)
+	}
+}
+
+// awaitOwn waits until remote clusters may be heard, see hearAll.
+func (r *remote) awaitOwn(ctx context.Context) {
+	if r.local {
+		return
+	}
+	limit := time.NewTimer(ownLimit)
+	defer limit.Stop()
+	select {
+	case <-r.core.ownHeard:
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -555,12 +555,18 @@ func (x *ServicesResponse) GetServices() []*Service {
 }
 
 type Service struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Frontends     []*Frontend            `protobuf:"bytes,3,rep,name=frontends,proto3" json:"frontends,omitempty"`
-	Affinity      string                 `protobuf:"bytes,4,opt,name=affinity,proto3" json:"affinity,omitempty"`
-	Backends      []*Backend             `protobuf:"bytes,5,rep,name=backends,proto3" json:"backends,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Frontends []*Frontend            `protobuf:"bytes,3,rep,name=frontends,proto3" json:"frontends,omitempty"`
+	Affinity  string                 `protobuf:"bytes,4,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	Backends  []*Backend             `protobuf:"bytes,5,rep,name=backends,proto3" json:"backends,omitempty"`
+	// What is wrong with its annotations, one sentence each with the remedy.
+	Problems []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
+	// For how many seconds a client keeps its backend, 0 for not at all.
+	SessionAffinitySeconds uint32 `protobuf:"varint,7,opt,name=session_affinity_seconds,json=sessionAffinitySeconds,proto3" json:"session_affinity_seconds,omitempty"`
+	// Whether clients are assigned by consistent hashing.
+	Consistent    bool `protobuf:"varint,8,opt,name=consistent,proto3" json:"consistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -628,6 +634,27 @@ func (x *Service) GetBackends() []*Backend {
 		return x.Backends
 	}
 	return nil
+}
+
+func (x *Service) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *Service) GetSessionAffinitySeconds() uint32 {
+	if x != nil {
+		return x.SessionAffinitySeconds
+	}
+	return 0
+}
+
+func (x *Service) GetConsistent() bool {
+	if x != nil {
+		return x.Consistent
+	}
+	return false
 }
 
 type Frontend struct {
@@ -699,14 +726,20 @@ func (x *Frontend) GetPortName() string {
 }
 
 type Backend struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Cluster       string                 `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
-	Selected      bool                   `protobuf:"varint,6,opt,name=selected,proto3" json:"selected,omitempty"`
-	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Address  string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Port     uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Cluster  string                 `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	State    string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Selected bool                   `protobuf:"varint,6,opt,name=selected,proto3" json:"selected,omitempty"`
+	Reason   string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Its part of the new connections relative to the other selected backends, and
+	// the same in percent; 0 if it is not selected.
+	Weight uint32  `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
+	Share  float64 `protobuf:"fixed64,9,opt,name=share,proto3" json:"share,omitempty"`
+	// Of its cluster, from 1; 0 if no tier names it.
+	Tier          uint32 `protobuf:"varint,10,opt,name=tier,proto3" json:"tier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -788,6 +821,27 @@ func (x *Backend) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Backend) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Backend) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *Backend) GetTier() uint32 {
+	if x != nil {
+		return x.Tier
+	}
+	return 0
 }
 
 type MapsRequest struct {
@@ -1593,18 +1647,23 @@ const file_api_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"M\n" +
 	"\x10ServicesResponse\x129\n" +
-	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xd0\x01\n" +
+	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xc6\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
 	"\tfrontends\x18\x03 \x03(\v2\x1e.clustermesh.agent.v1.FrontendR\tfrontends\x12\x1a\n" +
 	"\baffinity\x18\x04 \x01(\tR\baffinity\x129\n" +
-	"\bbackends\x18\x05 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"q\n" +
+	"\bbackends\x18\x05 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\x12\x1a\n" +
+	"\bproblems\x18\x06 \x03(\tR\bproblems\x128\n" +
+	"\x18session_affinity_seconds\x18\a \x01(\rR\x16sessionAffinitySeconds\x12\x1e\n" +
+	"\n" +
+	"consistent\x18\b \x01(\bR\n" +
+	"consistent\"q\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1b\n" +
-	"\tport_name\x18\x04 \x01(\tR\bportName\"\xb7\x01\n" +
+	"\tport_name\x18\x04 \x01(\tR\bportName\"\xf9\x01\n" +
 	"\aBackend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -1612,7 +1671,11 @@ const file_api_proto_rawDesc = "" +
 	"\acluster\x18\x04 \x01(\tR\acluster\x12\x14\n" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12\x1a\n" +
 	"\bselected\x18\x06 \x01(\bR\bselected\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"\r\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06weight\x18\b \x01(\rR\x06weight\x12\x14\n" +
+	"\x05share\x18\t \x01(\x01R\x05share\x12\x12\n" +
+	"\x04tier\x18\n" +
+	" \x01(\rR\x04tier\"\r\n" +
 	"\vMapsRequest\"H\n" +
 	"\fMapsResponse\x128\n" +
 	"\aentries\x18\x01 \x03(\v2\x1e.clustermesh.agent.v1.MapEntryR\aentries\"\x97\x02\n" +

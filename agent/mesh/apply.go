@@ -115,7 +115,7 @@ func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
 	if m.setSaid(s.ensurePart(c), true, records) {
 		m.touch(s)
 	}
-	if f := faceOf(v); !f.equal(s.said) {
+	if f := faceOf(v, s.terms()); !f.equal(s.said) {
 		m.reface(s, func() { s.said = f })
 	}
 }
@@ -194,6 +194,9 @@ func (m *Mesh) localBackends(v *schema.LocalService) []rawBackend {
 	raw := m.raw[:0]
 	for _, b := range v.Backends {
 		r := record{addr: b.Address.As16(), port: b.Port, proto: protocol(b.Protocol), state: stateOf(b.Ready, b.Serving, b.Terminating)}
+		if b.Node != "" && b.Node == m.cfg.Node {
+			r.state |= here
+		}
 		names := b.PortNames
 		if len(names) == 0 {
 			names = []string{""}
@@ -281,8 +284,8 @@ func firstZone(a, b string) string {
 	return a
 }
 
-func faceOf(v *schema.LocalService) *face {
-	f := &face{affinity: affinityOf(v.Affinity), frontends: make([]lb.Frontend, len(v.Frontends))}
+func faceOf(v *schema.LocalService, former *terms) *face {
+	f := &face{affinity: affinityOf(v.Affinity), terms: termsOf(v, former), frontends: make([]lb.Frontend, len(v.Frontends))}
 	for i, fe := range v.Frontends {
 		f.frontends[i] = lb.Frontend{
 			Addr:     netip.AddrPortFrom(fe.Address.Unmap(), fe.Port),

@@ -13,6 +13,9 @@ func (m *Mesh) Audit() error {
 			}
 		}
 	}
+	if err := m.auditSpecial(); err != nil {
+		return err
+	}
 	for _, c := range m.clusters {
 		if err := a.cluster(c); err != nil {
 			return err
@@ -25,6 +28,23 @@ func (m *Mesh) Audit() error {
 	}
 	if len(m.unsettled) > 0 || len(a.listed) > 0 {
 		return fmt.Errorf("%d services are not settled, %d slices have no key", len(m.unsettled), len(a.listed))
+	}
+	return nil
+}
+
+// auditSpecial compares the index of services with terms.
+func (m *Mesh) auditSpecial() error {
+	n := 0
+	for name, s := range m.services {
+		if _, listed := m.special[s]; listed != (s.terms() != nil) {
+			return fmt.Errorf("%s is listed as special: %v", name, listed)
+		}
+		if s.terms() != nil {
+			n++
+		}
+	}
+	if n != len(m.special) {
+		return fmt.Errorf("%d services are special, %d are listed", n, len(m.special))
 	}
 	return nil
 }

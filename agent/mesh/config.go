@@ -15,6 +15,9 @@ type Config struct {
 	LocalCluster string // our cluster's name
 	LocalID      uint32 // our cluster's id, 1..MaxClusters
 	MaxClusters  uint32 // 255 or 511, the same in the whole mesh
+	// Node is the name of our own node, by which the own cluster's backends on it
+	// are told from others; "" if unknown.
+	Node string
 
 	// Limits bound a single record; the zero value means the schema's defaults.
 	Limits schema.Limits

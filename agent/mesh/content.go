@@ -19,8 +19,11 @@ type record struct {
 	zone  uint32
 	port  uint16
 	proto lb.Protocol
-	state lb.State
+	state lb.State // with here
 }
+
+// here marks in the state of a record that the backend is on our own node.
+const here lb.State = 1 << 7
 
 func compareRecords(a, b record) int {
 	if c := bytes.Compare(a.addr[:], b.addr[:]); c != 0 {
@@ -74,10 +77,11 @@ func (p *part) inForce() int {
 type face struct {
 	affinity  lb.Affinity
 	frontends []lb.Frontend // unmapped, sorted by compareFrontends, each key once
+	terms     *terms        // nil without any
 }
 
 func (f *face) equal(o *face) bool {
-	return f != nil && o != nil && f.affinity == o.affinity && slices.Equal(f.frontends, o.frontends)
+	return f != nil && o != nil && f.affinity == o.affinity && slices.Equal(f.frontends, o.frontends) && f.terms.equal(o.terms)
 }
 
 func compareFrontends(a, b lb.Frontend) int {
@@ -228,7 +232,7 @@ func (m *Mesh) forget(p *part) {
 // is, so nothing becomes dirty.
 func (m *Mesh) keep(c *cluster, s *service) {
 	if c.local && s.said != nil {
-		s.kept, s.said = &face{affinity: s.said.affinity, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
+		s.kept, s.said = &face{affinity: s.said.affinity, terms: s.said.terms, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
 	}
 	p := s.part(c)
 	if p == nil || !p.present && p.inForce() == 0 {
@@ -260,6 +264,7 @@ func (m *Mesh) reface(s *service, change func()) {
 	m.touch(s)
 	before := s.frontends()
 	change()
+	m.enlist(s)
 	after := s.frontends()
 	for _, f := range before {
 		if _, stays := findFrontend(after, f); !stays {
@@ -272,6 +277,15 @@ func (m *Mesh) reface(s *service, change func()) {
 		}
 	}
 	m.touch(s)
+}
+
+// enlist keeps the index of services with terms.
+func (m *Mesh) enlist(s *service) {
+	if s.terms() == nil {
+		delete(m.special, s)
+	} else {
+		m.special[s] = struct{}{}
+	}
 }
 
 func findFrontend(in []lb.Frontend, f lb.Frontend) (int, bool) {

@@ -28,6 +28,8 @@ type machine struct {
 	reads map[string]layout
 	// heard is what the watch believes it delivered.
 	heard map[string]map[item]string
+	// governed are services with terms of which the kernel holds only a part.
+	governed map[lb.ServiceName]bool
 }
 
 // layout is where a cluster's records are.
@@ -84,6 +86,8 @@ func TestStateMachine(t *testing.T) {
 			"relist":     m.relist,
 			"change":     m.change,
 			"restart":    m.restart,
+			"lose":       m.lose,
+			"move":       m.move,
 			"":           m.check,
 		})
 	})
@@ -261,7 +265,8 @@ func (m *machine) forget(t *rapid.T, c string) {
 
 func (m *machine) restart(t *rapid.T) {
 	m.k.follow(m.m)
-	before := bare(m.k.tables())
+	m.findGoverned()
+	before := bare(m.steady(m.k.tables()))
 	m.o.restore(m.k.tables())
 	m.m = mesh.New(config())
 	configured := m.conn
@@ -288,7 +293,7 @@ func (m *machine) restart(t *rapid.T) {
 		s, _ := m.m.Service(n)
 		m.k[n] = lb.Merge(s)
 	}
-	if after := bare(m.k.tables()); after != before {
+	if after := bare(m.steady(m.k.tables())); after != before {
 		t.Fatalf("a restart changed the tables from\n%s\nto\n%s", before, after)
 	}
 }
@@ -301,6 +306,7 @@ func (m *machine) check(t *rapid.T) {
 	if got, want := lb.Format(m.k.tables()), lb.Format(m.o.tables()); got != want {
 		t.Fatalf("got:\n%s\nwant:\n%s", got, want)
 	}
+	m.checkAging(t)
 	for n := range m.o.services() {
 		if !slices.Contains(m.m.Services(), n) {
 			t.Fatalf("%v misses %v", m.m.Services(), n)

@@ -19,12 +19,16 @@ type Mesh struct {
 	services map[lb.ServiceName]*service
 	claims   map[claim][]*service
 	dirty    map[lb.ServiceName]struct{}
+	special  map[*service]struct{} // that have terms
 	words    pool
 	codec    schema.SliceCodec
 
 	denied    ranges // that no remote backend may lie in
 	pinned    ranges // that policies give to clusters
 	expelling bool   // what goes now is the operator's doing
+
+	zone string            // of our own node
+	lost map[string]uint32 // seconds out of contact, by cluster
 
 	unsettled []*service // whose slices changed in the Apply under way
 
@@ -43,6 +47,7 @@ func New(cfg Config) *Mesh {
 		services: map[lb.ServiceName]*service{},
 		claims:   map[claim][]*service{},
 		dirty:    map[lb.ServiceName]struct{}{},
+		special:  map[*service]struct{}{},
 		words:    newPool(),
 	}
 	m.denied = newRanges(AlwaysDenied(), cfg.Deny)
@@ -79,13 +84,14 @@ func (m *Mesh) Services() []lb.ServiceName {
 // Service returns what lb.Merge needs to know of a service, or false if the
 // local cluster has no global service of that name; then nothing of it belongs
 // into the kernel. The slices are the caller's, except for the backends' Names,
-// which are shared and must not be changed.
+// which are shared and must not be changed, nor must Policy and Lost.
 func (m *Mesh) Service(name lb.ServiceName) (lb.Service, bool) {
 	s := m.services[name]
 	if s == nil || !s.global() {
 		return lb.Service{}, false
 	}
 	out := lb.Service{Name: s.name, Affinity: s.affinity(), Frontends: m.owned(s)}
+	m.govern(s, &out)
 	n := 0
 	for i := range s.parts {
 		n += len(s.parts[i].said) + len(s.parts[i].kept) + s.parts[i].inForce()
@@ -118,7 +124,8 @@ func (m *Mesh) backend(c *cluster, r *record) lb.Backend {
 		Cluster:   c.name,
 		ClusterID: uint16(c.id),
 		Local:     c.local,
-		State:     r.state,
+		Here:      r.state&here != 0,
+		State:     r.state &^ here,
 		Zone:      m.words.word(r.zone),
 	}
 }

@@ -16,6 +16,9 @@ type Restored struct {
 	Frontend lb.Frontend
 	Affinity lb.Affinity
 	Backends []lb.Backend
+	// SessionAffinity and Consistent are those of the table.
+	SessionAffinity uint32
+	Consistent      bool
 }
 
 // Restore takes over what a previous life left in the kernel. It is provisional
@@ -57,7 +60,7 @@ type partKey struct {
 func (m *Mesh) restoreFrontend(r *Restored) {
 	s := m.ensure(r.Service)
 	m.reface(s, func() {
-		f := face{affinity: r.Affinity}
+		f := face{affinity: r.Affinity, terms: restoredTerms(r)}
 		if s.kept != nil {
 			f.frontends = slices.Clone(s.kept.frontends)
 		}
@@ -74,7 +77,7 @@ func (m *Mesh) restoreFrontend(r *Restored) {
 // of the frontend's port makes it match that one and no other.
 func (m *Mesh) collect(raw map[partKey][]rawBackend, r *Restored, b *lb.Backend) {
 	k := partKey{r.Service, m.restoredCluster(b)}
-	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: b.State}
+	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: b.State &^ here}
 	raw[k] = append(raw[k], rawBackend{record: rec, name: r.Frontend.PortName})
 }
 

@@ -25,7 +25,7 @@ const (
 var ids = map[string]uint32{own: ownID, remote: 1, "north": 3, "south": 4}
 
 func config() mesh.Config {
-	return mesh.Config{LocalCluster: own, LocalID: ownID, MaxClusters: 255}
+	return mesh.Config{LocalCluster: own, LocalID: ownID, MaxClusters: 255, Node: "n1"}
 }
 
 func announce(name string) schema.ClusterConfig { return schema.ClusterConfig{ID: ids[name]} }
@@ -65,6 +65,7 @@ type entry struct {
 	value     []byte
 	frontends []lb.Frontend
 	affinity  lb.Affinity
+	terms     lb.Service // what else the own cluster says, backends and frontends aside
 	backends  []lb.Backend
 	refused   bool
 }
@@ -86,6 +87,9 @@ func genLocal(t *rapid.T, n lb.ServiceName) entry {
 	s := schema.LocalService{Cluster: own, ClusterID: ownID, Namespace: n.Namespace, Name: n.Name, Shared: rapid.Bool().Draw(t, "shared")}
 	s.Affinity = rapid.SampledFrom([]string{"", "local", "remote"}).Draw(t, "affinity")
 	e := entry{affinity: map[string]lb.Affinity{"": lb.AffinityNone, "local": lb.AffinityLocal, "remote": lb.AffinityRemote}[s.Affinity]}
+	if rapid.Bool().Draw(t, "terms") {
+		e.terms = genTerms(t, &s)
+	}
 	for _, port := range rapid.SliceOfNDistinct(rapid.Uint16Range(80, 82), 0, 2, rapid.ID).Draw(t, "frontends") {
 		f := schema.LocalFrontend{Address: netip.MustParseAddr("10.96.0.1"), Port: port, Protocol: schema.TCP, PortName: genName(t)}
 		s.Frontends = append(s.Frontends, f)
@@ -107,6 +111,7 @@ func genLocal(t *rapid.T, n lb.ServiceName) entry {
 func (e *entry) addLocal(t *rapid.T, s *schema.LocalService, i uint8) {
 	b := schema.LocalBackend{Address: netip.AddrFrom4([4]byte{10, 0, 0, i}), Port: 8080, Protocol: schema.TCP}
 	b.Ready, b.Serving, b.Terminating = rapid.Bool().Draw(t, "ready"), rapid.Bool().Draw(t, "serving"), rapid.Bool().Draw(t, "terminating")
+	b.Node = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node")
 	if n := genName(t); n != "" {
 		b.PortNames = []string{n}
 	}
@@ -120,7 +125,9 @@ func (e *entry) addLocal(t *rapid.T, s *schema.LocalService, i uint8) {
 	} else if b.Serving && b.Terminating {
 		state = lb.Terminating
 	}
-	e.backends = append(e.backends, backend(own, netip.AddrPortFrom(b.Address, 8080), b.PortNames, state, b.Zone))
+	known := backend(own, netip.AddrPortFrom(b.Address, 8080), b.PortNames, state, b.Zone)
+	known.Here = b.Node == "n1"
+	e.backends = append(e.backends, known)
 }
 
 func backend(cluster string, addr netip.AddrPort, names []string, state lb.State, zone string) lb.Backend {
@@ -181,10 +188,12 @@ func (e *entry) addRemote(t *rapid.T, s *schema.Service, a netip.Addr) {
 type oracle struct {
 	delivered map[string]map[item]entry           // by cluster
 	restored  map[string]map[lb.ServiceName]entry // by cluster, until it is synced
+	zone      string
+	lost      map[string]uint32
 }
 
 func newOracle() *oracle {
-	return &oracle{map[string]map[item]entry{}, map[string]map[lb.ServiceName]entry{}}
+	return &oracle{delivered: map[string]map[item]entry{}, restored: map[string]map[lb.ServiceName]entry{}}
 }
 
 func (o *oracle) deliver(cluster string, i item, e entry, present bool) {
@@ -202,7 +211,7 @@ func (o *oracle) said(cluster string) map[lb.ServiceName]entry {
 	out := map[lb.ServiceName]entry{}
 	for _, e := range o.delivered[cluster] {
 		sum := out[e.service]
-		sum.affinity = e.affinity // the own cluster has one record per service
+		sum.affinity, sum.terms = e.affinity, e.terms // the own cluster has one record per service
 		sum.frontends = append(sum.frontends, e.frontends...)
 		sum.backends = join(append(slices.Clone(sum.backends), e.backends...))
 		out[e.service] = sum
@@ -243,6 +252,7 @@ func (o *oracle) restore(tables []lb.FrontendTable) {
 	for _, t := range tables {
 		e := at(own, t.Service)
 		e.affinity, e.frontends = t.Affinity, append(e.frontends, t.Frontend)
+		e.terms = lb.Service{SessionAffinity: t.SessionAffinity, Policy: lb.Policy{Consistent: t.Consistent}}
 		o.restored[own][t.Service] = e
 		name := t.Frontend.PortName
 		if name == "" && slices.ContainsFunc(tables, func(o lb.FrontendTable) bool { return o.Service == t.Service && o.Frontend.PortName != "" }) {
@@ -271,7 +281,7 @@ func (o *oracle) keep(cluster string) {
 }
 
 func addRestored(in []lb.Backend, b lb.Backend, name string) []lb.Backend {
-	b.Names, b.Zone = nil, ""
+	b.Names, b.Zone, b.Here = nil, "", false
 	i := slices.IndexFunc(in, func(o lb.Backend) bool { return o.Addr == b.Addr })
 	if i < 0 {
 		in, i = append(in, b), len(in)
@@ -291,7 +301,9 @@ func (o *oracle) services() map[lb.ServiceName]lb.Service {
 	}
 	for _, layer := range []map[string]map[lb.ServiceName]entry{o.restored, said} { // the latter's affinity wins
 		for n, e := range layer[own] {
-			out[n] = lb.Service{Name: n, Affinity: e.affinity}
+			s := e.terms
+			s.Name, s.Affinity, s.Zone, s.Lost = n, e.affinity, o.zone, o.lost
+			out[n] = s
 		}
 	}
 	owner := map[netip.AddrPort]lb.ServiceName{}
@@ -363,9 +375,9 @@ func (k kernel) tables() []lb.FrontendTable {
 func (k kernel) restored() []mesh.Restored {
 	var out []mesh.Restored
 	for _, t := range k.tables() {
-		r := mesh.Restored{Service: t.Service, Frontend: t.Frontend, Affinity: t.Affinity}
+		r := mesh.Restored{Service: t.Service, Frontend: t.Frontend, Affinity: t.Affinity, SessionAffinity: t.SessionAffinity, Consistent: t.Consistent}
 		for _, c := range t.Backends {
-			c.Names, c.Zone = nil, ""
+			c.Names, c.Zone, c.Here = nil, "", false
 			r.Backends = append(r.Backends, c.Backend)
 		}
 		out = append(out, r)
@@ -379,7 +391,7 @@ func bare(tables []lb.FrontendTable) string {
 	for _, t := range tables {
 		t.Backends = slices.Clone(t.Backends)
 		for i := range t.Backends {
-			t.Backends[i].Names, t.Backends[i].Zone = nil, ""
+			t.Backends[i].Names, t.Backends[i].Zone, t.Backends[i].Here = nil, "", false
 		}
 		out = append(out, t)
 	}

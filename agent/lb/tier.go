@@ -1,0 +1,8 @@
+package lb
+
+// Tier returns the number, from 1, of the tier that the service's policy or
+// affinity gives a cluster, whatever its present state; 0 if none names it.
+func (s *Service) Tier(cluster string, local bool) int {
+	m := merger{s: s}
+	return m.tier(&site{cluster: cluster, local: local}) + 1
+}

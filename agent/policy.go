@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+)
+
+// What the core adds to the decisions on services that ask for more than an
+// affinity: the clock, what a decision remembers, and a voice for mistakes.
+
+// tables decides on a service as the maps are to hold it, or returns false if it
+// is no global service of the own cluster. It changes nothing.
+func (c *core) tables(name lb.ServiceName) (lb.Service, []lb.FrontendTable, bool) {
+	service, ok := c.mesh.Service(name)
+	if !ok {
+		return service, nil, false
+	}
+	service.Previous = c.spilled[name]
+	tables := lb.Merge(service)
+	for i := range tables {
+		tables[i].OnWithdraw = lb.WithdrawKeep // whatever was asked for, see onWithdraw
+	}
+	return service, tables, true
+}
+
+// remember keeps what the next decision on a service needs of this one.
+func (c *core) remember(service lb.Service, name lb.ServiceName, tables []lb.FrontendTable) {
+	if service.Policy.Spillover.Hysteresis > 0 {
+		if kept := lb.Remember(tables); len(kept) > 0 {
+			c.spilled[name] = kept
+			return
+		}
+	}
+	delete(c.spilled, name)
+}
+
+// lose notes that a remote cluster is out of contact from now on, unless it is
+// already.
+func (c *core) lose(name string) {
+	l := c.link(name)
+	if l.lost.IsZero() && name != c.cfg.ClusterName {
+		l.lost = time.Now()
+		c.age()
+	}
+}
+
+// regain notes that all a cluster says is known again.
+func (c *core) regain(name string) {
+	l := c.link(name)
+	l.lastError = ""
+	if name == c.cfg.ClusterName {
+		c.hearAll()
+	}
+	if !l.lost.IsZero() {
+		l.lost = time.Time{}
+		c.age()
+	}
+}
+
+// age tells the mesh for how long clusters have been out of contact, and awaits
+// the next age that matters. Ages are whole seconds, so a decision changes at
+// most one second late.
+func (c *core) age() {
+	now := time.Now()
+	lost := map[string]uint32{}
+	for name, l := range c.links {
+		if !l.lost.IsZero() {
+			lost[name] = uint32(min(now.Sub(l.lost)/time.Second, math.MaxUint32))
+		}
+	}
+	c.mesh.SetLost(lost)
+	c.aged, c.aging = now, nil
+	c.awaitAge(c.mesh.Aging())
+}
+
+// awaitAge has age run when seconds have passed since it last ran, or earlier; 0
+// is never.
+func (c *core) awaitAge(seconds uint32) {
+	at := c.aged.Add(time.Duration(seconds) * time.Second)
+	if seconds > 0 && (c.aging == nil || at.Before(c.agingAt)) {
+		c.aging, c.agingAt = time.After(time.Until(at)), at
+	}
+}
+
+// ownLimit bounds how long remote clusters wait for the own one after a restart.
+const ownLimit = 5 * time.Second
+
+// hearAll lets the remote clusters be heard. After a restart the maps tell which
+// backends there are, but not how the own cluster wants them weighed: what
+// remote clusters say would be decided on without. So the own one is heard
+// first, unless it cannot be.
+func (c *core) hearAll() {
+	select {
+	case <-c.ownHeard:
+	default:
+		close(c.ownHeard)
+	}
+}
+
+// onWithdraw says what is not done of what a service wants. Connections live in
+// the sockets of clients, and no program ends them.
+func onWithdraw(want lb.OnWithdraw) string {
+	if want == lb.WithdrawKeep {
+		return ""
+	}
+	return fmt.Sprintf("annotation clustermesh.io/on-withdraw: value %q is not carried out on this node: connections to backends that are no longer used are kept; end them at the backend, or write keep", want)
+}
+
+// problemsOf says what is wrong with a service's annotations.
+func (c *core) problemsOf(service *lb.Service) []string {
+	var out []string
+	for _, w := range c.mesh.Wrong(service.Name) {
+		out = append(out, w.Error())
+	}
+	if text := onWithdraw(service.Policy.OnWithdraw); text != "" {
+		out = append(out, text)
+	}
+	return out
+}
+
+// noteWrong logs what is newly wrong with a service's annotations.
+func (c *core) noteWrong(name lb.ServiceName, service *lb.Service) {
+	lines := c.problemsOf(service)
+	for _, line := range lines {
+		if !slices.Contains(c.wrong[name], line) {
+			c.log.Warn("annotation of a service is not followed", "service", name.String(), "err", line)
+		}
+	}
+	if len(lines) == 0 {
+		delete(c.wrong, name)
+	} else {
+		c.wrong[name] = lines
+	}
+}
+
+// maxWrong bounds how many services with wrong annotations status lists.
+const maxWrong = 10
+
+func (c *core) wrongLines() []string {
+	var out []string
+	for i, name := range slices.SortedFunc(maps.Keys(c.wrong), lb.ServiceName.Compare) {
+		if i == maxWrong {
+			return append(out, fmt.Sprintf("%d more services have annotations that are not followed: see clustermesh services", len(c.wrong)-i))
+		}
+		for _, line := range c.wrong[name] {
+			out = append(out, "service "+name.String()+": "+line)
+		}
+	}
+	return out
+}
