@@ -41,6 +41,8 @@ type Agent struct {
 	cfg  Config
 	core *core
 	dial dialer
+	// pause is the time between two looks at pins and attachments.
+	pause time.Duration
 }
 
 // Run loads and attaches the eBPF programs, or takes over the pinned ones, and
@@ -119,7 +121,7 @@ func New(cfg Config, kernel Kernel) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read back the pinned maps: %w", err)
 	}
-	return &Agent{cfg: cfg, core: c, dial: dialTLS(cfg.Log)}, nil
+	return &Agent{cfg: cfg, core: c, dial: dialTLS(cfg.Log), pause: watchPause}, nil
 }
 
 // shutdownLimit bounds an orderly end.

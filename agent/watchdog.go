@@ -45,7 +45,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	tick := time.NewTicker(watchPause)
+	tick := time.NewTicker(a.pause)
 	defer tick.Stop()
 	w := newWatchdog(k, a.core, func(fault string) { _ = a.core.do(ctx, func(c *core) { c.fault = fault }) })
 	return w.run(ctx, tick.C)

@@ -63,6 +63,32 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
+// needyKernel lost an attachment and cannot make another.
+type needyKernel struct{ *memoryKernel }
+
+func (needyKernel) Repair() []bpf.Repair {
+	return []bpf.Repair{{Kind: bpf.RepairAttachment, Name: "connect4", Found: "detached", Err: bpf.ErrRights}}
+}
+
+// TestAgentEndsForItsRights: what only a new start can repair ends the agent, by
+// an error that says so.
+func TestAgentEndsForItsRights(t *testing.T) {
+	s := newSimulation(t)
+	s.stop()
+	cfg := s.agent.cfg
+	cfg.Registry = nil
+	a, err := New(cfg, needyKernel{s.kernel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.dial, a.pause = s.connect, time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := a.Run(ctx); !errors.Is(err, bpf.ErrRights) || !strings.Contains(err.Error(), "a new start has them") {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 func TestWatchdogEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

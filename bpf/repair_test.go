@@ -100,6 +100,7 @@ func TestRepairPins(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign := foreignObjects(t)
+	files := openFiles(t)
 	var missing []string
 	for _, p := range pins {
 		f.removePin(p.Name)
@@ -121,12 +122,27 @@ func TestRepairPins(t *testing.T) {
 	}
 	f.repaired(before)
 	works()
+	eventually(t, "descriptors of repairs closed", func() error {
+		if n := openFiles(t); n > files {
+			return fmt.Errorf("%d are open, before %d", n, files)
+		}
+		return nil
+	})
 	f.close()
 	f.load() // takes over what was repaired
 	works()
 	if after := f.pinned(); !reflect.DeepEqual(before.maps, after.maps) || !reflect.DeepEqual(before.links, after.links) {
 		t.Errorf("a restart found other maps or links: %v, before %v", after, before)
 	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
 
 func (f *fixture) removePin(name string) {
