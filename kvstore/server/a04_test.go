@@ -90,7 +90,11 @@ func flood(t *testing.T, w *world, g guest, storm string) flooding {
 	t.Helper()
 	own := newFiles(t, g.cert())
 	// An attacker is elsewhere: his own work must not take the server's processor.
+	// On a machine that others keep busy, idle time alone would hardly let him begin.
 	cmd := exec.Command("nice", "-n", "10", os.Args[0], "-test.run=^TestFlooder$")
+	if campaign(0, 1) == 1 {
+		cmd = exec.Command("chrt", "-i", "0", os.Args[0], "-test.run=^TestFlooder$")
+	}
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", strings.Join([]string{flooder + "=" + storm, w.s.Addr().String(), own.cert, own.key}, ","))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
