@@ -13,6 +13,7 @@
  * more than 1/CM_SWEEP of it (a cluster's records lie side by side). */
 #define CM_RANDOM_DRAWS 5
 #define CM_SWEEP 64
+#define CM_STEPS 8
 
 #define cm_count(field)                                                   \
 	do {                                                              \
@@ -177,16 +178,17 @@ static __always_inline __u32 cm_draw(__u64 header, __u32 id, __u64 seed, __u32 v
 	return b && cm_usable(b, v6) ? index : 0;
 }
 
-/* The first usable backend in even steps from a draw on, 0 if there is none:
- * better some backend than none, so weights do not count here. */
-static __always_inline __u32 cm_sweep(__u32 id, __u32 draw, __u32 v6)
+/* The first usable backend in CM_STEPS even steps from a draw on, 0 if there is
+ * none: better some backend than none, so weights do not count here. A function of
+ * its own is cheaper to verify than one long loop. */
+__attribute__((noinline)) __u32 cm_sweep(__u32 id, __u32 draw, __u32 v6)
 {
 	struct cm_backend *b;
 	__u32 index;
 	__u64 header;
 	int i;
 
-	for (i = 0; i < CM_SWEEP; i++) {
+	for (i = 0; i < CM_STEPS; i++) {
 		draw += (__u32)((1ULL << 32) / CM_SWEEP);
 		header = cm_header(id);
 		index = cm_offset(header) + cm_scale(draw, cm_selected(header));
@@ -220,7 +222,9 @@ __attribute__((noinline)) __u32 cm_choose(__u32 id, __u64 seed, __u32 v6)
 			return index;
 	}
 	cm_explain(swept);
-	return cm_sweep(id, seed >> 32, v6);
+	for (i = 0; i < CM_SWEEP && !index; i += CM_STEPS)
+		index = cm_sweep(id, (seed >> 32) + (__u32)i * (__u32)((1ULL << 32) / CM_SWEEP), v6);
+	return index;
 }
 
 static __always_inline struct cm_backend *
