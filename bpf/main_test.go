@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -36,6 +37,9 @@ func TestMain(m *testing.M) {
 		exit(runHolder(os.Args[1], os.Stdin, os.Stdout))
 	case "loader":
 		exit(runLoader(os.Args[1], os.Args[2]))
+	case "storm":
+		changes, _ := strconv.Atoi(os.Args[3])
+		exit(runStorm(os.Args[1], os.Args[2], changes))
 	case "suite":
 		if err := raiseLoopback(); err != nil {
 			exit(err)
