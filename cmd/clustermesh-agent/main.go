@@ -69,6 +69,7 @@ func (o *options) addRunFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of that cluster, unique in the mesh")
 	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this node")
+	f.StringVar(&o.Zone, "zone", "", "zone of this node, for services that prefer near backends; empty for the label topology.kubernetes.io/zone of the node")
 	f.StringVar(&o.ClustersDir, "clusters", "", "directory with one etcd client YAML per cluster, named like the cluster")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9964", "address of /metrics, /healthz and /readyz; empty for none")
 	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")

@@ -25,9 +25,9 @@ type explainedService struct {
 }
 
 type decisionView struct {
-	Frontend frontendView  `json:"frontend"`
-	PortName string        `json:"portName"`
-	Backends []backendView `json:"backends"`
+	Frontend frontendView `json:"frontend"`
+	PortName string       `json:"portName"`
+	Backends []chosenView `json:"backends"`
 }
 
 type shareView struct {
@@ -80,7 +80,7 @@ func newExplained(s *api.Explanation) explainedService {
 		Frontends: []decisionView{}, Clusters: []shareView{}, Findings: append([]string{}, s.GetFindings()...),
 	}
 	for _, d := range s.GetFrontends() {
-		v.Frontends = append(v.Frontends, decisionView{newFrontend(d.GetFrontend()), d.GetFrontend().GetPortName(), newBackends(d.GetBackends())})
+		v.Frontends = append(v.Frontends, decisionView{newFrontend(d.GetFrontend()), d.GetFrontend().GetPortName(), newChosen(d.GetBackends())})
 	}
 	for _, c := range s.GetClusters() {
 		v.Clusters = append(v.Clusters, shareView{c.GetCluster(), c.GetLocal(), c.GetState(), c.GetSays(), c.GetBackends(), c.GetProvisional(), c.GetHeld()})
@@ -124,8 +124,7 @@ func (s explainedService) table(w io.Writer) {
 	}
 	for _, d := range s.Frontends {
 		fmt.Fprintf(w, "\n  frontend %s %s\n", d.Frontend, d.PortName)
-		fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
-		printBackends(w, d.Backends)
+		printChosen(w, d.Backends)
 	}
 	for _, line := range s.Findings {
 		fmt.Fprintf(w, "  ! %s\n", line)

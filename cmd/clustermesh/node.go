@@ -88,7 +88,7 @@ func newServicesCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "services [NAMESPACE/NAME]",
 		Short:   "List global services, each backend, and why it is used or not",
-		Example: "  clustermesh services\n  clustermesh services default/rebel-base -o json",
+		Example: "  clustermesh services\n  clustermesh services default/rebel-base -o wide",
 		Args:    cobra.MaximumNArgs(1),
 	}
 	return askAgent(c, func(ctx context.Context, agent api.AgentClient, args []string) error {
@@ -108,7 +108,11 @@ func newServicesCommand(a *app) *cobra.Command {
 			return fmt.Errorf("service %q is not a global service of this cluster; check the annotation service.cilium.io/global on it and `clustermesh status`", args[0])
 		}
 		list := newServices(r)
-		return a.show(list, list.table)
+		draw := list.table
+		if a.format == formatWide {
+			draw = list.wide
+		}
+		return a.show(list, draw)
 	})
 }
 

@@ -9,14 +9,16 @@ import (
 
 const (
 	formatTable = "table"
+	formatWide  = "wide" // a table with more columns, where there are more
 	formatJSON  = "json"
 )
 
 func (a *app) checkFormat() error {
-	if a.format == formatTable || a.format == formatJSON {
+	switch a.format {
+	case formatTable, formatWide, formatJSON:
 		return nil
 	}
-	return usage(fmt.Errorf("--output %q: use table or json", a.format))
+	return usage(fmt.Errorf("--output %q: use table, wide or json", a.format))
 }
 
 // table is the text form of an answer. An empty table prints its header alone.

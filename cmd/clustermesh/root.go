@@ -88,7 +88,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.PersistentFlags().StringVarP(&a.format, "output", "o", formatTable, "output format: table or json")
+	root.PersistentFlags().StringVarP(&a.format, "output", "o", formatTable, "output format: table, wide or json")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newCerts(a), newDemo(a), newTroubleshoot(a))
 	root.AddCommand(newNodeCommands(a)...)

@@ -77,7 +77,11 @@ type serviceView struct {
 	Name      string         `json:"name"`
 	Frontends []frontendView `json:"frontends"`
 	Affinity  string         `json:"affinity"`
-	Backends  []backendView  `json:"backends"`
+	Backends  []chosenView   `json:"backends"`
+
+	SessionAffinitySeconds uint32   `json:"sessionAffinitySeconds"`
+	Consistent             bool     `json:"consistent"`
+	Problems               []string `json:"problems"`
 }
 
 type mapView struct {
@@ -172,7 +176,10 @@ type servicesView []serviceView
 func newServices(r *api.ServicesResponse) servicesView {
 	out := servicesView{}
 	for _, s := range r.GetServices() {
-		v := serviceView{Namespace: s.GetNamespace(), Name: s.GetName(), Frontends: []frontendView{}, Affinity: s.GetAffinity(), Backends: newBackends(s.GetBackends())}
+		v := serviceView{
+			Namespace: s.GetNamespace(), Name: s.GetName(), Frontends: []frontendView{}, Affinity: s.GetAffinity(), Backends: newChosen(s.GetBackends()),
+			SessionAffinitySeconds: s.GetSessionAffinitySeconds(), Consistent: s.GetConsistent(), Problems: append([]string{}, s.GetProblems()...),
+		}
 		for _, f := range s.GetFrontends() {
 			v.Frontends = append(v.Frontends, newFrontend(f))
 		}
@@ -181,18 +188,36 @@ func newServices(r *api.ServicesResponse) servicesView {
 	return out
 }
 
-func (v servicesView) table(w io.Writer) {
+func (v servicesView) table(w io.Writer) { v.draw(w, printUsed) }
+
+// wide also shows tiers and shares.
+func (v servicesView) wide(w io.Writer) { v.draw(w, printChosen) }
+
+func (v servicesView) draw(w io.Writer, backends func(io.Writer, []chosenView)) {
 	for i, s := range v {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "%s/%s  affinity %s\n", s.Namespace, s.Name, s.Affinity)
+		fmt.Fprintf(w, "%s/%s  affinity %s%s\n", s.Namespace, s.Name, s.Affinity, s.extras())
 		for _, f := range s.Frontends {
 			fmt.Fprintf(w, "  frontend %s\n", f)
 		}
-		fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
-		printBackends(w, s.Backends)
+		backends(w, s.Backends)
+		for _, line := range s.Problems {
+			fmt.Fprintf(w, "  ! %s\n", line)
+		}
 	}
+}
+
+// extras are what few services have.
+func (s serviceView) extras() (text string) {
+	if s.SessionAffinitySeconds > 0 {
+		text += fmt.Sprintf("  session affinity %ds", s.SessionAffinitySeconds)
+	}
+	if s.Consistent {
+		text += "  consistent hashing"
+	}
+	return text
 }
 
 func (f frontendView) String() string { return endpoint(f.Address, f.Port, f.Protocol) }
@@ -202,13 +227,18 @@ func endpoint(address string, port uint32, protocol string) string {
 }
 
 func printBackends(w io.Writer, list []backendView) {
+	fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
 	for _, b := range list {
-		used := "no"
-		if b.Selected {
-			used = "yes"
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", endpoint(b.Address, b.Port, b.Protocol), b.Cluster, b.State, used, b.Reason)
+		fmt.Fprintf(w, "  %s\n", b)
 	}
+}
+
+func (b backendView) String() string {
+	used := "no"
+	if b.Selected {
+		used = "yes"
+	}
+	return endpoint(b.Address, b.Port, b.Protocol) + "\t" + b.Cluster + "\t" + b.State + "\t" + used + "\t" + b.Reason
 }
 
 type mapsView []mapView
@@ -230,7 +260,6 @@ func (v mapsView) table(w io.Writer) {
 			fmt.Fprintln(w)
 		}
 		fmt.Fprintf(w, "%d  %s  %s/%s %s  affinity %s  records at %d, generation %d\n", e.ID, e.Frontend, e.Namespace, e.Name, e.PortName, e.Affinity, e.Offset, e.Generation)
-		fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON")
 		printBackends(w, e.Backends)
 	}
 }
