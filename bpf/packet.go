@@ -211,10 +211,10 @@ func devicePin(index int, side string) string {
 // takeOver opens a pinned link, unless it belonged to a device that is gone.
 func (p *Packet) takeOver(path string, index int) (link.Link, error) {
 	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	if err != nil { // nothing, or nothing of ours
+		l, err = p.pinHeld(path)
 	}
-	if err != nil {
+	if l == nil || err != nil {
 		return nil, err
 	}
 	info, err := l.Info()
@@ -283,7 +283,7 @@ func (p *Packet) Detach(index int) error {
 }
 
 // Attached lists the indexes of the devices whose both links are pinned, by this
-// process or an earlier one.
+// process or an earlier one, and in force.
 func (p *Packet) Attached() ([]int, error) {
 	pins, err := os.ReadDir(p.dir)
 	if err != nil {
@@ -295,6 +295,9 @@ func (p *Packet) Attached() ([]int, error) {
 		var index int
 		var side string
 		if n, _ := fmt.Sscanf(pin.Name(), linkPrefix+"tcx_%d_%s", &index, &side); n != 2 || pin.Name() != devicePin(index, side) {
+			continue
+		}
+		if !p.inForce(pin.Name(), index) {
 			continue
 		}
 		if sides[index]++; sides[index] == 2 {
