@@ -14,6 +14,7 @@ import (
 // taken back. Both are of one moment.
 type anchors struct {
 	pool    *x509.CertPool
+	cas     []*x509.Certificate
 	revoked revoked
 	end     time.Time // when the last of the CAs ends
 }
@@ -47,7 +48,7 @@ func parseAnchors(caPath string, ca []byte, crlPath string, crl []byte) (anchors
 			return anchors{}, fmt.Errorf("read CA bundle %s: %q is not a CA certificate", caPath, c.Subject.CommonName)
 		}
 	}
-	out := anchors{pool: poolOf(cas)}
+	out := anchors{pool: poolOf(cas), cas: cas}
 	for _, c := range cas {
 		if c.NotAfter.After(out.end) {
 			out.end = c.NotAfter
@@ -112,6 +113,24 @@ func (t *Trust) Until(cs tls.ConnectionState) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("verify client: %w", err)
 	}
 	return now.revoked.until(chains)
+}
+
+// Revoked returns an error that wraps [ErrRevoked] if one of these certificates
+// was issued by a CA of the bundle and is in its revocation list, whoever else
+// may believe it. Certificates of other CAs are none of its business.
+func (t *Trust) Revoked(certificates []*x509.Certificate) error {
+	now := t.live.get()
+	if len(now.revoked) == 0 {
+		return nil
+	}
+	for _, c := range certificates {
+		for _, ca := range now.cas {
+			if now.revoked[string(ca.RawSubjectPublicKeyInfo)][serialOf(c)] && c.CheckSignatureFrom(ca) == nil {
+				return fmt.Errorf("certificate %q with serial %s: %w", c.Subject.CommonName, serialOf(c), ErrRevoked)
+			}
+		}
+	}
+	return nil
 }
 
 // ErrRevoked is wrapped by the error of a handshake with a peer whose

@@ -69,6 +69,9 @@ func readerFile(k Known, trust []byte, shares []string) []byte {
 	b.WriteString(k.View.sees())
 	fmt.Fprintf(&b, "shares-ca-with: %s\n", flow(shares))
 	fmt.Fprintf(&b, "revoked-certificates: %s\n", flow(k.Revoked))
+	if k.ID != 0 {
+		fmt.Fprintf(&b, "accepts:\n  cluster-id: %d\n", k.ID)
+	}
 	b.WriteString("ca: |\n")
 	for line := range strings.Lines(string(trust)) {
 		b.WriteString("  " + line)

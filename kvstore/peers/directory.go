@@ -46,6 +46,7 @@ const (
 //	revoked: false                               # optional
 //	revoked-certificates: []                     # optional: SHA-256 sums in hex
 //	shares-ca-with: []                           # optional: peers that may have the same CA
+//	accepts: {cluster-id: 2}                     # optional: what agents take from the peer; ours ignores it
 //
 // Its methods are safe for concurrent use.
 type Directory struct {

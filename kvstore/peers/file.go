@@ -102,7 +102,7 @@ func known(n *yaml.Node, path string, names ...string) error {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (f *file) UnmarshalYAML(n *yaml.Node) error {
-	if err := known(n, "", "ca", "ca-file", "shares-ca-with", "identity", "sees", "expires", "revoked", "revoked-certificates"); err != nil {
+	if err := known(n, "", "ca", "ca-file", "shares-ca-with", "identity", "sees", "expires", "revoked", "revoked-certificates", "accepts"); err != nil {
 		return err
 	}
 	type plain file

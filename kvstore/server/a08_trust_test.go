@@ -2,6 +2,8 @@ package server
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
@@ -71,17 +73,22 @@ func TestA08_RevokedAndDistrustedReadersAreCut(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		reader   certs.IssueRequest
-		peers    *peers.Set
+		peers    func(*caDir) *peers.Set
 		withdraw func(d *caDir, f certs.Files)
 		why      refusal
 	}{
 		{"revoked reader", certs.IssueRequest{Kind: certs.Remote, Cluster: "west"}, nil, revokeFile, refusedRevoked},
-		{"revoked agent beside peers", certs.IssueRequest{Kind: certs.Local, Cluster: testCluster}, peers.NewSet(), revokeFile, refusedRevoked},
+		{"revoked agent beside peers", certs.IssueRequest{Kind: certs.Local, Cluster: testCluster}, func(*caDir) *peers.Set { return peers.NewSet() }, revokeFile, refusedRevoked},
+		{"revoked peer of our own CA", certs.IssueRequest{Kind: certs.Remote, Cluster: "west"}, westOfOurs, revokeFile, refusedRevoked},
 		{"CA withdrawn", certs.IssueRequest{Kind: certs.Remote, Cluster: "west"}, nil, withdrawCA, refusedAuthority},
 		{"certificate expired", certs.IssueRequest{Kind: certs.Remote, Cluster: "west", Validity: 2 * time.Second}, nil, func(*caDir, certs.Files) {}, refusedExpired},
 	} {
 		d := newCADir(t)
-		w := start(t, d.serve, func(c *Config) { c.Peers = test.peers })
+		w := start(t, d.serve, func(c *Config) {
+			if test.peers != nil {
+				c.Peers = test.peers(d)
+			}
+		})
 		other := openWatch(t, w.dialWith(d.client(d.issue(certs.IssueRequest{Kind: certs.Local, Cluster: testCluster, Validity: time.Hour}))))
 		f := d.issue(test.reader)
 		cfg := d.client(f)
@@ -108,6 +115,19 @@ func TestA08_RevokedAndDistrustedReadersAreCut(t *testing.T) {
 		t.Errorf("a stream ended only after %v", worst)
 	}
 	t.Logf("certificate revoked, CA withdrawn, certificate at its end: streams closed within %v, others unharmed", worst)
+}
+
+// westOfOurs is a configured peer whose certificates are from the directory's CA,
+// as after a join.
+func westOfOurs(d *caDir) *peers.Set {
+	raw, err := os.ReadFile(d.files.ClientCA)
+	d.check(err)
+	block, _ := pem.Decode(raw)
+	ca, err := x509.ParseCertificate(block.Bytes)
+	d.check(err)
+	set := peers.NewSet()
+	admit(d.t, set, guest{peer: &peers.Peer{Name: "west", CAs: []*x509.Certificate{ca}, Identity: peers.Identity{CommonName: "remote-west"}, View: everything}})
+	return set
 }
 
 func revokeFile(d *caDir, f certs.Files) {

@@ -296,25 +296,35 @@ func whyWithdrawn(err error) refusal {
 	return refusedRemoved
 }
 
-// vet closes the connections that the CAs of TLS have admitted and that would
-// not get in any more. Most are not looked at: only when what is trusted has
+// vet closes the connections that would not get in any more by what TLS trusts:
+// those that its CAs have admitted, and those of configured peers whose
+// certificate is in its revocation list. Most are not looked at: only when what is trusted has
 // changed, or when their time is over, can the answer be another.
 func (s *connSet) vet(trust *certs.Trust) {
 	if trust == nil {
 		return
 	}
 	version := trust.Version()
-	for _, c := range s.which(func(c *conn) bool { return c.grant.peer == nil && c.chain != nil }) {
+	for _, c := range s.which(func(c *conn) bool { return c.chain != nil }) {
 		if c.vetted.Swap(version) == version {
 			continue
 		}
-		if until, err := trust.Until(tls.ConnectionState{PeerCertificates: c.chain}); err != nil {
+		if err := s.vetOne(c, trust); err != nil {
 			s.log.Debug("reader's certificate is trusted no more", "name", c.grant.name, "err", err)
 			c.cut(whyWithdrawn(err))
-		} else {
-			s.prolong(c, until)
 		}
 	}
+}
+
+func (s *connSet) vetOne(c *conn, trust *certs.Trust) error {
+	if c.grant.peer != nil {
+		return trust.Revoked(c.chain)
+	}
+	until, err := trust.Until(tls.ConnectionState{PeerCertificates: c.chain})
+	if err == nil {
+		s.prolong(c, until)
+	}
+	return err
 }
 
 // disconnect closes the connections of the names that match.

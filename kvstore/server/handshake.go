@@ -258,6 +258,11 @@ func (h *handshaker) identify(base *tls.Config, cs tls.ConnectionState) (admissi
 	if err != nil {
 		return admission{}, cmp.Or(errOwn, err)
 	}
+	if h.cfg.Trust != nil { // many peers have their certificates from our own CA
+		if err := h.cfg.Trust.Revoked(cs.PeerCertificates); err != nil {
+			return admission{}, err
+		}
+	}
 	return admission{grant: roster.grants[p], until: until, chain: cs.PeerCertificates, roster: roster}, nil
 }
 
