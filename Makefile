@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
-.PHONY: release-check release vulncheck campaign-fuzz
+.PHONY: release-check release vulncheck campaign-fuzz deploy-check deploy-generate
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -105,6 +105,12 @@ $(KUBE):
 bench: build kube ## print the product's figures
 	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchmem
 	$(E2E) -run 'TestMainJob/figures'
+
+deploy-check: ## render the chart, the manifests and the units, and check what comes out
+	cd deploy/check && $(GO) vet ./... && $(GO) test -count=1 ./...
+
+deploy-generate: ## write deploy/kustomize/base and the golden renderings from the chart
+	cd deploy/check && $(GO) test -count=1 -run 'TestRender|TestBase' . -update
 
 demo: build ## two clusters on this machine, no Kubernetes needed (root)
 	bin/clustermesh demo
