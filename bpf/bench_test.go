@@ -189,44 +189,6 @@ func BenchmarkReplaceSet(b *testing.B) {
 	}
 }
 
-// BenchmarkInstall is the first fill of the maps with services of 10 backends.
-func BenchmarkInstall(b *testing.B) {
-	const services = 10000
-	f := newPlace(b)
-	f.opts.MaxFrontends, f.opts.MaxRecords, f.opts.Log = 0, 0, nil
-	set := tenTimes(server)
-	keys := make([]layout.FrontendKey, services)
-	for i := range keys {
-		keys[i] = key(frontend(i), tcp)
-	}
-	for b.Loop() {
-		b.StopTimer()
-		f.load()
-		b.StartTimer()
-		install(f.dp, keys, set)
-		b.StopTimer()
-		f.close()
-		if err := Cleanup(f.opts); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/services, "ns/service")
-}
-
-func install(dp *Datapath, keys []layout.FrontendKey, set []layout.Backend) {
-	for i, k := range keys {
-		id := uint32(i + 1)
-		at := id * (benchBackends + 1)
-		dp.StoreMeta(id, layout.Meta{Key: k})
-		dp.StoreBackends(at, layout.Region{Total: benchBackends, Frontend: id}, set)
-		dp.StoreHeader(id, layout.MakeHeader(at, benchBackends, 0))
-		if err := dp.InsertFrontend(k, id); err != nil {
-			panic(err)
-		}
-	}
-}
-
 // BenchmarkDump is what a restarted agent reads: 10,000 services of 10 backends.
 func BenchmarkDump(b *testing.B) {
 	f := newBench(b, 10000, tcp)
