@@ -66,22 +66,24 @@ func (d *Datapath) attachHook(h hook, cgroup uint64) error {
 	return replacePin(prog, filepath.Join(d.dir, programPrefix+h.name))
 }
 
-// takeOverLink opens the pinned link of a hook. It returns nil if there is none
-// or if it belongs to a cgroup that is not, or no longer, the configured one.
+// takeOverLink opens the pinned link of a hook. It returns nil if there is none,
+// if it is not one of this hook, or if it belongs to a cgroup that is not, or no
+// longer, the configured one.
 func (d *Datapath) takeOverLink(h hook, cgroup uint64) (link.Link, error) {
 	l, err := link.LoadPinnedLink(d.linkPath(h), nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		d.log.Warn("replace pin of something else", "key", h.name, "err", err)
+		return nil, nil
 	}
 	info, err := l.Info()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read link: %w", err), l.Close())
 	}
-	if c := info.Cgroup(); c == nil || c.CgroupId != cgroup {
-		d.log.Warn("replace link of another cgroup", "key", h.name)
+	if c := info.Cgroup(); c == nil || c.CgroupId != cgroup || ebpf.AttachType(c.AttachType) != h.attach {
+		d.log.Warn("replace link of another cgroup or hook", "key", h.name)
 		return nil, l.Close()
 	}
 	return l, nil

@@ -108,7 +108,7 @@ func replacePin(p pinner, path string) error {
 		return fmt.Errorf("pin %q: %w", next, err)
 	}
 	if err := os.Rename(next, path); err != nil {
-		return fmt.Errorf("replace pin: %w", err)
+		return errors.Join(fmt.Errorf("replace pin: %w", err), os.Remove(next))
 	}
 	return nil
 }

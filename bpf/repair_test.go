@@ -213,6 +213,40 @@ func TestRepairAttachments(t *testing.T) {
 	eventually(t, "detached links freed", objects{links: before.links}.gone)
 }
 
+// TestLoadReplacesForeignPins: foreign objects under the names of links and
+// programs do not keep an agent from starting.
+func TestLoadReplacesForeignPins(t *testing.T) {
+	f, before, works := repairFixture(t)
+	f.close()
+	other := refuseAll(t)
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: newCgroup(t), Attach: ebpf.AttachCGroupInet4Connect, Program: other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	same, err := link.AttachCgroup(link.CgroupOptions{Path: f.opts.Cgroup, Attach: ebpf.AttachCGroupInet4Connect, Program: other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pin, foreign := range map[string]pinner{
+		"link_connect4": foreignObjects(t)[0], "link_sendmsg4": foreignObjects(t)[1], "link_recvmsg4": l, "link_connect6": same,
+		"prog_connect4": foreignObjects(t)[0], "prog_sendmsg4": foreignObjects(t)[1],
+	} {
+		f.removePin(pin)
+		if err := foreign.Pin(filepath.Join(f.opts.PinDir, pin)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := same.Close(); err != nil { // its pin alone keeps it attached now
+		t.Error(err)
+	}
+	f.load()
+	works()
+	if after := f.pinned(); len(after.links) != len(before.links) || len(after.programs) != len(before.programs) || !reflect.DeepEqual(before.maps, after.maps) {
+		t.Errorf("pins:\nbefore %v\nafter  %v", before, after)
+	}
+}
+
 // TestRepairForeignProgram: a program that was put into our link goes out.
 func TestRepairForeignProgram(t *testing.T) {
 	f, before, works := repairFixture(t)
