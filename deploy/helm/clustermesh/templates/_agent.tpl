@@ -69,14 +69,7 @@ up, which a mount that cannot be written allows. */}}
 
 {{- define "clustermesh.agentVolumes" -}}
 {{- $a := .Values.agent -}}
-# A directory of our own: the pins of others are out of the agent's reach.
-- name: bpffs
-  hostPath: {path: {{ $a.bpffs }}/clustermesh, type: DirectoryOrCreate}
-- name: cgroup
-  hostPath: {path: {{ $a.cgroup }}, type: Directory}
-- name: run
-  hostPath: {path: {{ $a.runDir }}, type: DirectoryOrCreate}
-{{- if not $a.cleanup }}
+{{- if not $a.cleanup -}}
 - name: clusters
   projected:
     defaultMode: 0400
@@ -86,7 +79,14 @@ up, which a mount that cannot be written allows. */}}
 - name: accepts
   configMap: {name: {{ include "clustermesh.name" (list . "accepts") }}, defaultMode: 0400}
 {{- end }}
-{{- end }}
+{{ end -}}
+# A directory of our own: the pins of others are out of the agent's reach.
+- name: bpffs
+  hostPath: {path: {{ $a.bpffs }}/clustermesh, type: DirectoryOrCreate}
+- name: cgroup
+  hostPath: {path: {{ $a.cgroup }}, type: Directory}
+- name: run
+  hostPath: {path: {{ $a.runDir }}, type: DirectoryOrCreate}
 {{- end }}
 
 {{/* The agents' --clusters: the own cluster's file with what it names, then the
