@@ -24,11 +24,13 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/devices":             {"bpf"},
 	"agent/lb":                  {},
+	"agent/liveness":            {},
+	"agent/liveness/probe":      {},
 	"agent/mesh":                {"agent/lb", "kvstore/schema"},
 	"agent/privilege":           {},
 	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
@@ -62,7 +64,7 @@ var imports = map[string][]string{
 // pure lists the packages that only compute, and what they must not reach for:
 // a clock, a network, a lock or a Kubernetes client in there would end their
 // being testable by value.
-var pure = []string{"agent/datapath", "agent/lb", "agent/mesh", "apiserver/export", "apiserver/identity", "bpf/layout", "kvstore/schema"}
+var pure = []string{"agent/datapath", "agent/lb", "agent/liveness", "agent/mesh", "apiserver/export", "apiserver/identity", "bpf/layout", "kvstore/schema"}
 
 var impure = []string{"context", "time", "os", "net", "log", "log/slog", "sync", "go.etcd.io/", "google.golang.org/grpc", "k8s.io/"}
 

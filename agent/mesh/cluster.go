@@ -39,6 +39,7 @@ type cluster struct {
 	policy     Policy
 	allow      ranges // of the policy
 	ordered    bool   // the operator changed what is accepted, it is to be listed anew
+	dead       bool   // it was found dead, see [Mesh.SetDead]
 	lastError  string
 
 	services, backends int // said

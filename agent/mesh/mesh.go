@@ -125,7 +125,7 @@ func (m *Mesh) backend(c *cluster, r *record) lb.Backend {
 		ClusterID: uint16(c.id),
 		Local:     c.local,
 		Here:      r.state&here != 0,
-		State:     r.state &^ here,
+		State:     c.fate(r.state &^ here),
 		Zone:      m.words.word(r.zone),
 	}
 }

@@ -77,7 +77,7 @@ func (m *Mesh) restoreFrontend(r *Restored) {
 // of the frontend's port makes it match that one and no other.
 func (m *Mesh) collect(raw map[partKey][]rawBackend, r *Restored, b *lb.Backend) {
 	k := partKey{r.Service, m.restoredCluster(b)}
-	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: b.State &^ here}
+	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: k.cluster.revive(b.State &^ here)}
 	raw[k] = append(raw[k], rawBackend{record: rec, name: r.Frontend.PortName})
 }
 

@@ -62,6 +62,10 @@ type ClusterStatus struct {
 	Window bool
 	Braked bool
 	Held   int
+
+	// Dead says that the cluster was found dead and that its backends are used
+	// only where there are no others, see [Mesh.SetDead].
+	Dead bool
 }
 
 // Status describes all clusters, the own one first, the others by name.
@@ -88,7 +92,7 @@ func (c *cluster) status() ClusterStatus {
 	s := ClusterStatus{
 		Name: c.name, ID: c.id, Local: c.local, Configured: c.configured, State: c.state,
 		Services: c.services, Backends: c.backends, Restored: c.kept, LastError: c.lastError,
-		Window: c.window.open, Braked: c.braked,
+		Window: c.window.open, Braked: c.braked, Dead: c.dead,
 	}
 	if c.braked {
 		s.Held = c.withheld

@@ -1,0 +1,235 @@
+package liveness
+
+import (
+	"flag"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// The simulation runs a judge in simulated time, in milliseconds, over a path
+// that loses each packet in either direction with a probability and stops for a
+// second now and then, with TCP's repetitions as Linux makes them.
+
+var hours = flag.Int("hours", 20, "simulated hours of loss and stalls, each with a seed of its own")
+
+// path is the network between the judge and its cluster.
+type path struct {
+	rand   *rand.Rand
+	loss   float64
+	oneWay int // ms
+	stall  int // start of the latest stall that has begun or is next
+	every  int // mean time between stalls, 0 for none
+	holds  bool
+	cut    int // the path carries nothing between cut and mended
+	mended int
+}
+
+const stallLength = 1000
+
+// carry returns when a packet sent at a time arrives, or false. A stall drops
+// what it meets or holds it until its end.
+func (p *path) carry(at int) (int, bool) {
+	p.advance(at)
+	if at >= p.cut && at < p.mended || p.rand.Float64() < p.loss {
+		return 0, false
+	}
+	if p.every > 0 && at >= p.stall && at < p.stall+stallLength {
+		if !p.holds {
+			return 0, false
+		}
+		at = p.stall + stallLength
+	}
+	return at + p.oneWay + p.rand.IntN(5), true
+}
+
+// advance moves on to the next stall once one is long over.
+func (p *path) advance(at int) {
+	for p.every > 0 && at > p.stall+5*stallLength {
+		p.stall += 6*stallLength + p.rand.IntN(2*p.every)
+	}
+}
+
+// exchange returns when the reply to a packet sent at a time arrives.
+func (p *path) exchange(at int) (int, bool) {
+	there, ok := p.carry(at)
+	if !ok {
+		return 0, false
+	}
+	return p.carry(there)
+}
+
+// probe returns when a TCP connect is answered: the first packet is repeated
+// after one second, and after two nobody waits any more.
+func (p *path) probe(at int) (int, bool) {
+	first, ok := p.exchange(at)
+	second, again := p.exchange(at + 1000)
+	switch {
+	case ok && (!again || first <= second):
+		return first, first <= at+2000
+	case again:
+		return second, second <= at+2000
+	}
+	return 0, false
+}
+
+// deliver carries data of an open connection: repeated after 200 ms and more,
+// then after twice as long each time.
+func (p *path) deliver(at int) int {
+	pause := 200 + 4*p.oneWay
+	for {
+		if arrives, ok := p.carry(at); ok {
+			return arrives
+		}
+		at, pause = at+pause, min(2*pause, 120_000)
+		if at > 1<<40 {
+			return at
+		}
+	}
+}
+
+// run is a judge on a path.
+type run struct {
+	path    *path
+	judge   *Judge
+	sample  *Sample
+	now     int
+	answers []arrival
+	asked   []netip.AddrPort
+	check   int // when the outstanding check is answered, 0 for none
+	// noControl takes the control link away altogether.
+	noControl bool
+}
+
+type arrival struct {
+	at int
+	Answer
+}
+
+func targets(n int) []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := range n {
+		out = append(out, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}), 80))
+	}
+	return out
+}
+
+func newRun(p *path, backends int) *run {
+	r := &run{path: p, judge: New(Defaults(), false), sample: NewSample(3)}
+	r.sample.Refill(targets(backends))
+	return r
+}
+
+// step is one round of 200 ms, give or take a twentieth.
+func (r *run) step() Decision {
+	r.now += 190 + r.path.rand.IntN(21)
+	o := Observation{Asked: r.asked, Known: r.sample.Len(), Control: r.control()}
+	r.answers = slices.DeleteFunc(r.answers, func(a arrival) bool {
+		if a.at > r.now {
+			return false
+		}
+		o.Answered = append(o.Answered, a.Answer)
+		return true
+	})
+	d := r.judge.Round(o)
+	r.asked = r.sample.Next(d.Probes)
+	for _, t := range r.asked {
+		if at, ok := r.path.probe(r.now); ok {
+			r.answers = append(r.answers, arrival{at, Answer{t, int64(at-r.now) * 1_000_000}})
+		}
+	}
+	if d.Check && r.check == 0 {
+		r.check = r.path.deliver(r.path.deliver(r.now))
+	}
+	return d
+}
+
+func (r *run) control() Control {
+	if r.noControl {
+		return ControlDown
+	}
+	if r.check > 0 && r.check <= r.now {
+		r.check = 0
+	}
+	if r.check > 0 {
+		return ControlWaiting
+	}
+	return ControlUp
+}
+
+const hour = 3_600_000
+
+func lossyPath(seed uint64, loss float64) *path {
+	p := &path{rand: rand.New(rand.NewPCG(seed, 7)), loss: loss, oneWay: 1 + int(seed%50), every: 20_000, holds: seed%2 == 0, cut: hour, mended: hour}
+	p.stall = p.rand.IntN(20_000)
+	return p
+}
+
+// TestAnHourOfLossAndStallsKillsNobody: 30 % loss in each direction, which
+// loses half of all exchanges, and a stall of a second three times a minute.
+func TestAnHourOfLossAndStallsKillsNobody(t *testing.T) {
+	for _, loss := range []float64{0, 0.01, 0.05, 0.3} {
+		for _, backends := range []int{1, 3, 50} {
+			dead, failing, lost, stalls := 0, 0, 0, 0
+			for seed := range uint64(*hours) {
+				r := newRun(lossyPath(seed, loss), backends)
+				var was Decision
+				for stall := -1; r.now < hour; {
+					d := r.step()
+					dead += count(d.Verdict == Dead && was.Verdict != Dead)
+					failing += count(d.Data == DataFailing && was.Data != DataFailing)
+					lost += count(d.ControlLost && !was.ControlLost)
+					stalls += count(r.path.stall != stall)
+					stall, was = r.path.stall, d
+				}
+			}
+			t.Logf("loss %2.0f%% each way, %2d backends: %d h, %d stalls of 1 s: data path taken for failing %d times, control link for lost %d times, cluster for dead %d times",
+				100*loss, backends, *hours, stalls, failing, lost, dead)
+			if dead > 0 {
+				t.Errorf("%d living clusters were taken for dead", dead)
+			}
+		}
+	}
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestDeathIsSeenInTime cuts everything after a minute on a smooth path: the
+// verdict comes within two seconds, and goes two seconds after the repair.
+func TestDeathIsSeenInTime(t *testing.T) {
+	var detected, returned []int
+	for seed := range uint64(200) {
+		p := lossyPath(seed, 0)
+		p.every = 0
+		p.cut = 60_000 + p.rand.IntN(1000)
+		p.mended = p.cut + 30_000
+		r := newRun(p, 1+int(seed%5))
+		r.until(t, p.cut+5000, Dead)
+		detected = append(detected, r.now-p.cut)
+		r.until(t, p.mended+5000, Alive, Suspect)
+		returned = append(returned, r.now-p.mended)
+	}
+	slices.Sort(detected)
+	slices.Sort(returned)
+	t.Logf("a cut is seen after %d ms in the median and %d ms at most; the return after %d and %d ms",
+		detected[100], detected[199], returned[100], returned[199])
+	if detected[199] > 1950 {
+		t.Errorf("a cut was seen only after %d ms", detected[199])
+	}
+}
+
+// until runs until the verdict is one of those wanted.
+func (r *run) until(t *testing.T, latest int, wanted ...Verdict) {
+	t.Helper()
+	for !slices.Contains(wanted, r.step().Verdict) {
+		if r.now > latest {
+			t.Fatalf("no verdict %v until %d", wanted, latest)
+		}
+	}
+}
