@@ -43,6 +43,7 @@ type core struct {
 	aging        <-chan time.Time                      // when an age is reached that changes a decision
 	agingAt      time.Time
 	ownHeard     chan struct{}        // closed when remote clusters need not wait for the own one
+	ownLimit     time.Duration        // for which they wait at most
 	retry        <-chan time.Time     // when to try the failed ones again
 	released     chan datapath.Ticket // grace periods that have passed
 	waiting      bool                 // for a grace period
@@ -76,7 +77,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		maps: datapath.New(kernel), metrics: newMetrics(cfg.Registry),
 		work: make(chan func()), stopped: make(chan struct{}),
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
-		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName][]lb.FrontendTable{}, ownHeard: make(chan struct{}),
+		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName][]lb.FrontendTable{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
 	}
 	cfg.Registry.MustRegister(newCollector(c))
 	c.mesh.SetZone(cfg.Zone)

@@ -21,10 +21,12 @@ type fakeCluster struct {
 	id    uint32
 	local bool
 	shape
-	down  atomic.Bool
-	said  map[string]map[string]bool // service -> backends ("ip:port"), nil entry when absent
-	codec schema.SliceCodec
-	keys  map[string]bool // written below the kinds' prefixes
+	down atomic.Bool
+	// adjust changes what the own cluster says of its services, or nil.
+	adjust func(*schema.LocalService)
+	said   map[string]map[string]bool // service -> backends ("ip:port"), nil entry when absent
+	codec  schema.SliceCodec
+	keys   map[string]bool // written below the kinds' prefixes
 }
 
 // shape is what a cluster publishes and where.
@@ -188,6 +190,9 @@ func (f *fakeCluster) localRecord(service string) []byte {
 		s.Backends = append(s.Backends, schema.LocalBackend{Address: ap.Addr(), Port: ap.Port(), Protocol: schema.TCP, Ready: true, Serving: true})
 	}
 	slices.SortFunc(s.Backends, func(a, b schema.LocalBackend) int { return a.Address.Compare(b.Address) })
+	if f.adjust != nil {
+		f.adjust(&s)
+	}
 	return s.Encode()
 }
 

@@ -90,7 +90,7 @@ func (r *remote) awaitOwn(ctx context.Context) {
 	if r.local {
 		return
 	}
-	limit := time.NewTimer(ownLimit)
+	limit := time.NewTimer(r.core.ownLimit)
 	defer limit.Stop()
 	select {
 	case <-r.core.ownHeard:

@@ -35,6 +35,7 @@ type memoryKernel struct {
 	mu       sync.Mutex // the wait for a grace period has a goroutine of its own
 	keepFull atomic.Bool
 	emptied  []string
+	most     atomic.Uint32 // selected backends that were ever published
 }
 
 func (k *memoryKernel) WaitRCU() error {
@@ -70,6 +71,7 @@ func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
 	if k.keepFull.Load() && h.Selected() == 0 {
 		k.emptied = append(k.emptied, fmt.Sprintf("frontend %d emptied by header %x", id, uint64(h)))
 	}
+	k.most.Store(max(k.most.Load(), uint32(h.Selected())))
 	k.Memory.StoreHeader(id, h)
 }
 
@@ -83,6 +85,7 @@ type simulation struct {
 	agent    *Agent
 	stop     func()
 	adjust   func(*Config) // the configuration, or nil
+	ownLimit time.Duration // instead of the usual one, if not 0
 	// instead, by cluster, takes the place of a connection to its fake.
 	instead map[string]dialer
 }
@@ -158,6 +161,9 @@ func (s *simulation) start() {
 		s.t.Fatal(err)
 	}
 	a.dial = s.connect
+	if s.ownLimit > 0 {
+		a.core.ownLimit = s.ownLimit
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ended sync.WaitGroup
 	ended.Go(func() {

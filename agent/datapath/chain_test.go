@@ -68,7 +68,10 @@ func (c *chain) start(t *rapid.T, killed bool) {
 	}
 	restored := make([]mesh.Restored, len(loaded.Frontends))
 	for i, f := range loaded.Frontends {
-		restored[i] = mesh.Restored(f)
+		restored[i] = mesh.Restored{
+			Service: f.Service, Frontend: f.Frontend, Affinity: f.Affinity, Backends: f.Backends,
+			SessionAffinity: loaded.Selections[i].SessionAffinity, Consistent: loaded.Selections[i].Consistent,
+		}
 	}
 	c.m.Restore(restored)
 	before := have(nil, c.mem)
