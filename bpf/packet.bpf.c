@@ -308,7 +308,8 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 	struct cm_backend *b;
 	const __u32 *own;
 
-	b = cm_pick(id, bpf_get_prandom_u32(), &p->key.dst);
+	b = cm_pick_for_address(id, bpf_get_prandom_u32(), &p->key.dst,
+				p->key.src.addr);
 	if (!b) {
 		cm_count(refused);
 		return TC_ACT_SHOT;
@@ -332,7 +333,7 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 	}
 	if (bpf_map_update_elem(&cm_flows, &p->key, &there, BPF_ANY))
 		goto full;
-	cm_count(hits);
+	cm_count_hit(there.cluster);
 	return cm_translate(skb, p, &there);
 full:
 	cm_count(forgotten);

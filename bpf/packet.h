@@ -10,7 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 
-#include "select.h"
+#include "sticky.h"
 
 /* The errors that ICMP tells the sender of a packet. linux/icmp.h drags the C
  * library's headers in. */

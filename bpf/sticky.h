@@ -11,6 +11,8 @@
 #define CM_SEARCH 256
 #define CM_STRIDE 16
 
+#define CM_EEXIST 17
+
 static __always_inline __u64 cm_half(const __u32 *addr)
 {
 	return addr[0] | (__u64)addr[1] << 32;
@@ -148,7 +150,7 @@ __attribute__((noinline)) __u32 cm_remembered(__u32 id, __u64 first,
 }
 
 /* Remembers that the client has the backend at a slab index from now on. Returns
- * the index of the one it has: another CPU may have been first. */
+ * that index, or 0 if another CPU was first. */
 __attribute__((noinline)) __u32 cm_remember(__u32 id, __u64 first, __u64 second,
 					    __u32 kind, __u32 index)
 {
@@ -158,7 +160,6 @@ __attribute__((noinline)) __u32 cm_remember(__u32 id, __u64 first, __u64 second,
 	struct cm_affinity value = { .used = cm_seconds() };
 	struct cm_backend *b = cm_record(index, id);
 	struct cm_affinity *a;
-	__u32 other;
 
 	if (!b)
 		return index;
@@ -169,12 +170,14 @@ __attribute__((noinline)) __u32 cm_remember(__u32 id, __u64 first, __u64 second,
 		*a = value;
 		return index;
 	}
-	if (!bpf_map_update_elem(&cm_affinity, &key, &value, BPF_NOEXIST))
+	switch (bpf_map_update_elem(&cm_affinity, &key, &value, BPF_NOEXIST)) {
+	case -CM_EEXIST:
+		return 0;
+	case 0:
 		return index;
-	other = cm_remembered(id, first, second, kind);
-	if (!other)
-		cm_explain(unremembered);
-	return other ? other : index;
+	}
+	cm_explain(unremembered);
+	return index;
 }
 
 /* cm_choose for a frontend that is sticky: the client's backend, else the one
@@ -183,12 +186,15 @@ static __always_inline __u32 cm_choose_sticky(__u32 id, __u64 first,
 					      __u64 second, __u32 kind,
 					      __u64 seed, __u32 v6)
 {
-	__u32 index = cm_remembered(id, first, second, kind);
+	__u32 index = cm_remembered(id, first, second, kind), other;
 
 	if (index)
 		return index;
 	index = cm_choose(id, seed, v6);
-	return index ? cm_remember(id, first, second, kind, index) : 0;
+	if (!index || cm_remember(id, first, second, kind, index))
+		return index;
+	other = cm_remembered(id, first, second, kind);
+	return other ? other : index;
 }
 
 /* cm_pick for a client that is known by its address. */

@@ -196,3 +196,37 @@ func TestFullAffinityMap(t *testing.T) {
 		t.Errorf("counters %+v", c)
 	}
 }
+
+// TestPacketsOfAClientStayTogether: per packet a client is its source address, and
+// a table has the same backend for it as on any other node.
+func TestPacketsOfAClientStayTogether(t *testing.T) {
+	w := newPacketWorld(t, false)
+	list := slices.Repeat([]layout.Backend{w.serveIn(tcp, backendAddr4+":0")}, 4)
+	id := w.service("10.96.0.1:80", tcp, list...)
+	for i := range list {
+		list[i].Frontend, list[i].Cluster = id, uint16(i+1)
+	}
+	slots := make([]uint16, 251)
+	slots[layout.ClientSlot(netip.MustParseAddr(clientAddr4).As16(), 251)] = 2
+	first := w.next + 1
+	publish := func(region layout.Region, flags layout.Header) map[uint16]uint64 {
+		w.dp.StoreBackends(first, region, list)
+		w.dp.StoreTable(first+4, slots)
+		w.dp.StoreHeader(id, layout.MakeHeader(first, 4, 1)|flags)
+		first += 100
+		return w.hits(func() {
+			for range 24 {
+				w.answers("tcp", "10.96.0.1:80", "", clientAddr4)
+			}
+		})
+	}
+	if got := publish(layout.Region{Total: 4, Frontend: id, Slots: 251}, layout.HeaderConsistent); len(got) != 1 || got[3] != 24 {
+		t.Errorf("consistent: hits %v, want 3 alone", got)
+	}
+	if got := publish(layout.Region{Total: 4, Frontend: id, Sticky: 600}, layout.HeaderSticky); len(got) != 1 {
+		t.Errorf("sticky: hits %v, want one cluster", got)
+	}
+	if c := w.counters(); c.Remembered != 23 || c.Refused != 0 {
+		t.Errorf("counters %+v", c)
+	}
+}
