@@ -51,11 +51,12 @@ func checkOptions(opts Options) Finding {
 const (
 	capNetAdmin = 12
 	capSysAdmin = 21
+	capPerfmon  = 38
 	capBPF      = 39
 )
 
 func checkPrivileges() Finding {
-	const remedy = "run as root, or with CAP_BPF and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
+	const remedy = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)"
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return found("privileges", "", err, remedy)
@@ -72,10 +73,10 @@ func missingCapabilities(status string) error {
 		return fmt.Errorf("read effective capabilities: %w", err)
 	}
 	has := func(bit int) bool { return caps&(1<<bit) != 0 }
-	if has(capSysAdmin) || has(capBPF) && has(capNetAdmin) {
+	if has(capSysAdmin) || has(capBPF) && has(capNetAdmin) && has(capPerfmon) {
 		return nil
 	}
-	return fmt.Errorf("effective capabilities %#x have neither CAP_SYS_ADMIN nor CAP_BPF with CAP_NET_ADMIN", caps)
+	return fmt.Errorf("effective capabilities %#x have neither CAP_SYS_ADMIN nor CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON", caps)
 }
 
 func checkCgroup(opts Options) Finding {

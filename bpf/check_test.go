@@ -62,7 +62,8 @@ func TestMissingCapabilities(t *testing.T) {
 	for status, ok := range map[string]bool{
 		"CapEff:\t000001ffffffffff\nCapBnd:\t0\n": true,
 		"CapEff:\t0000000000200000\n":             true,  // SYS_ADMIN
-		"CapEff:\t0000008000001000\n":             true,  // BPF and NET_ADMIN
+		"CapEff:\t000000c000001000\n":             true,  // BPF, NET_ADMIN and PERFMON
+		"CapEff:\t0000008000001000\n":             false, // no PERFMON
 		"CapEff:\t0000008000000000\n":             false, // BPF only
 		"CapEff:\t0000000000001000\n":             false, // NET_ADMIN only
 		"CapEff:\t0\nCapBnd:\tffffffffffffffff\n": false,

@@ -81,11 +81,25 @@ func decodeObject(data []byte, into map[key]metav1.Object) error {
 // ServiceList, may leave out what the list's type says.
 func decodeItems(list typeMeta, into map[key]metav1.Object) error {
 	for i, item := range list.Items {
-		if err := decodeObject(typed(item, list), into); err != nil {
+		object := typed(item, list)
+		if isList(object) {
+			return fmt.Errorf("items[%d]: a list within a list; write its items into the outer one", i)
+		}
+		if err := decodeObject(object, into); err != nil {
 			return fmt.Errorf("items[%d]: %w", i, err)
 		}
 	}
 	return nil
+}
+
+// isList reports whether an item is a list itself. Each level of lists within
+// lists would read all that is below it once more.
+func isList(item []byte) bool {
+	var t struct {
+		Kind  string          `json:"kind"`
+		Items json.RawMessage `json:"items"`
+	}
+	return json.Unmarshal(item, &t) == nil && strings.HasSuffix(t.Kind, "List") && t.Items != nil
 }
 
 func typed(item json.RawMessage, list typeMeta) []byte {
