@@ -1,6 +1,11 @@
 package bpf
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
 
 // Counters count since the maps were created, over all CPUs. They survive the
 // agent.
@@ -91,17 +96,39 @@ func (r *Reasons) add(cpu clustermeshCmReasons) {
 // may call it.
 func (d *Datapath) ClusterHits() (map[uint16]uint64, error) {
 	m := d.coll.Maps[clustermeshMapCmClusterHits]
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("read hits by cluster: %w", err)
+	}
+	hits := make([]uint64, int(m.MaxEntries())*cpus)
+	if err := readPerCPU(m, hits, cpus); err != nil {
+		return nil, fmt.Errorf("read hits by cluster: %w", err)
+	}
 	out := map[uint16]uint64{}
-	cpus := make([]uint64, 0, 8)
-	for id := range m.MaxEntries() {
-		if err := m.Lookup(&id, &cpus); err != nil {
-			return nil, fmt.Errorf("read hits of cluster %d: %w", id, err)
-		}
-		for _, n := range cpus {
-			if n != 0 {
-				out[uint16(id)] += n
-			}
+	for i, n := range hits {
+		if n != 0 {
+			out[uint16(i/cpus)] += n
 		}
 	}
 	return out, nil
+}
+
+// readPerCPU reads a whole array, at once where the kernel can: since Linux 5.13.
+func readPerCPU(m *ebpf.Map, values []uint64, cpus int) error {
+	keys := make([]uint32, m.MaxEntries())
+	var cursor ebpf.MapBatchCursor
+	_, err := m.BatchLookup(&cursor, keys, values, nil)
+	if err == nil || errors.Is(err, ebpf.ErrKeyNotExist) { // the end of the array
+		return nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return err
+	}
+	for id := range m.MaxEntries() {
+		one := values[int(id)*cpus:][:cpus]
+		if err := m.Lookup(&id, &one); err != nil {
+			return err
+		}
+	}
+	return nil
 }
