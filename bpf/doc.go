@@ -7,6 +7,9 @@
 // finds what is there, takes it over without touching a live entry and replaces
 // the programs by one atomic link update each. Only Cleanup removes anything.
 //
+// How one of a set's backends is chosen (by chance, by weight, by who asks) is in
+// select.h and sticky.h, which socket and packet programs share.
+//
 // The large maps are memory-mapped. A set of backends is written by plain
 // stores to a part of the slab that nothing refers to and becomes visible by one
 // atomic store of the frontend's header word; before that part is written again,
