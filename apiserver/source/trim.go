@@ -69,8 +69,9 @@ func trimService(o *corev1.Service) *corev1.Service {
 		Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, Ports: o.Spec.Ports,
 		Selector: o.Spec.Selector, SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
 		InternalTrafficPolicy: o.Spec.InternalTrafficPolicy, TrafficDistribution: o.Spec.TrafficDistribution,
-		IPFamilies: o.Spec.IPFamilies,
-	}}
+		IPFamilies: o.Spec.IPFamilies, ExternalIPs: o.Spec.ExternalIPs, ExternalTrafficPolicy: o.Spec.ExternalTrafficPolicy,
+		LoadBalancerSourceRanges: o.Spec.LoadBalancerSourceRanges,
+	}, Status: corev1.ServiceStatus{LoadBalancer: o.Status.LoadBalancer}}
 }
 
 // trimSlice keeps all labels and annotations, which are exported.
