@@ -54,8 +54,8 @@ func setAll(tb testing.TB, r *datapath.Reconciler, tables []lb.FrontendTable) (w
 // by the reconciler; "single" by one map update per entry in the form of a hash
 // of slots and a hash of backends; "nft" by nft -f of one map from frontend and
 // random number to backend, its fastest form; "chains" by nft -f of a chain per
-// service as kube-proxy writes them, for 10,000 in campaigns only: it takes over
-// a minute.
+// service as kube-proxy writes them, for 10,000 in campaigns only: it takes many
+// seconds.
 func BenchmarkInstall(b *testing.B) {
 	for _, services := range []int{1000, 10000} {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
