@@ -80,7 +80,8 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 			e.Frontends = append(e.Frontends, decision(&service, &t, held))
 		}
 	}
-	e.Findings = append(c.problemsOf(&service), c.serviceFindings(name, e, len(service.Backends))...)
+	e.Findings = append(c.problemsOf(&service), c.nodeOnly(&service)...)
+	e.Findings = append(e.Findings, c.serviceFindings(name, e, len(service.Backends))...)
 	return e
 }
 

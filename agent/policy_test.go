@@ -372,6 +372,14 @@ func TestNodeOnlyServices(t *testing.T) {
 		if d.Header.Selected() != 1 || netip.AddrFrom16(d.Backends[0].Addr).Unmap() != netip.MustParseAddr("10.1.0.2") {
 			t.Errorf("used: %+v", d)
 		}
+		l.own(1, func(s *schema.LocalService) { s.InternalTrafficPolicy = schema.TrafficPolicyLocal })
+		l.wants("with no backend here")
+		l.do(func(c *core) {
+			e, err := c.explain(&api.ExplainRequest{Namespace: "ns", Name: "web"})
+			if text := strings.Join(e.GetServices()[0].GetFindings(), "\n"); err != nil || !strings.Contains(text, "no backend is on node n") {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
 	})
 }
 

@@ -27,6 +27,13 @@
 // with a brake withdraws all at once, see [Mesh.Release]. Without a brake, and
 // once everything is released, the content is as promised above.
 //
+// How a service is balanced is for the own cluster's record to say: its affinity
+// and annotations, whether it keeps to a node or a zone, whether clients stay
+// with a backend. What these refer to is told as it becomes known: the node by
+// [Config], its zone by [Mesh.SetZone], ages of lost contact by [Mesh.SetLost].
+// Of all that the kernel remembers over a restart what [Restored] has; the rest
+// is unknown until the own cluster has spoken.
+//
 // The package is pure: no clock, network, logging or goroutine. A Mesh is not
 // safe for concurrent use; its owner serialises calls.
 package mesh
