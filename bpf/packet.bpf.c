@@ -206,10 +206,11 @@ static __always_inline int cm_age(struct __sk_buff *skb,
 	return bpf_skb_store_bytes(skb, p->l3 + 8, &new, 2, 0);
 }
 
-/* Sends a packet on by the routing table, past the stack. */
-static __always_inline int cm_forward(struct __sk_buff *skb,
-				      const struct cm_packet *p,
-				      const struct cm_flow *f)
+/* Asks the routing table; on success *device is where a packet leaves. */
+static __always_inline long cm_route(struct __sk_buff *skb,
+				     const struct cm_packet *p,
+				     const __u32 *src, const __u32 *dst,
+				     __u32 *device)
 {
 	struct bpf_fib_lookup fib = {
 		.family = p->v6 ? CM_AF_INET6 : CM_AF_INET,
@@ -218,19 +219,29 @@ static __always_inline int cm_forward(struct __sk_buff *skb,
 	};
 	long rc;
 
-	if (cm_age(skb, p))
-		return TC_ACT_SHOT;
 	if (p->v6) {
-		__builtin_memcpy(fib.ipv6_src, f->src.addr, 16);
-		__builtin_memcpy(fib.ipv6_dst, f->dst.addr, 16);
+		__builtin_memcpy(fib.ipv6_src, src, 16);
+		__builtin_memcpy(fib.ipv6_dst, dst, 16);
 	} else {
-		fib.ipv4_src = f->src.addr[3];
-		fib.ipv4_dst = f->dst.addr[3];
+		fib.ipv4_src = src[3];
+		fib.ipv4_dst = dst[3];
 	}
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+	*device = fib.ifindex;
+	return rc == BPF_FIB_LKUP_RET_NO_NEIGH ? BPF_FIB_LKUP_RET_SUCCESS : rc;
+}
+
+/* Sends a packet on by the routing table, past the stack. */
+static __always_inline int cm_forward(struct __sk_buff *skb,
+				      const struct cm_packet *p,
+				      const struct cm_flow *f)
+{
+	__u32 device = 0;
+
+	if (cm_age(skb, p) ||
+	    cm_route(skb, p, f->src.addr, f->dst.addr, &device))
 		return TC_ACT_SHOT;
-	return bpf_redirect_neigh(fib.ifindex, 0, 0, 0);
+	return bpf_redirect_neigh(device, 0, 0, 0);
 }
 
 /* Translates a packet by its flow. One that cannot be is dropped: half of it may
@@ -281,7 +292,8 @@ static __always_inline int cm_take_port(struct cm_flow_key *reply,
 }
 
 /* Does this packet need the node's address as its source? What comes from outside
- * does, and a client that gets itself as a backend, which would not recognise
+ * does, unless the backend is on this very node's stack, whose replies leave here
+ * anyway; and a client that gets itself as a backend, which would not recognise
  * its own address. */
 static __always_inline const __u32 *cm_masquerade(struct __sk_buff *skb,
 						  const struct cm_packet *p,
@@ -290,12 +302,20 @@ static __always_inline const __u32 *cm_masquerade(struct __sk_buff *skb,
 	__u32 index = skb->ifindex;
 	struct cm_device *d = bpf_map_lookup_elem(&cm_devices, &index);
 	const __u32 *own;
+	__u32 device;
 
-	if (!d || (!(d->flags & CM_DEVICE_SNAT) &&
-		   !cm_same(backend->addr, p->key.src.addr)))
+	if (!d)
 		return 0;
 	own = p->v6 ? d->addr6 : d->addr4;
-	return cm_zero(own) ? 0 : own;
+	if (cm_zero(own))
+		return 0;
+	if (cm_same(backend->addr, p->key.src.addr))
+		return own;
+	if (!(d->flags & CM_DEVICE_SNAT) ||
+	    cm_route(skb, p, p->key.src.addr, backend->addr, &device) ==
+		    BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
+	return own;
 }
 
 /* The first packet of a connection: picks a backend and makes both flows. */

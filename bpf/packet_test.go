@@ -409,6 +409,17 @@ func TestPacketsLeaveAWithdrawnCluster(t *testing.T) {
 	}
 }
 
+// TestPacketsToTheNodeItself has a backend on the node that balances, which needs
+// no masquerading even of clients outside.
+func TestPacketsToTheNodeItself(t *testing.T) {
+	w := newPacketWorld(t, true)
+	w.server = w.node
+	w.service("10.96.0.1:80", tcp, w.serveIn(tcp, nodeAddr4+":0"))
+	w.service("[fd00:96::1]:80", tcp, w.serveIn(tcp, "["+nodeAddr6+"]:0"))
+	w.answers("tcp", "10.96.0.1:80", "", clientAddr4)
+	w.answers("tcp", "[fd00:96::1]:80", "", clientAddr6)
+}
+
 // TestPacketsToOneself has a client that gets itself as the backend.
 func TestPacketsToOneself(t *testing.T) {
 	w := newPacketWorld(t, false)
