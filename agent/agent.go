@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
+	"github.com/clustermesh/clustermesh/agent/liveness/probe"
 	"github.com/clustermesh/clustermesh/agent/privilege"
 	"github.com/clustermesh/clustermesh/bpf"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
@@ -41,6 +42,8 @@ type Agent struct {
 	cfg  Config
 	core *core
 	dial dialer
+	// probe is what the lookout asks targets with.
+	probe prober
 	// pause is the time between two looks at pins and attachments.
 	pause time.Duration
 }
@@ -121,7 +124,7 @@ func New(cfg Config, kernel Kernel) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read back the pinned maps: %w", err)
 	}
-	return &Agent{cfg: cfg, core: c, dial: dialTLS(cfg.Log), pause: watchPause}, nil
+	return &Agent{cfg: cfg, core: c, dial: dialTLS(cfg.Log), probe: probe.Connect, pause: watchPause}, nil
 }
 
 // shutdownLimit bounds an orderly end.
@@ -134,6 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	g.Go(func() error { return a.serveAPI(ctx) })
+	g.Go(func() error { return a.lookOut(ctx) })
 	policies := make(chan struct{}) // no cluster is heard before they are known
 	g.Go(func() error { return a.followPeers(ctx, policies) })
 	g.Go(func() error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/liveness"
 	"github.com/clustermesh/clustermesh/agent/mesh"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
@@ -39,18 +40,31 @@ func (c *core) notReady() string {
 func (c *core) status() *api.StatusResponse {
 	out := &api.StatusResponse{
 		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
-		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.wrongLines()), Datapath: c.datapathStatus(),
+		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.lifeLines(), c.wrongLines()), Datapath: c.datapathStatus(),
 	}
 	now := time.Now()
 	for _, s := range c.mesh.Status() {
 		l := c.noteState(s, now)
-		out.Clusters = append(out.Clusters, &api.Cluster{
+		cluster := &api.Cluster{
 			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Source: s.Source, Endpoint: l.endpoint,
 			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
 			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s), Held: uint32(s.Held),
-		})
+		}
+		c.addLife(cluster, l, now)
+		out.Clusters = append(out.Clusters, cluster)
 	}
 	return out
+}
+
+// addLife adds what the lookout says of a remote cluster.
+func (c *core) addLife(out *api.Cluster, l *link, now time.Time) {
+	if out.GetLocal() || !c.cfg.Probe {
+		return
+	}
+	out.DataPath, out.RttSeconds, out.RttMinSeconds = l.signs.Data.String(), l.signs.rtt.Seconds(), l.signs.least.Seconds()
+	if l.signs.Verdict == liveness.Dead {
+		out.Dead, out.DeadSeconds = true, now.Sub(l.signs.changed).Seconds()
+	}
 }
 
 // noteState keeps when a cluster's state changed last.

@@ -68,6 +68,12 @@ type Config struct {
 	// heartbeat before the connection is taken for dead; exporters write one
 	// every minute.
 	HeartbeatTimeout time.Duration
+	// Probe has remote clusters' backends probed by TCP connects, so that new
+	// connections leave a cluster that answers in no way. ProbeInterval is how
+	// often each cluster is judged, and sent one probe; what depends on it is
+	// counted in rounds, see package liveness. 0 means 200 ms.
+	Probe         bool
+	ProbeInterval time.Duration
 	// MinBackoff and MaxBackoff bound the pause between two connections.
 	MinBackoff, MaxBackoff time.Duration
 
@@ -94,6 +100,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBackoff == 0 {
 		c.MaxBackoff = 2 * time.Second
+	}
+	if c.ProbeInterval == 0 {
+		c.ProbeInterval = 200 * time.Millisecond
 	}
 	if c.WithdrawalBrakeWindow == 0 {
 		c.WithdrawalBrakeWindow = 10 * time.Second
@@ -140,7 +149,14 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("--api-socket %q: longer than the 107 bytes a unix socket path may have; choose a shorter path", c.APISocket))
 	}
 	_, err := c.denied()
-	return errors.Join(append(errs, err, c.validateBrake())...)
+	return errors.Join(append(errs, err, c.validateBrake(), c.validateProbing())...)
+}
+
+func (c Config) validateProbing() error {
+	if c.ProbeInterval < 10*time.Millisecond || c.ProbeInterval > time.Minute {
+		return fmt.Errorf("--probe-interval %s: must be from 10ms to 1m; turn probing off by --probe=false", c.ProbeInterval)
+	}
+	return nil
 }
 
 func (c Config) validateBrake() error {

@@ -61,6 +61,8 @@ type link struct {
 	lost      time.Time     // out of contact since, zero while in contact; of remote clusters
 	again     chan struct{} // asks the cluster's connection for another list of everything
 	brake     brake
+	checks    *checks // of the control link
+	signs     signs   // of life, zero without a lookout
 }
 
 // retryPause is how long a service that the maps could not take waits for the
@@ -232,6 +234,9 @@ func (c *core) restore() error {
 		}
 	}
 	c.mesh.Restore(restored)
+	if !c.cfg.Probe {
+		c.reviveAll()
+	}
 	if len(restored) == 0 {
 		c.hearAll()
 	}
@@ -273,7 +278,7 @@ func (c *core) connecting(name string) {
 func (c *core) link(name string) *link {
 	l := c.links[name]
 	if l == nil {
-		l = &link{since: time.Now(), again: make(chan struct{}, 1)}
+		l = &link{since: time.Now(), again: make(chan struct{}, 1), checks: newChecks()}
 		c.links[name] = l
 	}
 	return l

@@ -54,6 +54,7 @@ type collector struct {
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
 	rejections, held                          *prometheus.Desc
+	alive, dataPath, rtt                      *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
 }
@@ -74,6 +75,9 @@ func newCollector(c *core) *collector {
 		failures:     desc("agent_cluster_failures_total", "Connections to a cluster that failed or ended.", "cluster"),
 		rejections:   desc("agent_cluster_rejections_total", "Records of a cluster that were not accepted, by reason.", "cluster", "reason"),
 		held:         desc("agent_cluster_held_backends", "Backends that a cluster withdrew all at once and that are held in use.", "cluster"),
+		alive:        desc("agent_cluster_alive", "0 while neither a remote cluster's apiserver nor its backends answer, 1 otherwise.", "cluster"),
+		dataPath:     desc("agent_cluster_data_path", "1 for the state of the path to a remote cluster's backends.", "cluster", "state"),
+		rtt:          desc("agent_probe_rtt_seconds", "Time from a probe of a remote cluster's backends to its answer, smoothed.", "cluster"),
 		frontends:    desc("datapath_frontends", "Frontends in the eBPF maps."),
 		frontendsMax: desc("datapath_frontends_capacity", "Frontends that fit into the eBPF maps."),
 		records:      desc("datapath_records", "Slab records of the eBPF maps in use, including those that wait for a grace period."),
@@ -124,6 +128,13 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster)
 	out <- prometheus.MustNewConstMetric(m.backends, prometheus.GaugeValue, float64(c.GetBackends()), name)
 	out <- prometheus.MustNewConstMetric(m.failures, prometheus.CounterValue, float64(c.GetFailures()), name)
 	out <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(c.GetHeld()), name)
+	if path := c.GetDataPath(); path != "" {
+		out <- prometheus.MustNewConstMetric(m.alive, prometheus.GaugeValue, boolValue(!c.GetDead()), name)
+		out <- prometheus.MustNewConstMetric(m.dataPath, prometheus.GaugeValue, 1, name, path)
+	}
+	if rtt := c.GetRttSeconds(); rtt > 0 {
+		out <- prometheus.MustNewConstMetric(m.rtt, prometheus.GaugeValue, rtt, name)
+	}
 	for _, r := range c.GetRejections() {
 		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
 	}

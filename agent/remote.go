@@ -34,6 +34,7 @@ type remote struct {
 	nodes   *kvstore.Watcher // of the own cluster's nodes
 	again   <-chan struct{}  // a token asks for another list of everything
 	asked   bool             // the token was taken
+	checks  *checks
 }
 
 // connection is an open connection to one cluster's store.
@@ -63,7 +64,7 @@ var errHeartbeat = errors.New("no heartbeat from the cluster's apiserver within 
 // run connects and follows until ctx ends.
 func (r *remote) run(ctx context.Context) {
 	pause := r.cfg.MinBackoff
-	_ = r.core.do(ctx, func(c *core) { r.again = c.link(r.name).again })
+	_ = r.core.do(ctx, func(c *core) { r.again, r.checks = c.link(r.name).again, c.link(r.name).checks })
 	r.awaitOwn(ctx)
 	for ctx.Err() == nil {
 		synced, err := r.session(ctx)
@@ -124,6 +125,7 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	g.Go(func() error { return r.watchHeartbeat(ctx, conn) })
 	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
 	g.Go(func() error { return r.awaitAgain(ctx) })
+	g.Go(func() error { return r.answerChecks(ctx, conn) })
 	if r.local {
 		g.Go(func() error { return r.followNodes(ctx, conn) })
 	}

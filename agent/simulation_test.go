@@ -85,6 +85,7 @@ type simulation struct {
 	agent    *Agent
 	stop     func()
 	adjust   func(*Config) // the configuration, or nil
+	probe    prober        // instead of the network, if set before start
 	ownLimit time.Duration // instead of the usual one, if not 0
 	// instead, by cluster, takes the place of a connection to its fake.
 	instead map[string]dialer
@@ -161,6 +162,9 @@ func (s *simulation) start() {
 		s.t.Fatal(err)
 	}
 	a.dial = s.connect
+	if s.probe != nil {
+		a.probe = s.probe
+	}
 	if s.ownLimit > 0 {
 		a.core.ownLimit = s.ownLimit
 	}
@@ -405,35 +409,6 @@ func (s *simulation) awaitSource(cluster, source string) {
 	s.awaitCluster(cluster, "read and synced from "+source, func(c *api.Cluster) bool {
 		return c.GetState() == "synced" && c.GetSource() == source
 	})
-}
-
-func (s *simulation) awaitState(cluster, state, reason string) {
-	s.t.Helper()
-	s.awaitCluster(cluster, state+" because of "+reason, func(c *api.Cluster) bool {
-		return c.GetState() == state && strings.Contains(c.GetLastError(), reason)
-	})
-}
-
-func (s *simulation) awaitCluster(cluster, want string, ok func(*api.Cluster) bool) {
-	s.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		var now *api.Cluster
-		_ = s.agent.core.do(s.t.Context(), func(c *core) {
-			for _, x := range c.status().GetClusters() {
-				if x.GetName() == cluster {
-					now = x
-				}
-			}
-		})
-		if now != nil && ok(now) {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("cluster %s is %v, want %s", cluster, now, want)
-		}
-		time.Sleep(time.Millisecond) // polling with a deadline
-	}
 }
 
 // TestRandomHistories does what nobody would do by hand, then compares with the

@@ -179,7 +179,17 @@ type Cluster struct {
 	// of a remote cluster, local-services of the own; empty until it was accepted.
 	Source string `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
 	// Backends that the cluster withdrew all at once and that are still in use.
-	Held          uint32 `protobuf:"varint,13,opt,name=held,proto3" json:"held,omitempty"`
+	Held uint32 `protobuf:"varint,13,opt,name=held,proto3" json:"held,omitempty"`
+	// Whether backends of a remote cluster answer probes: ok, failing, or unknown
+	// if none ever did; empty without probing and for the own cluster.
+	DataPath string `protobuf:"bytes,14,opt,name=data_path,json=dataPath,proto3" json:"data_path,omitempty"`
+	// Time to their answers, smoothed, and the least of late; 0 while unknown.
+	RttSeconds    float64 `protobuf:"fixed64,15,opt,name=rtt_seconds,json=rttSeconds,proto3" json:"rtt_seconds,omitempty"`
+	RttMinSeconds float64 `protobuf:"fixed64,16,opt,name=rtt_min_seconds,json=rttMinSeconds,proto3" json:"rtt_min_seconds,omitempty"`
+	// Neither its apiserver nor its backends answer, for so many seconds: its
+	// backends are used only where there are no others.
+	Dead          bool    `protobuf:"varint,17,opt,name=dead,proto3" json:"dead,omitempty"`
+	DeadSeconds   float64 `protobuf:"fixed64,18,opt,name=dead_seconds,json=deadSeconds,proto3" json:"dead_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,6 +311,41 @@ func (x *Cluster) GetSource() string {
 func (x *Cluster) GetHeld() uint32 {
 	if x != nil {
 		return x.Held
+	}
+	return 0
+}
+
+func (x *Cluster) GetDataPath() string {
+	if x != nil {
+		return x.DataPath
+	}
+	return ""
+}
+
+func (x *Cluster) GetRttSeconds() float64 {
+	if x != nil {
+		return x.RttSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetRttMinSeconds() float64 {
+	if x != nil {
+		return x.RttMinSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetDead() bool {
+	if x != nil {
+		return x.Dead
+	}
+	return false
+}
+
+func (x *Cluster) GetDeadSeconds() float64 {
+	if x != nil {
+		return x.DeadSeconds
 	}
 	return 0
 }
@@ -1609,7 +1654,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\xfa\x02\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\x97\x04\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -1627,7 +1672,13 @@ const file_api_proto_rawDesc = "" +
 	"rejections\x18\v \x03(\v2\x1f.clustermesh.agent.v1.RejectionR\n" +
 	"rejections\x12\x16\n" +
 	"\x06source\x18\f \x01(\tR\x06source\x12\x12\n" +
-	"\x04held\x18\r \x01(\rR\x04held\"S\n" +
+	"\x04held\x18\r \x01(\rR\x04held\x12\x1b\n" +
+	"\tdata_path\x18\x0e \x01(\tR\bdataPath\x12\x1f\n" +
+	"\vrtt_seconds\x18\x0f \x01(\x01R\n" +
+	"rttSeconds\x12&\n" +
+	"\x0frtt_min_seconds\x18\x10 \x01(\x01R\rrttMinSeconds\x12\x12\n" +
+	"\x04dead\x18\x11 \x01(\bR\x04dead\x12!\n" +
+	"\fdead_seconds\x18\x12 \x01(\x01R\vdeadSeconds\"S\n" +
 	"\tRejection\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +

@@ -12,7 +12,7 @@ import (
 // that loses each packet in either direction with a probability and stops for a
 // second now and then, with TCP's repetitions as Linux makes them.
 
-var hours = flag.Int("hours", 20, "simulated hours of loss and stalls, each with a seed of its own")
+var hours = flag.Int("hours", 4, "simulated hours of loss and stalls, each with a seed of its own")
 
 // path is the network between the judge and its cluster.
 type path struct {

@@ -75,6 +75,8 @@ func (o *options) addRunFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")
 	f.Uint32Var(&o.MaxFrontends, "max-frontends", bpf.DefaultMaxFrontends, "frontends the maps can hold; takes effect when they are created")
 	f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
+	f.BoolVar(&o.Probe, "probe", true, "probe remote backends by TCP connects, so that new connections leave a cluster that answers in no way")
+	f.DurationVar(&o.ProbeInterval, "probe-interval", 200*time.Millisecond, "time between two probes of a remote cluster; a dead one is left after 8 to 9 of them")
 	o.addAdmissionFlags(f)
 	o.log.Add(f)
 }

@@ -24,6 +24,9 @@ const (
 	Untold
 )
 
+// String is the outcome as metrics spell it.
+func (o Outcome) String() string { return [...]string{"answered", "failed", "untold"}[o] }
+
 // Limit is how long a probe waits. It is long enough for the repetition that
 // TCP makes after a second to be answered.
 const Limit = 2 * time.Second
