@@ -81,10 +81,17 @@ func environment(t *testing.T, all []runtime.Object, c corev1.Container) []strin
 	return out
 }
 
-// TestCommandLines has the commands judge every rendered command line with its
-// environment: each flag and each value.
-func TestCommandLines(t *testing.T) {
+// TestPrograms builds the commands and checks what is installed against them.
+func TestPrograms(t *testing.T) {
 	bin := build(t)
+	t.Run("command_lines", func(t *testing.T) { checkCommandLines(t, bin) })
+	t.Run("units", func(t *testing.T) { checkUnits(t, bin) })
+	t.Run("static", func(t *testing.T) { checkStatic(t, bin) })
+}
+
+// checkCommandLines has the commands judge every rendered command line with its
+// environment: each flag and each value.
+func checkCommandLines(t *testing.T, bin string) {
 	files, err := filepath.Glob(filepath.Join(values, "*.yaml"))
 	must(t, err)
 	judged := 0
