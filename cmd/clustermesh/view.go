@@ -38,6 +38,12 @@ type clusterView struct {
 	Failures     uint64          `json:"failures"`
 	LastError    string          `json:"lastError"`
 	Rejections   []rejectionView `json:"rejections"`
+	// DataPath and what follows are of remote clusters' backends.
+	DataPath      string  `json:"dataPath"`
+	RTTSeconds    float64 `json:"rttSeconds"`
+	RTTMinSeconds float64 `json:"rttMinSeconds"`
+	Dead          bool    `json:"dead"`
+	DeadSeconds   float64 `json:"deadSeconds"`
 }
 
 type rejectionView struct {
@@ -110,6 +116,7 @@ func newStatus(r *api.StatusResponse) statusView {
 		cv := clusterView{
 			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Source: c.GetSource(), Endpoint: c.GetEndpoint(),
 			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
+			DataPath: c.GetDataPath(), RTTSeconds: c.GetRttSeconds(), RTTMinSeconds: c.GetRttMinSeconds(), Dead: c.GetDead(), DeadSeconds: c.GetDeadSeconds(),
 		}
 		for _, x := range c.GetRejections() {
 			cv.Rejections = append(cv.Rejections, rejectionView{x.GetReason(), x.GetCount(), x.GetExample()})
@@ -125,14 +132,14 @@ func (v statusView) table(w io.Writer) {
 		ready = "not ready"
 	}
 	fmt.Fprintf(w, "node %s of cluster %s (id %d): %s\n\n", v.Node, v.Cluster, v.ClusterID, ready)
-	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tSERVICES\tBACKENDS\tFAILURES\tENDPOINT")
+	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tSERVICES\tBACKENDS\tFAILURES\tDATA PATH\tENDPOINT")
 	for _, c := range v.Clusters {
 		name := c.Name
 		if c.Local {
 			name += " (own)"
 		}
 		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"), c.Services, c.Backends, c.Failures, c.Endpoint)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"), c.Services, c.Backends, c.Failures, c.path(), c.Endpoint)
 	}
 	d := v.Datapath
 	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",
@@ -140,6 +147,17 @@ func (v statusView) table(w io.Writer) {
 	for _, line := range v.faults() {
 		fmt.Fprintf(w, "! %s\n", line)
 	}
+}
+
+// path is the data path in few words: its state and how long answers take.
+func (c clusterView) path() string {
+	switch {
+	case c.Dead:
+		return "dead"
+	case c.DataPath == "ok" && c.RTTSeconds > 0:
+		return fmt.Sprintf("ok, %.1fms", 1000*c.RTTSeconds)
+	}
+	return cmp.Or(c.DataPath, "-")
 }
 
 // faults lists everything that an operator should look at.

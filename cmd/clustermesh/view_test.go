@@ -40,6 +40,25 @@ func TestStatusShowsTheSource(t *testing.T) {
 	}
 }
 
+// TestStatusShowsTheDataPath beside the state of the control link.
+func TestStatusShowsTheDataPath(t *testing.T) {
+	v := newStatus(&api.StatusResponse{Clusters: []*api.Cluster{
+		{Name: "east", Local: true, State: "synced"},
+		{Name: "west", State: "synced", DataPath: "ok", RttSeconds: 0.0123, RttMinSeconds: 0.01},
+		{Name: "north", State: "stale", DataPath: "failing", Dead: true, DeadSeconds: 3},
+		{Name: "south", State: "synced", DataPath: "failing"},
+	}})
+	for i, want := range []string{"-", "ok, 12.3ms", "dead", "failing"} {
+		if got := v.Clusters[i].path(); got != want {
+			t.Errorf("%s is shown as %q, want %q", v.Clusters[i].Name, got, want)
+		}
+	}
+	encoded, err := json.Marshal(v)
+	if err != nil || !strings.Contains(string(encoded), `"dataPath":"failing","rttSeconds":0,"rttMinSeconds":0,"dead":true,"deadSeconds":3`) {
+		t.Errorf("%s, %v", encoded, err)
+	}
+}
+
 // TestServicesShowTheirPolicy: JSON holds every part of a decision, the wide
 // table shows it, the plain one does not, and both tell what is wrong.
 func TestServicesShowTheirPolicy(t *testing.T) {
