@@ -20,6 +20,7 @@ func TestMainJob(t *testing.T) {
 		check{"a_even_shares_and_peers", checkReach},
 		check{"a_other_services_untouched", checkUntouched},
 		check{"a_beside_kube_proxy", checkBesideKubeProxy},
+		check{"a_packets", checkPackets},
 		check{"b_flips", checkFlips},
 		check{"b_hand_over", checkHandOver},
 		check{"b_no_backend", checkNoBackend},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 
 	"github.com/vishvananda/netlink"
@@ -183,6 +184,29 @@ func (n *Node) RouteOut(a netip.Addr) (undo func() error, err error) {
 		route.Scope = netlink.SCOPE_UNIVERSE // IPv6 routes have no scope
 	}
 	return func() error { return n.nl.RouteDel(route) }, n.nl.RouteAdd(route)
+}
+
+// RouteVia sends an address to a gateway behind eth0.
+func (n *Node) RouteVia(a, gateway netip.Addr) error {
+	eth0, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	return n.nl.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Gw: gateway.AsSlice()})
+}
+
+// Forward lets the node pass on what is not for itself, as nodes of Kubernetes do.
+func (n *Node) Forward() error {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		failed <- errors.Join(
+			netns.Set(n.ns),
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
+		)
+	}()
+	return <-failed
 }
 
 // Addr is the node's address of one family, the zero Addr if it has none.

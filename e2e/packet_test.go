@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clustermesh/clustermesh/e2e/internal/lab"
+	"github.com/clustermesh/clustermesh/e2e/internal/pod"
+)
+
+// checkPackets: a client that is on no node and knows a node as the way to its
+// cluster's service addresses reaches the backends of both clusters through it,
+// as long as the node's devices carry the per-packet programs.
+func checkPackets(t *testing.T, w *world) {
+	ips, pods := w.rebelBase(t, 2)
+	n := w.clusters[0].nodes[0]
+	outside := w.outsider(t, n, ips[n.cluster])
+	must(t, n.lab.Forward())
+	p, err := w.lab.Start(lab.Spec{
+		Name: "devices-" + n.name, Path: binary("clustermesh-agent"), Node: n.lab,
+		Args: []string{"devices", "--bpffs", n.agent.bpffs, "--device", "eth0=snat"},
+	})
+	must(t, err)
+	t.Cleanup(p.Kill)
+	awaitLog(t, p, "balancing packets of device")
+	var everywhere []*workload
+	for _, c := range w.clusters {
+		everywhere = append(everywhere, pods[c]...)
+	}
+	for _, l := range loads(ips[n.cluster]) {
+		requireShares(t, outside, l, everywhere)
+	}
+	requireStop(t, p)
+	for _, l := range loads(ips[n.cluster]) { // what is attached stays so
+		requireShares(t, outside, l, everywhere)
+	}
+}
+
+// outsider is a machine beside the nodes from which a service's addresses are
+// reached through node n.
+func (w *world) outsider(t *testing.T, n *node, ips []netip.Addr) *node {
+	t.Helper()
+	machine, err := w.lab.AddNode("outside", prefixes("192.168.50.99/24", "fd00:50::99/64"), nil)
+	must(t, err)
+	for _, ip := range ips {
+		must(t, machine.RouteVia(ip, n.lab.Addr(ip.Is4())))
+	}
+	host, err := pod.Start(w.lab, machine)
+	must(t, err)
+	t.Cleanup(host.Close)
+	return &node{name: "outside", lab: machine, pods: host}
+}
+
+// awaitLog waits until a process has logged a message.
+func awaitLog(t *testing.T, p *lab.Process, message string) {
+	t.Helper()
+	for begin := time.Now(); !strings.Contains(readLog(p), message); time.Sleep(20 * time.Millisecond) {
+		if !p.Alive() || time.Since(begin) > faultLimit {
+			t.Fatalf("%s does not log %q:\n%s", p.Name, message, logTail(p))
+		}
+	}
+}
