@@ -109,7 +109,7 @@ func Cleanup(cfg Config) error {
 		return err
 	}
 	defer lock.Close()
-	return bpf.Cleanup(cfg.bpfOptions())
+	return errors.Join(bpf.Cleanup(cfg.bpfOptions()), forgetWritten(cfg.StateDir))
 }
 
 func (c Config) bpfOptions() bpf.Options {
@@ -137,6 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	g.Go(func() error { return a.serveAPI(ctx) })
+	g.Go(func() error { return a.keepWritten(ctx) })
 	g.Go(func() error { return a.lookOut(ctx) })
 	policies := make(chan struct{}) // no cluster is heard before they are known
 	g.Go(func() error { return a.followPeers(ctx, policies) })

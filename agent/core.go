@@ -44,6 +44,7 @@ type core struct {
 	agingAt      time.Time
 	ownHeard     chan struct{}        // closed when remote clusters need not wait for the own one
 	ownLimit     time.Duration        // for which they wait at most
+	written      written              // annotations, as they are remembered over restarts
 	retry        <-chan time.Time     // when to try the failed ones again
 	released     chan datapath.Ticket // grace periods that have passed
 	waiting      bool                 // for a grace period
@@ -83,6 +84,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 	}
 	cfg.Registry.MustRegister(newCollector(c))
 	c.mesh.SetZone(cfg.Zone)
+	c.written = readWritten(cfg.StateDir, c.log)
 	return c, c.restore()
 }
 
@@ -154,6 +156,7 @@ func (c *core) set(name lb.ServiceName) {
 	_, err := c.maps.Set(name, tables)
 	c.metrics.set(time.Since(start), err)
 	c.noteWrong(name, &service)
+	c.written.note(name, c.mesh.Annotations(name))
 	c.awaitAge(c.mesh.Aging(name))
 	if err == nil {
 		c.remember(service, name, tables)
@@ -230,10 +233,11 @@ func (c *core) restore() error {
 		s := loaded.Selections[i]
 		restored[i] = mesh.Restored{
 			Service: r.Service, Frontend: r.Frontend, Affinity: r.Affinity, Backends: r.Backends,
-			SessionAffinity: s.SessionAffinity, Consistent: s.Consistent,
+			SessionAffinity: s.SessionAffinity, Consistent: s.Consistent, Policy: c.written.all[r.Service.String()],
 		}
 	}
 	c.mesh.Restore(restored)
+	c.written.prune(c.mesh.Annotations)
 	if !c.cfg.Probe {
 		c.reviveAll()
 	}

@@ -31,8 +31,8 @@
 // and annotations, whether it keeps to a node or a zone, whether clients stay
 // with a backend. What these refer to is told as it becomes known: the node by
 // [Config], its zone by [Mesh.SetZone], ages of lost contact by [Mesh.SetLost].
-// Of all that the kernel remembers over a restart what [Restored] has; the rest
-// is unknown until the own cluster has spoken.
+// Over a restart what [Restored] has is remembered of all this; the rest is
+// unknown until the own cluster has spoken.
 //
 // The package is pure: no clock, network, logging or goroutine. A Mesh is not
 // safe for concurrent use; its owner serialises calls.

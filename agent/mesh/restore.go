@@ -19,6 +19,9 @@ type Restored struct {
 	// SessionAffinity and Consistent are those of the table.
 	SessionAffinity uint32
 	Consistent      bool
+	// Policy are the service's annotations, as the own cluster last wrote them,
+	// if they are remembered besides the kernel; then Consistent follows from them.
+	Policy map[string]string
 }
 
 // Restore takes over what a previous life left in the kernel. It is provisional

@@ -42,9 +42,14 @@ func termsOf(v *schema.LocalService, former *terms) *terms {
 	return &t
 }
 
-// restoredTerms is the part of the terms that the kernel remembers.
+// restoredTerms is the part of the terms that is remembered over a restart.
 func restoredTerms(r *Restored) *terms {
-	if r.SessionAffinity == 0 && !r.Consistent {
+	switch {
+	case len(r.Policy) > 0:
+		t := &terms{session: r.SessionAffinity, written: maps.Clone(r.Policy)}
+		t.policy, t.wrong = lb.ParsePolicy(r.Policy)
+		return t
+	case r.SessionAffinity == 0 && !r.Consistent:
 		return nil
 	}
 	return &terms{session: r.SessionAffinity, policy: lb.Policy{Consistent: r.Consistent}}
@@ -146,6 +151,15 @@ func sooner(a, b uint32) uint32 {
 		return b
 	}
 	return a
+}
+
+// Annotations returns the annotations of a service as the own cluster wrote
+// them, their names without prefix; they must not be changed.
+func (m *Mesh) Annotations(name lb.ServiceName) map[string]string {
+	if s := m.services[name]; s != nil && s.terms() != nil {
+		return s.terms().written
+	}
+	return nil
 }
 
 // Wrong returns what is wrong with the annotations of a service; it must not be

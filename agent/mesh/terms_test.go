@@ -275,6 +275,15 @@ func TestRestartRemembersWhatTheKernelHolds(t *testing.T) {
 	if s, _ := m.Service(svc("cart")); s.SessionAffinity != 60 || s.Policy.Consistent {
 		t.Errorf("after the own cluster spoke: %+v", s)
 	}
+	k = kernel{}
+	m.Apply(own, []mesh.Change{governed(map[string]string{"tiers": "west"}, nil)})
+	k.follow(m)
+	again := mesh.New(config())
+	restored := k.restored()
+	restored[0].Policy = m.Annotations(svc("cart"))
+	again.Restore(restored)
+	wantUsed(t, again, "10.1.0.1")
+	m.Apply(own, []mesh.Change{governed(nil, sticky)})
 	m.Relist(own)
 	if s, _ := m.Service(svc("cart")); s.SessionAffinity != 60 {
 		t.Errorf("while the own cluster is listed again: %+v", s)
