@@ -79,7 +79,8 @@ func (a *agent) requireBare(t *testing.T, bounding string) {
 	if text, err := fetch(a.http, "/metrics"); err != nil || !strings.Contains(text, "\nclustermesh_agent_capabilities_held 0\n") {
 		t.Errorf("%s: the metric of capabilities does not say 0: %v", a.Name, err)
 	}
-	if !strings.Contains(readLog(a.Process), `msg="dropped privileges" key=none`) {
+	log := readLog(a.Process)
+	if !strings.Contains(log, `msg="dropped privileges" key=none`) && !strings.Contains(log, `"msg":"dropped privileges","key":"none"`) {
 		t.Errorf("%s: the log does not say that privileges were dropped", a.Name)
 	}
 }
