@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 	case "storm":
 		changes, _ := strconv.Atoi(os.Args[3])
 		exit(runStorm(os.Args[1], os.Args[2], changes))
+	case "roller":
+		exit(runRoller(os.Args[1], os.Args[2], os.Args[3], os.Stdin, os.Stdout))
+	case "roll reader":
+		exit(runRollReader(os.Args[1], os.Stdin, os.Stdout))
 	case "suite":
 		if err := raiseLoopback(); err != nil {
 			exit(err)
