@@ -22,6 +22,7 @@ type path struct {
 	stall  int // start of the latest stall that has begun or is next
 	every  int // mean time between stalls, 0 for none
 	holds  bool
+	calm   int // loss and stalls are off for so long, then on for as long, and so on; 0 for always on
 	cut    int // the path carries nothing between cut and mended
 	mended int
 }
@@ -32,10 +33,11 @@ const stallLength = 1000
 // what it meets or holds it until its end.
 func (p *path) carry(at int) (int, bool) {
 	p.advance(at)
-	if at >= p.cut && at < p.mended || p.rand.Float64() < p.loss {
+	calm := p.calm > 0 && at/p.calm%2 == 0
+	if at >= p.cut && at < p.mended || !calm && p.rand.Float64() < p.loss {
 		return 0, false
 	}
-	if p.every > 0 && at >= p.stall && at < p.stall+stallLength {
+	if !calm && p.every > 0 && at >= p.stall && at < p.stall+stallLength {
 		if !p.holds {
 			return 0, false
 		}
@@ -98,8 +100,6 @@ type run struct {
 	answers []arrival
 	asked   []netip.AddrPort
 	check   int // when the outstanding check is answered, 0 for none
-	// noControl takes the control link away altogether.
-	noControl bool
 }
 
 type arrival struct {
@@ -146,9 +146,6 @@ func (r *run) step() Decision {
 }
 
 func (r *run) control() Control {
-	if r.noControl {
-		return ControlDown
-	}
 	if r.check > 0 && r.check <= r.now {
 		r.check = 0
 	}
@@ -167,29 +164,39 @@ func lossyPath(seed uint64, loss float64) *path {
 }
 
 // TestAnHourOfLossAndStallsKillsNobody: 30 % loss in each direction, which
-// loses half of all exchanges, and a stall of a second three times a minute.
+// loses half of all exchanges, and a stall of a second twice a minute or more;
+// less loss; and minutes of it between calm ones, in which the path earned trust.
 func TestAnHourOfLossAndStallsKillsNobody(t *testing.T) {
-	for _, loss := range []float64{0, 0.01, 0.05, 0.3} {
-		for _, backends := range []int{1, 3, 50} {
-			dead, failing, lost, stalls := 0, 0, 0, 0
-			for seed := range uint64(*hours) {
-				r := newRun(lossyPath(seed, loss), backends)
-				var was Decision
-				for stall := -1; r.now < hour; {
-					d := r.step()
-					dead += count(d.Verdict == Dead && was.Verdict != Dead)
-					failing += count(d.Data == DataFailing && was.Data != DataFailing)
-					lost += count(d.ControlLost && !was.ControlLost)
-					stalls += count(r.path.stall != stall)
-					stall, was = r.path.stall, d
-				}
-			}
-			t.Logf("loss %2.0f%% each way, %2d backends: %d h, %d stalls of 1 s: data path taken for failing %d times, control link for lost %d times, cluster for dead %d times",
-				100*loss, backends, *hours, stalls, failing, lost, dead)
-			if dead > 0 {
-				t.Errorf("%d living clusters were taken for dead", dead)
-			}
+	for row, c := range []struct {
+		loss           float64
+		backends, calm int
+	}{{0, 1, 0}, {0.01, 3, 0}, {0.05, 50, 0}, {0.3, 1, 0}, {0.3, 3, 0}, {0.3, 50, 0}, {0.3, 3, 60_000}, {0.05, 3, 60_000}} {
+		var sum tally
+		for seed := range uint64(*hours) {
+			p := lossyPath(uint64(row)<<32|seed, c.loss)
+			p.calm = c.calm
+			sum.add(newRun(p, c.backends))
 		}
+		t.Logf("%2.0f%% loss each way, %2d backends, calm for %2d s in turn: %d h, %d stalls: data path taken for failing %d times, control link for lost %d times, cluster for dead %d times",
+			100*c.loss, c.backends, c.calm/1000, *hours, sum.stalls, sum.failing, sum.lost, sum.dead)
+		if sum.dead > 0 {
+			t.Errorf("%d living clusters were taken for dead", sum.dead)
+		}
+	}
+}
+
+// tally counts what happens in an hour.
+type tally struct{ dead, failing, lost, stalls int }
+
+func (s *tally) add(r *run) {
+	var was Decision
+	for stall := -1; r.now < hour; {
+		d := r.step()
+		s.dead += count(d.Verdict == Dead && was.Verdict != Dead)
+		s.failing += count(d.Data == DataFailing && was.Data != DataFailing)
+		s.lost += count(d.ControlLost && !was.ControlLost)
+		s.stalls += count(r.path.stall != stall)
+		stall, was = r.path.stall, d
 	}
 }
 

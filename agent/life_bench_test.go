@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"testing"
+
+	"github.com/clustermesh/clustermesh/agent/datapath"
+	"github.com/clustermesh/clustermesh/agent/liveness"
+	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/bpf/layout"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// manyServices is a core with services of ten local and ten remote backends.
+func manyServices(b *testing.B, services int) *core {
+	kernel := &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 2 * uint32(services), Records: 128 * uint32(services)})}
+	cfg := Config{ClusterName: "home", ClusterID: 1, NodeName: "n", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Probe: true}
+	c, err := newCore(cfg.withDefaults(), kernel)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for id, name := range []string{1: "home", 2: "east"} {
+		if name == "" {
+			continue
+		}
+		c.addCluster(name)
+		if _, err := c.connected(name, "memory", schema.ClusterConfig{ID: uint32(id)}); err != nil {
+			b.Fatal(err)
+		}
+		for i := range services {
+			c.mesh.Apply(name, []mesh.Change{tenBackends(name, uint32(id), i)})
+		}
+		c.mesh.Synced(name)
+	}
+	c.flush()
+	return c
+}
+
+func tenBackends(cluster string, id uint32, number int) mesh.Change {
+	service := fmt.Sprintf("s%d", number)
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(id), byte(number), byte(16*(number>>8) + i)}) }
+	if id == 1 {
+		s := schema.LocalService{Cluster: cluster, ClusterID: id, Namespace: "ns", Name: service, Shared: true,
+			Frontends: []schema.LocalFrontend{{Address: netip.AddrFrom4([4]byte{10, 96, byte(number >> 8), byte(number)}), Port: 80, Protocol: schema.TCP}}}
+		for i := range 10 {
+			s.Backends = append(s.Backends, schema.LocalBackend{Address: address(i), Port: 80, Protocol: schema.TCP, Ready: true, Serving: true})
+		}
+		return mesh.Change{Key: schema.LocalServiceKey(cluster, "ns", service), Value: s.Encode()}
+	}
+	s := schema.Service{Cluster: cluster, ClusterID: id, Namespace: "ns", Name: service, Shared: true, IncludeExternal: true,
+		Backends: map[netip.Addr]schema.PortMap{}}
+	for i := range 10 {
+		s.Backends[address(i)] = schema.PortMap{"": {Protocol: schema.TCP, Port: 80}}
+	}
+	return mesh.Change{Key: schema.ServiceKey(cluster, "ns", service), Value: s.Encode()}
+}
+
+// BenchmarkVerdict is from a verdict on a cluster to the maps of 1,000 services
+// that use it, of 20 backends each: once dead, once alive again.
+func BenchmarkVerdict(b *testing.B) {
+	c := manyServices(b, 1000)
+	dead := false
+	for b.Loop() {
+		dead = !dead
+		now := signs{}
+		if dead {
+			now.Verdict, now.Data = liveness.Dead, liveness.DataFailing
+		}
+		c.noteLife("east", now)
+		for _, name := range c.mesh.Dirty() {
+			c.set(name)
+		}
+		b.StopTimer()
+		requireSelected(b, c, map[bool]int{true: 10, false: 20}[dead])
+		if t, any := c.maps.Quarantined(); any {
+			_ = c.kernel.WaitRCU()
+			c.maps.Release(t)
+		}
+		b.StartTimer()
+	}
+}
+
+func requireSelected(b *testing.B, c *core, want int) {
+	b.Helper()
+	dump, err := c.kernel.Dump()
+	if err != nil || len(dump.Frontends) != 1000 || len(c.failed) > 0 {
+		b.Fatalf("%d frontends, %v, %v", len(dump.Frontends), err, c.failed)
+	}
+	for _, f := range dump.Frontends {
+		if got := int(f.Header.Selected()); got != want {
+			b.Fatalf("frontend %d uses %d backends, want %d", f.ID, got, want)
+		}
+	}
+}
+
+// BenchmarkRound is one round of the lookout over a cluster of 1,000 services:
+// what it costs the core five times a second.
+func BenchmarkRound(b *testing.B) {
+	c := manyServices(b, 1000)
+	c.link("east")
+	l := newLookout(b.Context(), (&probing{}).answer, c.cfg.Registry)
+	for b.Loop() {
+		l.round(c)
+	}
+}
