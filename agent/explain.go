@@ -155,10 +155,13 @@ func (c *core) serviceFindings(name lb.ServiceName, e *api.Explanation, backends
 	return append(out, c.unheard()...)
 }
 
-// unheard names the clusters that may have more to say.
+// unheard names the clusters that may have more to say, or say nothing at all.
 func (c *core) unheard() []string {
 	var out []string
 	for _, s := range c.mesh.Status() {
+		if s.Dead {
+			out = append(out, fmt.Sprintf("cluster %s is dead: neither its apiserver nor its backends answer, and they are used only where there are no others", s.Name))
+		}
 		if s.State == mesh.Synced {
 			continue
 		}

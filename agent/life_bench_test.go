@@ -41,7 +41,9 @@ func manyServices(b *testing.B, services int) *core {
 
 func tenBackends(cluster string, id uint32, number int) mesh.Change {
 	service := fmt.Sprintf("s%d", number)
-	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(id), byte(number), byte(16*(number>>8) + i)}) }
+	address := func(i int) netip.Addr {
+		return netip.AddrFrom4([4]byte{10, byte(id), byte(number), byte(16*(number>>8) + i)})
+	}
 	if id == 1 {
 		s := schema.LocalService{Cluster: cluster, ClusterID: id, Namespace: "ns", Name: service, Shared: true,
 			Frontends: []schema.LocalFrontend{{Address: netip.AddrFrom4([4]byte{10, 96, byte(number >> 8), byte(number)}), Port: 80, Protocol: schema.TCP}}}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/agent/liveness/probe"
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
@@ -103,6 +105,11 @@ func TestADeadClusterIsLeftAndTakenBack(t *testing.T) {
 	p.path.Store(false)
 	p.await(withoutEast)
 	p.awaitDead(true)
+	var explained string
+	_ = p.agent.core.do(t.Context(), func(c *core) { explained = fmt.Sprint(c.explainNamed(lb.ServiceName{Namespace: "ns", Name: "s1"})) })
+	if !strings.Contains(explained, "cluster east is dead") || !strings.Contains(explained, lb.ReasonQuarantined) {
+		t.Errorf("explained by %s", explained)
+	}
 	if text := inventory(t, p.agent.cfg.Registry); !strings.Contains(text, "clustermesh_agent_cluster_alive{cluster}") {
 		t.Errorf("metrics lack the state: %s", text)
 	}

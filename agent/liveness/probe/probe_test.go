@@ -72,3 +72,27 @@ func TestWhatCannotBeSentProvesNothing(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkConnect is what a probe that is answered at once costs both sides.
+func BenchmarkConnect(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	defer l.Close()
+	target := netip.MustParseAddrPort(l.Addr().String())
+	for b.Loop() {
+		if _, got := probe.Connect(b.Context(), target); got != probe.Answered {
+			b.Fatal(got)
+		}
+	}
+}
