@@ -69,7 +69,7 @@ test: ## run everything: lint, unit tests with the race detector, end-to-end tes
 	@mkdir -p bin
 	@nice -n 10 $(MAKE) --no-print-directory kube interop-build >bin/kube.log 2>&1 & kube=$$!; \
 	trap 'kill $$kube 2>/dev/null || true' EXIT; \
-	$(MAKE) --no-print-directory lint check-generated test-race bench-once build; \
+	$(MAKE) --no-print-directory lint check-generated test-race bench-once build deploy-check; \
 	echo "waiting for the Kubernetes control plane and Cilium's packages to be built"; \
 	wait $$kube || { cat bin/kube.log; exit 1; }; \
 	$(E2E); \

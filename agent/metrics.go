@@ -57,6 +57,7 @@ type collector struct {
 	alive, dataPath, rtt                      *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
+	hits, reasons                             *prometheus.Desc
 }
 
 func newCollector(c *core) *collector {
@@ -84,6 +85,8 @@ func newCollector(c *core) *collector {
 		recsMax:      desc("datapath_records_capacity", "Slab records that the eBPF maps have."),
 		lookups:      desc("datapath_lookups_total", "Connects and datagrams seen by the programs, by what became of them.", "result"),
 		retries:      desc("datapath_retries_total", "Draws of a backend that had to be repeated."),
+		hits:         desc("datapath_cluster_hits_total", "Connects and datagrams sent to a backend of a cluster.", "cluster"),
+		reasons:      desc("datapath_reasons_total", "Choices of backends that went another way than drawing one, by reason.", "reason"),
 		forgotten:    desc("datapath_forgotten_total", "Translated sockets that could not be remembered and see the backend's address."),
 	}
 }
@@ -119,6 +122,28 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(m.records, float64(d.GetRecords()))
 	gauge(m.recsMax, float64(d.GetRecordsCapacity()))
 	m.collectCounters(out)
+	m.collectHits(out, s)
+}
+
+// clusterHits is a kernel that tells hits of clusters apart.
+type clusterHits interface {
+	ClusterHits() (map[uint16]uint64, error)
+}
+
+func (m *collector) collectHits(out chan<- prometheus.Metric, s *api.StatusResponse) {
+	kernel, ok := m.core.kernel.(clusterHits)
+	if !ok {
+		return
+	}
+	hits, err := kernel.ClusterHits()
+	if err != nil {
+		return
+	}
+	for _, c := range s.GetClusters() {
+		if id := c.GetId(); id != 0 {
+			out <- prometheus.MustNewConstMetric(m.hits, prometheus.CounterValue, float64(hits[uint16(id)]), c.GetName())
+		}
+	}
 }
 
 func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster) {
@@ -153,6 +178,12 @@ func (m *collector) collectCounters(out chan<- prometheus.Metric) {
 	counter(m.lookups, n.Refused, "refused")
 	counter(m.retries, n.Retries)
 	counter(m.forgotten, n.Forgotten)
+	for reason, v := range map[string]uint64{
+		"empty": n.Empty, "swept": n.Swept, "remembered": n.Remembered, "moved": n.Moved, "expired": n.Expired,
+		"unremembered": n.Unremembered, "unreported": n.Unreported,
+	} {
+		counter(m.reasons, v, reason)
+	}
 }
 
 func boolValue(b bool) float64 {

@@ -65,6 +65,32 @@ func (k *memoryKernel) DeleteFrontend(key layout.FrontendKey) error {
 
 func (k *memoryKernel) Counters() (bpf.Counters, error) { return bpf.Counters{}, nil }
 
+func (k *memoryKernel) ClusterHits() (map[uint16]uint64, error) { return map[uint16]uint64{1: 7}, nil }
+
+func (k *memoryKernel) StoreTable(at uint32, slots []uint16) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Memory.StoreTable(at, slots)
+}
+
+// Monitor reports one choice for each frontend, and one of nobody's, until ctx
+// ends.
+func (k *memoryKernel) Monitor(ctx context.Context, _ uint32, visit func(bpf.Event)) error {
+	k.mu.Lock()
+	dump, err := k.Memory.Dump()
+	k.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	backend := netip.MustParseAddrPort("10.2.0.1:80")
+	for i, f := range dump.Frontends {
+		visit(bpf.Event{ID: f.ID, Protocol: 6, Frontend: netip.AddrPortFrom(netip.AddrFrom16(f.Key.Addr).Unmap(), 80), Backend: backend, Cluster: 2, Refused: i > 0})
+	}
+	visit(bpf.Event{ID: 1 << 20, Protocol: 17, Frontend: backend, Refused: true})
+	<-ctx.Done()
+	return nil
+}
+
 func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

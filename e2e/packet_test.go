@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -61,4 +63,32 @@ func awaitLog(t *testing.T, p *lab.Process, message string) {
 			t.Fatalf("%s does not log %q:\n%s", p.Name, message, logTail(p))
 		}
 	}
+}
+
+// checkMonitor: the kernel's choices are shown as they are made, by name.
+func checkMonitor(t *testing.T, w *world) {
+	ips, _ := w.rebelBase(t, 1)
+	n := w.clusters[0].nodes[0]
+	tr := w.begin(t, ips)
+	out, err := exec.Command(binary("clustermesh"), "monitor", namespace+"/rebel-base", "--for", "2s", "-o", "json", "--api-socket", n.agent.socket).CombinedOutput()
+	if err != nil {
+		t.Fatalf("clustermesh monitor: %v: %s", err, out)
+	}
+	tr.end(t)
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	seen := map[string]int{}
+	for _, line := range lines {
+		var c struct {
+			Service, Cluster string
+			Refused          bool
+		}
+		if err := json.Unmarshal([]byte(line), &c); err != nil || c.Service != namespace+"/rebel-base" || c.Refused {
+			t.Fatalf("line %q: error %v", line, err)
+		}
+		seen[c.Cluster]++
+	}
+	if seen["east"] < 10 || seen["west"] < 10 || len(seen) != 2 {
+		t.Errorf("choices by cluster: %v", seen)
+	}
+	t.Logf("choices by cluster: %v", seen)
 }

@@ -1639,6 +1639,179 @@ func (x *ReleaseResponse) GetReleased() uint32 {
 	return 0
 }
 
+type MonitorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of so many choices is reported, picked at random; 0 is 1, all of them.
+	SampleEvery uint32 `protobuf:"varint,1,opt,name=sample_every,json=sampleEvery,proto3" json:"sample_every,omitempty"`
+	// Empty for all services.
+	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MonitorRequest) Reset() {
+	*x = MonitorRequest{}
+	mi := &file_api_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MonitorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MonitorRequest) ProtoMessage() {}
+
+func (x *MonitorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MonitorRequest.ProtoReflect.Descriptor instead.
+func (*MonitorRequest) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *MonitorRequest) GetSampleEvery() uint32 {
+	if x != nil {
+		return x.SampleEvery
+	}
+	return 0
+}
+
+func (x *MonitorRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *MonitorRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Choice is one backend that a program chose, or a refusal for want of one.
+type Choice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeUnixNanos int64                  `protobuf:"varint,1,opt,name=time_unix_nanos,json=timeUnixNanos,proto3" json:"time_unix_nanos,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Frontend      *Frontend              `protobuf:"bytes,4,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	Refused       bool                   `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Empty after a refusal.
+	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	Port    uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
+	Cluster string `protobuf:"bytes,8,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The cookie of the client's network namespace, 0 for packets.
+	Netns         uint64 `protobuf:"varint,9,opt,name=netns,proto3" json:"netns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Choice) Reset() {
+	*x = Choice{}
+	mi := &file_api_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Choice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Choice) ProtoMessage() {}
+
+func (x *Choice) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Choice.ProtoReflect.Descriptor instead.
+func (*Choice) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Choice) GetTimeUnixNanos() int64 {
+	if x != nil {
+		return x.TimeUnixNanos
+	}
+	return 0
+}
+
+func (x *Choice) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Choice) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Choice) GetFrontend() *Frontend {
+	if x != nil {
+		return x.Frontend
+	}
+	return nil
+}
+
+func (x *Choice) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *Choice) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Choice) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Choice) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Choice) GetNetns() uint64 {
+	if x != nil {
+		return x.Netns
+	}
+	return 0
+}
+
 var File_api_proto protoreflect.FileDescriptor
 
 const file_api_proto_rawDesc = "" +
@@ -1781,13 +1954,28 @@ const file_api_proto_rawDesc = "" +
 	"\x0eReleaseRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"-\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
-	"\breleased\x18\x01 \x01(\rR\breleased2\xb6\x03\n" +
+	"\breleased\x18\x01 \x01(\rR\breleased\"e\n" +
+	"\x0eMonitorRequest\x12!\n" +
+	"\fsample_every\x18\x01 \x01(\rR\vsampleEvery\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x96\x02\n" +
+	"\x06Choice\x12&\n" +
+	"\x0ftime_unix_nanos\x18\x01 \x01(\x03R\rtimeUnixNanos\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12:\n" +
+	"\bfrontend\x18\x04 \x01(\v2\x1e.clustermesh.agent.v1.FrontendR\bfrontend\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\bR\arefused\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\a \x01(\rR\x04port\x12\x18\n" +
+	"\acluster\x18\b \x01(\tR\acluster\x12\x14\n" +
+	"\x05netns\x18\t \x01(\x04R\x05netns2\x87\x04\n" +
 	"\x05Agent\x12S\n" +
 	"\x06Status\x12#.clustermesh.agent.v1.StatusRequest\x1a$.clustermesh.agent.v1.StatusResponse\x12Y\n" +
 	"\bServices\x12%.clustermesh.agent.v1.ServicesRequest\x1a&.clustermesh.agent.v1.ServicesResponse\x12M\n" +
 	"\x04Maps\x12!.clustermesh.agent.v1.MapsRequest\x1a\".clustermesh.agent.v1.MapsResponse\x12V\n" +
 	"\aExplain\x12$.clustermesh.agent.v1.ExplainRequest\x1a%.clustermesh.agent.v1.ExplainResponse\x12V\n" +
-	"\aRelease\x12$.clustermesh.agent.v1.ReleaseRequest\x1a%.clustermesh.agent.v1.ReleaseResponseB.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
+	"\aRelease\x12$.clustermesh.agent.v1.ReleaseRequest\x1a%.clustermesh.agent.v1.ReleaseResponse\x12O\n" +
+	"\aMonitor\x12$.clustermesh.agent.v1.MonitorRequest\x1a\x1c.clustermesh.agent.v1.Choice0\x01B.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
 
 var (
 	file_api_proto_rawDescOnce sync.Once
@@ -1801,7 +1989,7 @@ func file_api_proto_rawDescGZIP() []byte {
 	return file_api_proto_rawDescData
 }
 
-var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_api_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: clustermesh.agent.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: clustermesh.agent.v1.StatusResponse
@@ -1824,6 +2012,8 @@ var file_api_proto_goTypes = []any{
 	(*Refused)(nil),          // 18: clustermesh.agent.v1.Refused
 	(*ReleaseRequest)(nil),   // 19: clustermesh.agent.v1.ReleaseRequest
 	(*ReleaseResponse)(nil),  // 20: clustermesh.agent.v1.ReleaseResponse
+	(*MonitorRequest)(nil),   // 21: clustermesh.agent.v1.MonitorRequest
+	(*Choice)(nil),           // 22: clustermesh.agent.v1.Choice
 }
 var file_api_proto_depIdxs = []int32{
 	2,  // 0: clustermesh.agent.v1.StatusResponse.clusters:type_name -> clustermesh.agent.v1.Cluster
@@ -1841,21 +2031,24 @@ var file_api_proto_depIdxs = []int32{
 	17, // 12: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
 	8,  // 13: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
 	9,  // 14: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
-	0,  // 15: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
-	5,  // 16: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
-	10, // 17: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
-	13, // 18: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
-	19, // 19: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
-	1,  // 20: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
-	6,  // 21: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
-	11, // 22: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
-	14, // 23: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
-	20, // 24: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	8,  // 15: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
+	0,  // 16: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
+	5,  // 17: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
+	10, // 18: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
+	13, // 19: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
+	19, // 20: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
+	21, // 21: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
+	1,  // 22: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
+	6,  // 23: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
+	11, // 24: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
+	14, // 25: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
+	20, // 26: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
+	22, // 27: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_api_proto_init() }
@@ -1869,7 +2062,7 @@ func file_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_proto_rawDesc), len(file_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

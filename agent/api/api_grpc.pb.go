@@ -27,6 +27,7 @@ const (
 	Agent_Maps_FullMethodName     = "/clustermesh.agent.v1.Agent/Maps"
 	Agent_Explain_FullMethodName  = "/clustermesh.agent.v1.Agent/Explain"
 	Agent_Release_FullMethodName  = "/clustermesh.agent.v1.Agent/Release"
+	Agent_Monitor_FullMethodName  = "/clustermesh.agent.v1.Agent/Monitor"
 )
 
 // AgentClient is the client API for Agent service.
@@ -46,6 +47,9 @@ type AgentClient interface {
 	// Release lets go of backends that a cluster withdrew all at once and that
 	// are held for that reason.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
+	// Monitor reports choices of backends as the programs make them, until the
+	// caller ends the call. One call at a time.
+	Monitor(ctx context.Context, in *MonitorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Choice], error)
 }
 
 type agentClient struct {
@@ -106,6 +110,25 @@ func (c *agentClient) Release(ctx context.Context, in *ReleaseRequest, opts ...g
 	return out, nil
 }
 
+func (c *agentClient) Monitor(ctx context.Context, in *MonitorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Choice], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[0], Agent_Monitor_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MonitorRequest, Choice]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_MonitorClient = grpc.ServerStreamingClient[Choice]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -123,6 +146,9 @@ type AgentServer interface {
 	// Release lets go of backends that a cluster withdrew all at once and that
 	// are held for that reason.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Monitor reports choices of backends as the programs make them, until the
+	// caller ends the call. One call at a time.
+	Monitor(*MonitorRequest, grpc.ServerStreamingServer[Choice]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -147,6 +173,9 @@ func (UnimplementedAgentServer) Explain(context.Context, *ExplainRequest) (*Expl
 }
 func (UnimplementedAgentServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
+}
+func (UnimplementedAgentServer) Monitor(*MonitorRequest, grpc.ServerStreamingServer[Choice]) error {
+	return status.Error(codes.Unimplemented, "method Monitor not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -259,6 +288,17 @@ func _Agent_Release_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_Monitor_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MonitorRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).Monitor(m, &grpc.GenericServerStream[MonitorRequest, Choice]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_MonitorServer = grpc.ServerStreamingServer[Choice]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -287,6 +327,12 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Agent_Release_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Monitor",
+			Handler:       _Agent_Monitor_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "api.proto",
 }

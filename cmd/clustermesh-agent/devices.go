@@ -40,7 +40,7 @@ this node; every device by which such replies arrive has to be named too.`,
 	}, func() error { return o.settle(stderr) }, func() error { return o.Validate() })
 	f := c.Flags()
 	f.StringVar(&o.bpffs, "bpffs", "/sys/fs/bpf", "bpf file system with the agent's pins")
-	f.StringArrayVar(&o.rules, "device", nil, "name or pattern of devices, with =snat where clients are outside; may be given several times, the first match decides")
+	f.StringSliceVar(&o.rules, "device", nil, "name or pattern of devices, with =snat where clients are outside; may be given several times, the first match decides")
 	f.Uint32Var(&o.MaxFlows, "max-flows", bpf.DefaultMaxFlows, "remembered directions of connections, two per connection; takes effect when the map is created")
 	o.log.Add(f)
 	return c

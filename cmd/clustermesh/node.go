@@ -23,7 +23,7 @@ const defaultAPISocket = "/var/run/clustermesh/agent.sock"
 
 // newNodeCommands are the commands that ask the agent of this node.
 func newNodeCommands(a *app) []*cobra.Command {
-	return []*cobra.Command{newStatusCommand(a), newServicesCommand(a), newMapsCommand(a)}
+	return []*cobra.Command{newStatusCommand(a), newServicesCommand(a), newMapsCommand(a), newMonitor(a)}
 }
 
 // asker puts one question to an agent and shows the answer.
@@ -31,6 +31,11 @@ type asker func(ctx context.Context, agent api.AgentClient, args []string) error
 
 // askAgent adds the flag that all of them share and runs ask with a client.
 func askAgent(c *cobra.Command, ask asker) *cobra.Command {
+	return askAgentUntil(c, 10*time.Second, ask)
+}
+
+// askAgentUntil is askAgent with a limit of time of its own, 0 for none.
+func askAgentUntil(c *cobra.Command, limit time.Duration, ask asker) *cobra.Command {
 	socket := c.Flags().String("api-socket", envOr("CLUSTERMESH_API_SOCKET", defaultAPISocket), "unix socket of the agent's local API")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		conn, err := grpc.NewClient("unix:"+*socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -38,8 +43,12 @@ func askAgent(c *cobra.Command, ask asker) *cobra.Command {
 			return fmt.Errorf("open --api-socket %q: %w", *socket, err)
 		}
 		defer conn.Close()
-		ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
-		defer cancel()
+		ctx := c.Context()
+		if limit > 0 {
+			bounded, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			ctx = bounded
+		}
 		err = ask(ctx, api.NewAgentClient(conn), args)
 		if s, ok := status.FromError(err); err != nil && ok {
 			return fmt.Errorf("ask the agent at %q: %s; check that clustermesh-agent runs on this node and that you are root", *socket, s.Message())

@@ -68,13 +68,41 @@ func Settle(flags *pflag.FlagSet) error {
 		if f.Changed || !v.IsSet(f.Name) {
 			return
 		}
-		if err := strict(f.Value).Set(v.GetString(f.Name)); err != nil {
+		if err := assign(f, v.Get(f.Name)); err != nil {
 			problems = append(problems, fmt.Errorf("%s %q: not a %s; correct the environment variable %s_%s or the member %q of the configuration file",
-				f.Name, v.GetString(f.Name), f.Value.Type(), EnvPrefix, strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")), f.Name))
+				f.Name, fmt.Sprint(v.Get(f.Name)), f.Value.Type(), EnvPrefix, strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")), f.Name))
 		}
 	})
 	return Usage(errors.Join(problems...))
 }
+
+// assign gives a flag a value of the environment or the file. Only a flag that
+// may be repeated takes a list, and no flag takes a mapping: what a flag cannot
+// hold must not count as nothing.
+func assign(f *pflag.Flag, value any) error {
+	switch list := value.(type) {
+	case map[string]any, nil:
+		return errNoValue
+	case []any:
+		slice, ok := strict(f.Value).(pflag.SliceValue)
+		if !ok {
+			return errNoValue
+		}
+		texts := make([]string, len(list))
+		for i, item := range list {
+			switch item.(type) {
+			case map[string]any, []any, nil:
+				return errNoValue
+			}
+			texts[i] = fmt.Sprint(item)
+		}
+		return slice.Replace(texts)
+	}
+	return strict(f.Value).Set(fmt.Sprint(value))
+}
+
+// errNoValue is what a flag cannot hold.
+var errNoValue = errors.New("neither one value nor a list of values for a flag that may be repeated")
 
 func configPath(flags *pflag.FlagSet, v *viper.Viper) string {
 	f := flags.Lookup("config")

@@ -11,11 +11,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// command is a daemon with three flags; it runs ran when everything is fine.
+// command is a daemon with four flags; it runs ran when everything is fine.
 type command struct {
 	name  string
 	count uint32
 	quiet bool
+	deny  []string
 	ran   bool
 	fail  error
 }
@@ -25,6 +26,7 @@ func (c *command) cobra() *cobra.Command {
 	cmd.Flags().StringVar(&c.name, "cluster-name", "", "a name")
 	cmd.Flags().Uint32Var(&c.count, "cluster-id", 1, "a number")
 	cmd.Flags().BoolVar(&c.quiet, "quiet", false, "a switch")
+	cmd.Flags().StringSliceVar(&c.deny, "deny", nil, "a list")
 	return Prepare(cmd, func() error {
 		if c.name == "" {
 			return errors.New("--cluster-name: not set")
@@ -68,6 +70,29 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	for _, want := range []string{`--cluster-id "many"`, `member "cluster-nam"`, `quiet "perhaps"`, "--cluster-name: not set", "daemon --help"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("stderr lacks %q:\n%s", want, stderr)
+		}
+	}
+}
+
+// TestListsOfTheFile: what restricts must not vanish because of how it is
+// written.
+func TestListsOfTheFile(t *testing.T) {
+	for content, want := range map[string]string{
+		"deny: [a, b]": "a b", "deny: a,b": "a b", "deny: [7]": "7", "deny: []": "", "quiet: true": "",
+		"deny: {a: b}": `deny "map[a:b]"`, "deny: [{a: b}]": `deny "[`, "deny: [[a]]": `deny "[[a]]"`, "cluster-name: [a]": `cluster-name "[a]"`, "cluster-id: {a: 1}": `cluster-id "map[a:1]"`,
+	} {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := &command{}
+		code, stderr := c.main("--config", file, "--cluster-name=x")
+		if strings.HasPrefix(content, "cluster-name") {
+			c = &command{}
+			code, stderr = c.main("--config", file)
+		}
+		if bad := strings.Contains(want, `"`); bad != (code == ExitUsage) || bad && !strings.Contains(stderr, want) || !bad && strings.Join(c.deny, " ") != want {
+			t.Errorf("%s: exit %d, deny %q, want %q: %s", content, code, c.deny, want, stderr)
 		}
 	}
 }
