@@ -318,6 +318,24 @@ static __always_inline const __u32 *cm_masquerade(struct __sk_buff *skb,
 	return own;
 }
 
+/* Keeps the flow of the replies to a client under its own address. The client may
+ * be using the same port towards another frontend whose backend is the same one:
+ * the backend must see two connections, so the later one gets another port. UDP
+ * does not say when it is done with a port, and goes with the last one who has it;
+ * ports of SCTP cannot be changed. */
+static __always_inline int cm_keep_reply(struct cm_flow_key *reply,
+					 const struct cm_flow *back)
+{
+	struct cm_flow *old = bpf_map_lookup_elem(&cm_flows, reply);
+
+	if (old && reply->proto == IPPROTO_TCP &&
+	    !(old->flags & CM_FLOW_CLOSING) &&
+	    (old->src.port != back->src.port ||
+	     !cm_same(old->src.addr, back->src.addr)))
+		return cm_take_port(reply, back);
+	return !bpf_map_update_elem(&cm_flows, reply, back, BPF_ANY);
+}
+
 /* The first packet of a connection: picks a backend and makes both flows. */
 static __always_inline int cm_open(struct __sk_buff *skb,
 				   const struct cm_packet *p, __u32 id)
@@ -348,8 +366,9 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 		there.src = reply.dst;
 	} else {
 		back.flags |= CM_FLOW_EGRESS;
-		if (bpf_map_update_elem(&cm_flows, &reply, &back, BPF_ANY))
+		if (!cm_keep_reply(&reply, &back))
 			goto full;
+		there.src = reply.dst;
 	}
 	if (bpf_map_update_elem(&cm_flows, &p->key, &there, BPF_ANY))
 		goto full;
