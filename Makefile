@@ -31,8 +31,8 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades
-.PHONY: $(CAMPAIGNS)
+CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm
+.PHONY: $(CAMPAIGNS) campaign-liveness
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-18s %s\n", $$1, $$2 }'
@@ -171,6 +171,13 @@ campaign-poison: TESTS   = Poison
 campaign-upgrades: ## upgrades, kills and weighted draws in the kernel under load, many times (root, eBPF)
 campaign-upgrades: PACKAGE = bpf
 campaign-upgrades: TESTS   = ^TestUpgradeAndKillsUnderLoad$$|^TestWeightedShares$$
+
+campaign-storm: ## a million changes of the maps against a model, with readers in the loop (root, eBPF)
+campaign-storm: PACKAGE = bpf
+campaign-storm: TESTS   = ^TestStorm
+
+campaign-liveness: ## 2,400 simulated hours of loss and stalls: no living cluster is taken for dead
+	$(GO) test -count=1 -timeout 1h -v -run Hour ./agent/liveness -hours 300
 
 $(CAMPAIGNS):
 	@mkdir -p bin/campaigns

@@ -37,7 +37,7 @@ publishes them through an etcd that others can only read, over mutual TLS, in
 Cilium ClusterMesh's format.
 
 Without --kubeconfig and --manifests it uses the service account of the pod it
-runs in, which must be able to get, list and watch what is read.
+runs in, which must be able to list and watch what is read.
 
 Where Cilium is the cluster's network (CiliumNode, CiliumIdentity, and
 CiliumEndpoint or CiliumEndpointSlice are served) its identities, pod addresses
