@@ -86,13 +86,17 @@ func dropPrivileges(cfg Config, kernel Kernel) error {
 		}
 		return kernel.WaitRCU()
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, privilege.ErrCgo): // what a developer gets from go build; releases are built without
+		cfg.Log.Error("privileges are kept", "err", err)
+	case err != nil:
 		return err
+	default:
+		cfg.Log.Info("dropped privileges", "key", kept.String(), "n", kept.Len())
 	}
-	cfg.Log.Info("dropped privileges", "key", kept.String(), "n", kept.Len())
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "clustermesh_agent_capabilities_held",
-		Help: "Linux capabilities that the agent holds: 0, or 1 before Linux 5.19, which is CAP_BPF.",
+		Help: "Linux capabilities that the agent holds: 0, or 1 before Linux 5.19, which is CAP_BPF; more in a binary with cgo.",
 	}, func() float64 {
 		held, _ := privilege.Held() // reading one's own cannot fail
 		return float64(held.Len())

@@ -28,8 +28,8 @@ import (
 // is. work must stay on the calling thread and be harmless to repeat.
 //
 // After an error the process may have lost some privileges and not others: it
-// has to end. Binaries with cgo cannot drop, since the Go runtime does not know
-// all their threads. Drop reads /proc. It must not run twice.
+// has to end. The one exception is [ErrCgo], before which nothing was changed.
+// Drop reads /proc. It must not run twice.
 func Drop(work func() error) (kept Set, err error) {
 	keep, err := needed(work)
 	if err != nil {
@@ -45,6 +45,10 @@ func Drop(work func() error) (kept Set, err error) {
 	}
 	return keep, nil
 }
+
+// ErrCgo says that nothing was dropped, because the binary was built with cgo and
+// the Go runtime may not know all its threads. Such a binary is for development.
+var ErrCgo = errors.New("this binary has cgo, so not all of its threads are known; build it with CGO_ENABLED=0")
 
 // forbidGains sets no_new_privs, which unlike the rest is never undone by
 // executing something, and empties the ambient set.
@@ -62,7 +66,7 @@ func forbidGains(Set) error {
 func onAllThreads(call, a1, a2, a3 uintptr) error {
 	_, _, errno := syscall.AllThreadsSyscall(call, a1, a2, a3)
 	if errno == syscall.ENOTSUP {
-		return errors.New("this binary has cgo, so not all of its threads are known; build it with CGO_ENABLED=0")
+		return ErrCgo
 	}
 	if errno != 0 {
 		return errno
