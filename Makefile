@@ -179,6 +179,14 @@ campaign-storm: TESTS   = ^TestStorm
 campaign-liveness: ## 2,400 simulated hours of loss and stalls: no living cluster is taken for dead
 	$(GO) test -count=1 -timeout 1h -v -run Hour ./agent/liveness -hours 300
 
+campaign-rolling: ## roll 1,000 services under clients for ten minutes, and again with kills of the writer (root, eBPF)
+campaign-rolling: PACKAGE = bpf
+campaign-rolling: TESTS   = ^TestRolling$$
+
+campaign-shares: ## the kernel's shares by policies of 100,000 connects at each step of a tier's health (root, eBPF)
+campaign-shares: PACKAGE = bpf
+campaign-shares: TESTS   = ^TestPolicyShares$$
+
 $(CAMPAIGNS):
 	@mkdir -p bin/campaigns
 	CLUSTERMESH_CAMPAIGN=1 $(GO) test -count=1 -timeout 3h -v -run '$(TESTS)' ./$(PACKAGE) 2>&1 | tee bin/campaigns/$@.log
