@@ -31,7 +31,7 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm
+CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares
 .PHONY: $(CAMPAIGNS) campaign-liveness
 
 help: ## list the targets
