@@ -79,6 +79,23 @@ func removeTree(root string) error {
 	return errors.Join(failed...)
 }
 
+// removeBelow removes all cgroups below root, whose processes have ended.
+func removeBelow(root string) error {
+	return eventually(5*time.Second, func() error {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			return err
+		}
+		var failed []error
+		for _, e := range entries {
+			if e.IsDir() {
+				failed = append(failed, removeTree(filepath.Join(root, e.Name())))
+			}
+		}
+		return errors.Join(failed...)
+	})
+}
+
 // cgroupTree lists root and all cgroups below it, parents first.
 func cgroupTree(root string) ([]string, error) {
 	var dirs []string

@@ -65,6 +65,9 @@ func (l *Lab) Close() error {
 		errs = append(errs, n.close())
 	}
 	l.launch.close()
+	// The next lab needs new ones: Linux 6.14 and later kill a process that is
+	// started into a cgroup that cgroup.kill was used on since its parent's was.
+	errs = append(errs, removeBelow(l.cgroup))
 	return errors.Join(append(errs, removeBridge())...)
 }
 
