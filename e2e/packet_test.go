@@ -17,7 +17,7 @@ import (
 // as long as the node's devices carry the per-packet programs.
 func checkPackets(t *testing.T, w *world) {
 	ips, pods := w.rebelBase(t, 2)
-	n := w.clusters[0].nodes[0]
+	n := w.clusters[1].nodes[0] // its pins are not all the agent's from now on
 	outside := w.outsider(t, n, ips[n.cluster])
 	must(t, n.lab.Forward())
 	p, err := w.lab.Start(lab.Spec{
