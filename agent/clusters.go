@@ -28,8 +28,8 @@ const removalGrace = time.Second
 type directory struct {
 	path     string
 	files    map[string]knownFile
-	problems map[string]string    // by file name
-	absent   map[string]time.Time // known files that are missing, since when
+	problems map[string]string // by file name
+	absent   absences          // known files that are missing, since when
 }
 
 type knownFile struct {
@@ -44,7 +44,7 @@ type directoryChange struct {
 }
 
 func newDirectory(path string) *directory {
-	return &directory{path: path, files: map[string]knownFile{}, problems: map[string]string{}, absent: map[string]time.Time{}}
+	return &directory{path: path, files: map[string]knownFile{}, problems: map[string]string{}, absent: absences{}}
 }
 
 // expect names clusters of which the maps still hold something: without a file
@@ -104,24 +104,10 @@ func (d *directory) read(name string) bool {
 }
 
 func (d *directory) missing(present map[string]bool, now time.Time) (removed []string, recheck time.Duration) {
-	for name := range d.files {
-		if present[name] {
-			delete(d.absent, name)
-			continue
-		}
-		since, ok := d.absent[name]
-		if !ok {
-			d.absent[name], since = now, now
-		}
-		if left := removalGrace - now.Sub(since); left > 0 {
-			recheck = max(recheck, left)
-			continue
-		}
+	removed, recheck = d.absent.over(maps.Keys(d.files), present, now)
+	for _, name := range removed {
 		delete(d.files, name)
-		delete(d.absent, name)
-		removed = append(removed, name)
 	}
-	slices.Sort(removed)
 	return removed, recheck
 }
 

@@ -24,11 +24,11 @@ type peerDirectory struct {
 	maxClusters uint32
 	known       map[string]admission // by cluster
 	problems    map[string]string    // by file name
-	absent      map[string]time.Time // clusters whose file is missing, since when
+	absent      absences             // clusters whose file is missing, since when
 }
 
 func newPeerDirectory(path string, maxClusters uint32) *peerDirectory {
-	return &peerDirectory{path: path, maxClusters: maxClusters, known: map[string]admission{}, absent: map[string]time.Time{}}
+	return &peerDirectory{path: path, maxClusters: maxClusters, known: map[string]admission{}, absent: absences{}}
 }
 
 const peerSuffix = ".yaml"
@@ -73,21 +73,9 @@ func (d *peerDirectory) read(name string) {
 
 // missing forgets the files that are gone for long enough.
 func (d *peerDirectory) missing(present map[string]bool, now time.Time) (recheck time.Duration) {
-	for name := range d.known {
-		if present[name] {
-			delete(d.absent, name)
-			continue
-		}
-		since, ok := d.absent[name]
-		if !ok {
-			d.absent[name], since = now, now
-		}
-		if left := removalGrace - now.Sub(since); left > 0 {
-			recheck = max(recheck, left)
-			continue
-		}
+	removed, recheck := d.absent.over(maps.Keys(d.known), present, now)
+	for _, name := range removed {
 		delete(d.known, name)
-		delete(d.absent, name)
 	}
 	return recheck
 }

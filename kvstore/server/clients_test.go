@@ -20,6 +20,9 @@ func (w *world) etcdctl(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := exec.LookPath("etcdctl")
 	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("etcdctl is missing (package etcd-client)")
+		}
 		t.Skip("etcdctl is not installed (package etcd-client)")
 	}
 	ca, cert, key := w.ca.files(name)
