@@ -26,6 +26,8 @@ INTEROP   := cd e2e/interop && CLUSTERMESH_E2E_BIN=$(CURDIR)/bin $(GO) test -cou
 E2E       := $(GO) test -count=1 -timeout 25m -v ./e2e
 # Known vulnerabilities: a database in Go's format, https:// or file://, and what reads it.
 GOVULNDB    ?= https://vuln.go.dev
+# How old that may be; more than 30 days only where no newer one can be had.
+GOVULNDB_AGE ?=
 GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # Each fuzz target runs that long with one worker; FUZZ picks some by name.
 FUZZTIME  ?= 10m
@@ -137,8 +139,8 @@ release: ## build the binaries in two places, compare them, and put them into bi
 	$(GO) run ./deploy/release sbom $(BINARIES:%=bin/release/%)
 	@cd bin/release && sha256sum $(BINARIES) *.cdx.json >SHA256SUMS && echo "bin/release/SHA256SUMS: the same bytes from both places"
 
-vulncheck: ## look for known vulnerabilities in what the binaries call (GOVULNDB=https://... or file:///...)
-	@$(GO) run ./deploy/release database '$(GOVULNDB)'
+vulncheck: ## look for known vulnerabilities in what the binaries call (GOVULNDB=https://... or file:///..., GOVULNDB_AGE=720h)
+	@$(GO) run ./deploy/release database '$(GOVULNDB)' '$(GOVULNDB_AGE)'
 	@planted=$$(mktemp -d); trap 'rm -rf "$$planted"' EXIT; id=$$($(GO) run ./deploy/release planted "$$planted"); \
 	if $(GO) run $(GOVULNCHECK) -db "file://$$planted" $(BINARIES:%=./cmd/%) >"$$planted/log" 2>&1 || ! grep -q "$$id" "$$planted/log"; then \
 	  cat "$$planted/log"; echo "$(GOVULNCHECK) does not find an advisory that was planted"; exit 1; fi; \

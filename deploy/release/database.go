@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxAge is how old a vulnerability database may be: Go's own changes every few
-// days.
+// maxAge is how old a vulnerability database may be unless the caller knows
+// better: Go's own changes every few days.
 const maxAge = 30 * 24 * time.Hour
 
 // maxIndex bounds a file of the database's index; that of modules has 200 kB.
@@ -24,9 +24,9 @@ const databaseRemedy = "set GOVULNDB to https://vuln.go.dev or to file:///DIR wi
 
 // checkDatabase checks that govulncheck will find a database at the URL, in Go's
 // format (https://go.dev/doc/security/vuln/database), that is not empty and not
-// old. govulncheck itself takes a directory without an index for one without
+// older than limit. govulncheck itself takes a directory without an index for one without
 // vulnerabilities.
-func checkDatabase(ctx context.Context, client *http.Client, url string, now time.Time, out io.Writer) error {
+func checkDatabase(ctx context.Context, client *http.Client, url string, now time.Time, limit time.Duration, out io.Writer) error {
 	var about struct{ Modified time.Time }
 	var modules []struct{ Path string }
 	err := errors.Join(readIndex(ctx, client, url, "db.json", &about), readIndex(ctx, client, url, "modules.json", &modules))
@@ -35,9 +35,9 @@ func checkDatabase(ctx context.Context, client *http.Client, url string, now tim
 		return fmt.Errorf("vulnerability database: %w; %s", err, databaseRemedy)
 	case len(modules) == 0:
 		return fmt.Errorf("vulnerability database %s names no module, so nothing would be found; %s", url, databaseRemedy)
-	case age > maxAge:
+	case age > limit:
 		return fmt.Errorf("vulnerability database %s is of %s, %d days old, at most %d are accepted; %s",
-			url, about.Modified.Format(time.DateOnly), age/(24*time.Hour), maxAge/(24*time.Hour), databaseRemedy)
+			url, about.Modified.Format(time.DateOnly), age/(24*time.Hour), limit/(24*time.Hour), databaseRemedy)
 	}
 	fmt.Fprintf(out, "vulnerability database %s of %s: %d modules\n", url, about.Modified.Format(time.DateOnly), len(modules))
 	return nil

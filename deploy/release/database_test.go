@@ -27,7 +27,7 @@ func TestDatabases(t *testing.T) {
 		server := httptest.NewTLSServer(http.FileServer(http.Dir(dir)))
 		for _, url := range []string{"file://" + dir, server.URL} {
 			var out bytes.Buffer
-			err := checkDatabase(context.Background(), server.Client(), url, now, &out)
+			err := checkDatabase(context.Background(), server.Client(), url, now, maxAge, &out)
 			if c.want == "" {
 				if err != nil || !strings.Contains(out.String(), "2026-11-01: 1 modules") {
 					t.Errorf("%s: %v, %q", name, err, out.String())
@@ -41,9 +41,37 @@ func TestDatabases(t *testing.T) {
 		server.Close()
 	}
 	for _, url := range []string{"", "http://vuln.go.dev", "https://127.0.0.1:1", "/tmp"} {
-		if err := checkDatabase(context.Background(), http.DefaultClient, url, now, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "GOVULNDB") {
+		if err := checkDatabase(context.Background(), http.DefaultClient, url, now, maxAge, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "GOVULNDB") {
 			t.Errorf("%q: %v", url, err)
 		}
+	}
+}
+
+func TestAgeLimit(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want time.Duration
+	}{{nil, maxAge}, {[]string{""}, maxAge}, {[]string{"2400h"}, 2400 * time.Hour}} {
+		if got, err := ageLimit(c.args); err != nil || got != c.want {
+			t.Errorf("%q: %v, %v; want %v", c.args, got, err, c.want)
+		}
+	}
+	for _, bad := range []string{"100", "-1h", "0s", "x"} {
+		if _, err := ageLimit([]string{bad}); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestOldDatabaseOnRequest(t *testing.T) {
+	dir := writeIndex(t, `{"modified":"2026-08-01T00:00:00Z"}`, `[{"path":"stdlib","vulns":[]}]`)
+	now := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+	var out bytes.Buffer
+	if err := checkDatabase(context.Background(), http.DefaultClient, "file://"+dir, now, 2700*time.Hour, &out); err != nil || !strings.Contains(out.String(), "2026-08-01") {
+		t.Errorf("%v, %q", err, out.String())
+	}
+	if err := checkDatabase(context.Background(), http.DefaultClient, "file://"+dir, now, 2600*time.Hour, &out); err == nil {
+		t.Error("a database older than the limit is accepted")
 	}
 }
 

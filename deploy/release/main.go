@@ -1,7 +1,8 @@
 // Command release makes and checks what goes with released binaries:
 //
 //	release sbom BINARY...    check the modules' least versions, write BINARY.cdx.json
-//	release database URL      check that a vulnerability database can be relied on
+//	release database URL [AGE]  check that a vulnerability database can be relied on,
+//	                            older than 30 days only if AGE (such as 2400h) says so
 //	release planted DIR       write a database that a working scanner finds something with
 //
 // make release-check uses it. It reads the build information that the Go linker
@@ -35,11 +36,27 @@ func run(args []string, out io.Writer) error {
 	case "database":
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		return checkDatabase(ctx, http.DefaultClient, args[1], time.Now(), out)
+		limit, err := ageLimit(args[2:])
+		if err != nil {
+			return err
+		}
+		return checkDatabase(ctx, http.DefaultClient, args[1], time.Now(), limit, out)
 	case "planted":
 		return plantDatabase(args[1], time.Now(), out)
 	}
 	return fmt.Errorf("%q is not known; use sbom, database or planted", args[0])
+}
+
+// ageLimit is how old a database may be: as much as was asked for, else maxAge.
+func ageLimit(args []string) (time.Duration, error) {
+	if len(args) == 0 || args[0] == "" {
+		return maxAge, nil
+	}
+	limit, err := time.ParseDuration(args[0])
+	if err != nil || limit <= 0 {
+		return 0, fmt.Errorf("age of the vulnerability database %q: want a duration above zero, such as 720h", args[0])
+	}
+	return limit, nil
 }
 
 // describeAll checks and describes every binary, and joins what is wrong.
