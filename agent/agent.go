@@ -113,7 +113,7 @@ func Cleanup(cfg Config) error {
 		return err
 	}
 	defer lock.Close()
-	return errors.Join(bpf.Cleanup(cfg.bpfOptions()), forgetWritten(cfg.StateDir))
+	return errors.Join(bpf.Cleanup(cfg.bpfOptions()), forgetState(cfg.StateDir))
 }
 
 func (c Config) bpfOptions() bpf.Options {
@@ -142,6 +142,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.serveHTTP(ctx) })
 	g.Go(func() error { return a.serveAPI(ctx) })
 	g.Go(func() error { return a.keepWritten(ctx) })
+	g.Go(func() error { return a.keepOrder(ctx) })
 	g.Go(func() error { return a.lookOut(ctx) })
 	policies := make(chan struct{}) // no cluster is heard before they are known
 	g.Go(func() error { return a.followPeers(ctx, policies) })

@@ -40,7 +40,7 @@ func (c *core) notReady() string {
 func (c *core) status() *api.StatusResponse {
 	out := &api.StatusResponse{
 		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
-		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.lifeLines(), c.wrongLines()), Datapath: c.datapathStatus(),
+		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.lifeLines(), c.nodeProblems(), c.wrongLines()), Datapath: c.datapathStatus(),
 	}
 	now := time.Now()
 	for _, s := range c.mesh.Status() {
@@ -62,8 +62,19 @@ func (c *core) addLife(out *api.Cluster, l *link, now time.Time) {
 		return
 	}
 	out.DataPath, out.RttSeconds, out.RttMinSeconds = l.signs.Data.String(), l.signs.rtt.Seconds(), l.signs.least.Seconds()
+	c.addDistance(out, l)
 	if l.signs.Verdict == liveness.Dead {
 		out.Dead, out.DeadSeconds = true, now.Sub(l.signs.changed).Seconds()
+	}
+}
+
+// addDistance adds how far a remote cluster and its nodes are.
+func (c *core) addDistance(out *api.Cluster, l *link) {
+	if c.cfg.ProbeNodePort != 0 {
+		out.NodePath, out.NodeRttSeconds = l.signs.Nodes.String(), l.signs.nodeRTT.Seconds()
+	}
+	if rank, known := c.order.ranks[out.GetName()]; known {
+		out.DistanceSeconds, out.Rank = time.Duration(c.order.distances[out.GetName()]).Seconds(), uint32(rank)+1
 	}
 }
 
@@ -111,7 +122,7 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 		}
 		if s, tables, ok := c.tables(name); ok {
 			answer := serviceAnswer(&s, tables)
-			answer.Problems = c.problemsOf(&s)
+			answer.Problems, answer.Nearest = c.problemsOf(&s), c.nearest(&s)
 			out.Services = append(out.Services, markHeld(answer, c.mesh.Held(name)))
 		}
 	}

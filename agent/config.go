@@ -74,6 +74,9 @@ type Config struct {
 	// counted in rounds, see package liveness. 0 means 200 ms.
 	Probe         bool
 	ProbeInterval time.Duration
+	// ProbeNodePort, unless 0, has the nodes of remote clusters probed at that TCP
+	// port as well. Whether something listens there does not matter.
+	ProbeNodePort uint16
 	// MinBackoff and MaxBackoff bound the pause between two connections.
 	MinBackoff, MaxBackoff time.Duration
 
@@ -155,6 +158,9 @@ func (c Config) Validate() error {
 func (c Config) validateProbing() error {
 	if c.ProbeInterval < 10*time.Millisecond || c.ProbeInterval > time.Minute {
 		return fmt.Errorf("--probe-interval %s: must be from 10ms to 1m; turn probing off by --probe=false", c.ProbeInterval)
+	}
+	if c.ProbeNodePort != 0 && !c.Probe {
+		return fmt.Errorf("--probe-node-port %d: nothing is probed with --probe=false; leave one of the two out", c.ProbeNodePort)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/liveness"
 	"github.com/clustermesh/clustermesh/agent/mesh"
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
@@ -29,21 +30,24 @@ type core struct {
 	work    chan func()
 	stopped chan struct{}
 
-	problems     []string                              // of cluster files
-	peerProblems []string                              // of peer files
-	ownProblem   []string                              // with the own cluster's nodes, if any
-	admissions   map[string]admission                  // by cluster, of those with a peer file
-	own          map[string][]netip.Prefix             // ranges by key of the own node that has them
-	links        map[string]*link                      // by cluster
-	fault        string                                // of pins or attachments, that could not be repaired
-	failed       map[lb.ServiceName]error              // services the maps could not take
-	wrong        map[lb.ServiceName][]string           // with annotations of services
-	spilled      map[lb.ServiceName][]lb.FrontendTable // what decisions remember
-	aged         time.Time                             // when the mesh was told the ages of lost contact
-	aging        <-chan time.Time                      // when an age is reached that changes a decision
+	problems     []string                    // of cluster files
+	peerProblems []string                    // of peer files
+	ownProblem   []string                    // with the own cluster's nodes, if any
+	admissions   map[string]admission        // by cluster, of those with a peer file
+	own          map[string][]netip.Prefix   // ranges by key of the own node that has them
+	links        map[string]*link            // by cluster
+	fault        string                      // of pins or attachments, that could not be repaired
+	failed       map[lb.ServiceName]error    // services the maps could not take
+	wrong        map[lb.ServiceName][]string // with annotations of services
+	spilled      map[lb.ServiceName]spilled  // what decisions remember
+	ramp         <-chan time.Time            // when a ramp takes its next step
+	rampAt       time.Time
+	aged         time.Time        // when the mesh was told the ages of lost contact
+	aging        <-chan time.Time // when an age is reached that changes a decision
 	agingAt      time.Time
 	ownHeard     chan struct{}        // closed when remote clusters need not wait for the own one
 	ownLimit     time.Duration        // for which they wait at most
+	order        order                // of remote clusters by distance
 	written      written              // annotations, as they are remembered over restarts
 	retry        <-chan time.Time     // when to try the failed ones again
 	released     chan datapath.Ticket // grace periods that have passed
@@ -64,6 +68,9 @@ type link struct {
 	brake     brake
 	checks    *checks // of the control link
 	signs     signs   // of life, zero without a lookout
+	// nodes are those of a remote cluster by key, if nodes are probed.
+	nodes        map[string]netip.Addr
+	nodesProblem []string // why they are not followed, if so
 }
 
 // retryPause is how long a service that the maps could not take waits for the
@@ -80,11 +87,17 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		maps: datapath.New(kernel), metrics: newMetrics(cfg.Registry),
 		work: make(chan func()), stopped: make(chan struct{}),
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
-		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName][]lb.FrontendTable{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
+		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName]spilled{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
 	}
 	cfg.Registry.MustRegister(newCollector(c))
 	c.mesh.SetZone(cfg.Zone)
 	c.written = readWritten(cfg.StateDir, c.log)
+	c.order = newOrder()
+	if cfg.Probe { // else nobody would ever correct what is remembered
+		c.order = readOrder(cfg.StateDir, c.log)
+		c.order.ranks = liveness.Ranks(c.order.distances)
+		c.mesh.SetRanks(c.order.ranks)
+	}
 	return c, c.restore()
 }
 
@@ -124,6 +137,8 @@ func (c *core) run(ctx context.Context) error {
 			c.retryFailed()
 		case <-c.aging:
 			c.age()
+		case <-c.ramp:
+			c.stepRamps()
 		}
 		c.flush()
 	}
@@ -270,6 +285,8 @@ func (c *core) removeCluster(name string) {
 	c.listAgain(c.mesh.RemoveCluster(name))
 	c.link(name).brake.stop()
 	delete(c.links, name)
+	c.order.set(name, 0)
+	c.reorder()
 	c.age()
 	c.log.Info("cluster removed", "cluster", name)
 }

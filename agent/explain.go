@@ -74,7 +74,7 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 	service, tables, global := c.tables(name)
 	e.Global = global
 	if global {
-		e.Affinity = service.Affinity.String()
+		e.Affinity, e.Nearest = service.Affinity.String(), c.nearest(&service)
 		held := c.mesh.Held(name)
 		for _, t := range tables {
 			e.Frontends = append(e.Frontends, decision(&service, &t, held))

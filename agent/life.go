@@ -83,18 +83,23 @@ func signOfLife(ctx context.Context, conn connection) error {
 // signs is what the lookout last said of a cluster.
 type signs struct {
 	liveness.Decision
-	rtt, least time.Duration // 0 while unknown
-	changed    time.Time     // of the verdict or the data path
+	rtt, least, nodeRTT time.Duration // 0 while unknown
+	changed             time.Time     // of the verdict or the data path
+	nodesChanged        time.Time     // of the path to nodes
 }
 
 // noteLife takes what the lookout says of a cluster into the mesh and the log.
 func (c *core) noteLife(name string, now signs) {
 	l := c.link(name)
 	was := l.signs
-	now.changed = was.changed
+	now.changed, now.nodesChanged = was.changed, was.nodesChanged
 	if now.Verdict != was.Verdict || now.Data != was.Data {
 		now.changed = time.Now()
 		c.logLife(name, was.Decision, now.Decision)
+	}
+	if now.Nodes != was.Nodes {
+		now.nodesChanged = time.Now()
+		c.logNodes(name, was.Decision, now.Decision)
 	}
 	l.signs = now
 	c.mesh.SetDead(name, now.Verdict == liveness.Dead)
@@ -103,7 +108,7 @@ func (c *core) noteLife(name string, now signs) {
 func (c *core) logLife(name string, was, now liveness.Decision) {
 	switch {
 	case now.Verdict == liveness.Dead:
-		c.log.Warn("cluster is dead: neither its apiserver nor its backends answer; new connections go elsewhere where there are other backends; repair the network to it", "cluster", name)
+		c.log.Warn("cluster is dead: neither its apiserver nor its backends answer; new connections go elsewhere where there are other backends", "cluster", name, "err", blame(now))
 	case was.Verdict == liveness.Dead:
 		c.log.Info("cluster answers again; its backends are used as before", "cluster", name)
 	case now.Data == liveness.DataFailing && was.Data != liveness.DataFailing:
@@ -113,20 +118,48 @@ func (c *core) logLife(name string, was, now liveness.Decision) {
 	}
 }
 
+func (c *core) logNodes(name string, was, now liveness.Decision) {
+	switch {
+	case now.Nodes == liveness.DataFailing:
+		c.log.Warn("nodes of the cluster do not answer probes any more", "cluster", name)
+	case was.Nodes == liveness.DataFailing:
+		c.log.Info("nodes of the cluster answer probes again", "cluster", name)
+	}
+}
+
+// blame says where to look for what became of a cluster whose backends do not
+// answer. Nodes that answer, or do not, tell backends that are down from a
+// network that is.
+func blame(d liveness.Decision) string {
+	switch d.Nodes {
+	case liveness.DataOK:
+		return "its nodes answer, so the network is up: look at its pods, and at routes and firewalls to their ranges"
+	case liveness.DataFailing:
+		return "its nodes do not answer either: look at the network between the clusters"
+	}
+	return "look at the network to its pods: routes and firewalls"
+}
+
 // lifeLines tells the operator of clusters that are dead or half dead.
 func (c *core) lifeLines() []string {
 	var lines []string
 	for _, s := range c.mesh.Status() {
 		l := c.links[s.Name]
-		if l == nil || l.signs.Data != liveness.DataFailing {
+		if l == nil {
 			continue
 		}
-		since := time.Since(l.signs.changed).Round(time.Second)
-		if l.signs.Verdict == liveness.Dead {
-			lines = append(lines, fmt.Sprintf("%s is dead for %s: neither its apiserver nor its backends answer, so new connections go to other clusters' backends where there are any; repair the network to it", s.Name, since))
-			continue
+		d := l.signs.Decision
+		since, nodes := time.Since(l.signs.changed).Round(time.Second), time.Since(l.signs.nodesChanged).Round(time.Second)
+		switch {
+		case d.Verdict == liveness.Dead && d.Data != liveness.DataFailing:
+			lines = append(lines, fmt.Sprintf("%s is dead for %s: neither its apiserver nor its nodes answer, and of its backends nothing is known, so new connections go to other clusters' backends where there are any; look at the network between the clusters", s.Name, since))
+		case d.Verdict == liveness.Dead:
+			lines = append(lines, fmt.Sprintf("%s is dead for %s: neither its apiserver nor its backends answer, so new connections go to other clusters' backends where there are any; %s", s.Name, since, blame(d)))
+		case d.Data == liveness.DataFailing:
+			lines = append(lines, fmt.Sprintf("%s: none of its backends answers probes for %s, though its apiserver does; they stay in use; %s", s.Name, since, blame(d)))
+		case d.Nodes == liveness.DataFailing:
+			lines = append(lines, fmt.Sprintf("%s: none of its nodes answers probes for %s; no decision rests on that while backends or the apiserver answer; look at firewalls between the nodes of the clusters", s.Name, nodes))
 		}
-		lines = append(lines, fmt.Sprintf("%s: none of its backends answers probes for %s, though its apiserver does; they stay in use; check routes and firewalls from this node to its pods", s.Name, since))
 	}
 	return lines
 }

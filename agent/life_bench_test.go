@@ -16,13 +16,19 @@ import (
 
 // manyServices is a core with services of ten local and ten remote backends.
 func manyServices(b *testing.B, services int) *core {
+	return servicesOf(b, services, []string{1: "home", 2: "east"}, nil)
+}
+
+// servicesOf is a core with services of ten backends in each cluster, named by
+// their numbers, the first of which is its own, under a policy.
+func servicesOf(b *testing.B, services int, clusters []string, policy map[string]string) *core {
 	kernel := &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 2 * uint32(services), Records: 128 * uint32(services)})}
 	cfg := Config{ClusterName: "home", ClusterID: 1, NodeName: "n", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Probe: true}
 	c, err := newCore(cfg.withDefaults(), kernel)
 	if err != nil {
 		b.Fatal(err)
 	}
-	for id, name := range []string{1: "home", 2: "east"} {
+	for id, name := range clusters {
 		if name == "" {
 			continue
 		}
@@ -31,7 +37,7 @@ func manyServices(b *testing.B, services int) *core {
 			b.Fatal(err)
 		}
 		for i := range services {
-			c.mesh.Apply(name, []mesh.Change{tenBackends(name, uint32(id), i)})
+			c.mesh.Apply(name, []mesh.Change{tenBackends(name, uint32(id), i, policy)})
 		}
 		c.mesh.Synced(name)
 	}
@@ -39,13 +45,13 @@ func manyServices(b *testing.B, services int) *core {
 	return c
 }
 
-func tenBackends(cluster string, id uint32, number int) mesh.Change {
+func tenBackends(cluster string, id uint32, number int, policy map[string]string) mesh.Change {
 	service := fmt.Sprintf("s%d", number)
 	address := func(i int) netip.Addr {
 		return netip.AddrFrom4([4]byte{10, byte(id), byte(number), byte(16*(number>>8) + i)})
 	}
 	if id == 1 {
-		s := schema.LocalService{Cluster: cluster, ClusterID: id, Namespace: "ns", Name: service, Shared: true,
+		s := schema.LocalService{Cluster: cluster, ClusterID: id, Namespace: "ns", Name: service, Shared: true, Policy: policy,
 			Frontends: []schema.LocalFrontend{{Address: netip.AddrFrom4([4]byte{10, 96, byte(number >> 8), byte(number)}), Port: 80, Protocol: schema.TCP}}}
 		for i := range 10 {
 			s.Backends = append(s.Backends, schema.LocalBackend{Address: address(i), Port: 80, Protocol: schema.TCP, Ready: true, Serving: true})
@@ -76,7 +82,7 @@ func BenchmarkVerdict(b *testing.B) {
 			c.set(name)
 		}
 		b.StopTimer()
-		requireSelected(b, c, map[bool]int{true: 10, false: 20}[dead])
+		requireSelected(b, c, 1000, map[bool]int{true: 10, false: 20}[dead])
 		if t, any := c.maps.Quarantined(); any {
 			_ = c.kernel.WaitRCU()
 			c.maps.Release(t)
@@ -85,16 +91,42 @@ func BenchmarkVerdict(b *testing.B) {
 	}
 }
 
-func requireSelected(b *testing.B, c *core, want int) {
+func requireSelected(b *testing.B, c *core, frontends, want int) {
 	b.Helper()
 	dump, err := c.kernel.Dump()
-	if err != nil || len(dump.Frontends) != 1000 || len(c.failed) > 0 {
+	if err != nil || len(dump.Frontends) != frontends || len(c.failed) > 0 {
 		b.Fatalf("%d frontends, %v, %v", len(dump.Frontends), err, c.failed)
 	}
 	for _, f := range dump.Frontends {
 		if got := int(f.Header.Selected()); got != want {
 			b.Fatalf("frontend %d uses %d backends, want %d", f.ID, got, want)
 		}
+	}
+}
+
+// BenchmarkOrderChange is from another order of the nearest clusters to the maps
+// of 10,000 services that follow it, of 30 backends each: all sets are replaced.
+func BenchmarkOrderChange(b *testing.B) {
+	c := servicesOf(b, 10_000, []string{1: "home", 2: "east", 3: "west"}, map[string]string{"tiers": "nearest; local"})
+	turn := uint8(0)
+	for b.Loop() {
+		if turn ^= 1; !c.mesh.SetRanks(map[string]uint8{"east": turn, "west": 1 - turn}) {
+			b.Fatal("the order did not change")
+		}
+		dirty := c.mesh.Dirty()
+		for _, name := range dirty {
+			c.set(name)
+		}
+		b.StopTimer()
+		if len(dirty) != 10_000 {
+			b.Fatalf("%d services were decided on", len(dirty))
+		}
+		requireSelected(b, c, 10_000, 10)
+		if t, any := c.maps.Quarantined(); any {
+			_ = c.kernel.WaitRCU()
+			c.maps.Release(t)
+		}
+		b.StartTimer()
 	}
 }
 

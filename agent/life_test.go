@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,17 +22,24 @@ import (
 // set here.
 type probing struct {
 	*simulation
-	path    atomic.Bool // probes of east are answered
+	path    atomic.Bool // probes of east's backends are answered
+	nodes   atomic.Bool // probes of east's nodes are answered
 	control atomic.Bool // east's apiserver answers requests
 	probes  atomic.Int64
+	rtt     [4]atomic.Int64 // by the number of the cluster
+	targets sync.Map        // netip.AddrPort, all that were probed
 }
 
 func newProbing(t *testing.T) *probing {
 	p := &probing{simulation: newSimulation(t)}
 	p.path.Store(true)
+	p.nodes.Store(true)
+	for i := range p.rtt {
+		p.rtt[i].Store(int64(time.Millisecond))
+	}
 	p.control.Store(true)
 	p.stop()
-	p.adjust = func(c *Config) { c.Probe, c.ProbeInterval = true, 20*time.Millisecond }
+	p.adjust = func(c *Config) { c.Probe, c.ProbeInterval, c.ProbeNodePort = true, 10*time.Millisecond, 10250 }
 	p.simulation.probe = p.answer
 	p.replace("east", p.dialEast)
 	p.start()
@@ -40,18 +48,26 @@ func newProbing(t *testing.T) *probing {
 	for _, service := range []string{"s1", "s2"} {
 		p.say("east", service, "10.2.0.1:80", "10.2.0.2:80", "10.2.0.3:80", "10.2.0.4:80")
 	}
+	p.haveNodes("east", "172.16.2.1", "172.16.2.2", "172.16.2.3", "172.16.2.4")
 	p.await(p.want(all...))
-	p.awaitCluster("east", "probed", func(c *api.Cluster) bool { return c.GetDataPath() == "ok" && c.GetRttSeconds() > 0 })
+	p.awaitCluster("east", "probed", func(c *api.Cluster) bool {
+		return c.GetDataPath() == "ok" && c.GetRttSeconds() > 0 && c.GetNodePath() == "ok"
+	})
 	return p
 }
 
 // answer is the network as probes see it.
 func (p *probing) answer(_ context.Context, target netip.AddrPort) (time.Duration, probe.Outcome) {
 	p.probes.Add(1)
-	if target.Addr().As4()[1] == 2 && !p.path.Load() {
+	p.targets.Store(target, true)
+	cluster, path := target.Addr().As4()[1], &p.path
+	if cluster == 16 {
+		cluster, path = target.Addr().As4()[2], &p.nodes
+	}
+	if cluster == 2 && !path.Load() {
 		return time.Millisecond, probe.Failed
 	}
-	return time.Millisecond, probe.Answered
+	return time.Duration(p.rtt[cluster].Load()), probe.Answered
 }
 
 // mutable is a connection that gives no more signs of life once it is cut off,

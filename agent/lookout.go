@@ -30,15 +30,33 @@ type lookout struct {
 // watched is one remote cluster as the lookout sees it.
 type watched struct {
 	judge  *liveness.Judge
-	sample *liveness.Sample
-	asked  []netip.AddrPort // since the last round
-	heard  []liveness.Answer
+	kinds  [kinds]targets
 	refill int // rounds until the targets are looked up again
 	seen   bool
 }
 
+// targets are those of one kind: of which a few are probed in turn.
+type targets struct {
+	sample *liveness.Sample
+	asked  []netip.AddrPort // since the last round
+	heard  []liveness.Answer
+}
+
+// kind is what a probe is sent to.
+type kind uint8
+
+const (
+	backend kind = iota
+	node
+	kinds
+)
+
+// String is the kind as metrics spell it.
+func (k kind) String() string { return [...]string{"backend", "node"}[k] }
+
 type result struct {
 	cluster string
+	kind    kind
 	target  netip.AddrPort
 	rtt     time.Duration
 	outcome probe.Outcome
@@ -47,7 +65,7 @@ type result struct {
 const (
 	// maxProbes bounds the sockets of probes that are under way at a time.
 	maxProbes = 1024
-	// sampleSize is how many targets of a cluster are probed in calm, and
+	// sampleSize is how many targets of a cluster and kind are probed in calm, and
 	// poolSize how many more can take their places.
 	sampleSize, poolSize = 3, 64
 	// refillRounds is how often a cluster's targets are looked up; while there
@@ -59,10 +77,12 @@ func newLookout(ctx context.Context, p prober, registry prometheus.Registerer) *
 	l := &lookout{ctx: ctx, probe: p, watched: map[string]*watched{}, results: make(chan result, maxProbes)}
 	l.probes = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "clustermesh_agent_probes_total",
-		Help: "Probes of remote backends, by result; untold ones could not be sent by this node.",
-	}, []string{"result"})
+		Help: "Probes of remote clusters, by result and kind of target; untold ones could not be sent by this node.",
+	}, []string{"result", "target"})
 	for _, o := range []probe.Outcome{probe.Answered, probe.Failed, probe.Untold} {
-		l.probes.WithLabelValues(o.String())
+		for k := range kinds {
+			l.probes.WithLabelValues(o.String(), k.String())
+		}
 	}
 	registry.MustRegister(l.probes)
 	return l
@@ -99,7 +119,7 @@ func (l *lookout) round(c *core) {
 		}
 		w := l.watched[s.Name]
 		if w == nil {
-			w = &watched{judge: liveness.New(liveness.Defaults(), s.Dead), sample: liveness.NewSample(sampleSize)}
+			w = newWatched(s.Dead, c.order.distances[s.Name])
 			l.watched[s.Name] = w
 		}
 		w.seen = true
@@ -111,6 +131,16 @@ func (l *lookout) round(c *core) {
 		}
 		w.seen = false
 	}
+	c.reorder()
+}
+
+func newWatched(dead bool, distance int64) *watched {
+	w := &watched{judge: liveness.New(liveness.Defaults(), dead)}
+	w.judge.Recall(distance)
+	for k := range w.kinds {
+		w.kinds[k].sample = liveness.NewSample(sampleSize)
+	}
+	return w
 }
 
 // collect hands the results that came in to their clusters.
@@ -119,9 +149,9 @@ func (l *lookout) collect() {
 		select {
 		case r := <-l.results:
 			l.flying--
-			l.probes.WithLabelValues(r.outcome.String()).Inc()
+			l.probes.WithLabelValues(r.outcome.String(), r.kind.String()).Inc()
 			if w := l.watched[r.cluster]; w != nil {
-				w.take(r)
+				w.kinds[r.kind].take(r)
 			}
 		default:
 			return
@@ -129,53 +159,73 @@ func (l *lookout) collect() {
 	}
 }
 
-func (w *watched) take(r result) {
+func (t *targets) take(r result) {
 	switch r.outcome {
 	case probe.Answered:
-		w.heard = append(w.heard, liveness.Answer{Target: r.target, RTT: int64(r.rtt)})
+		t.heard = append(t.heard, liveness.Answer{Target: r.target, RTT: int64(r.rtt)})
 	case probe.Failed:
-		w.sample.Failed(r.target)
+		t.sample.Failed(r.target)
 	case probe.Untold:
-		for i, t := range w.asked {
-			if t == r.target {
-				w.asked = append(w.asked[:i], w.asked[i+1:]...)
+		for i, a := range t.asked {
+			if a == r.target {
+				t.asked = append(t.asked[:i], t.asked[i+1:]...)
 				break
 			}
 		}
 	}
 }
 
+func (t *targets) probed() liveness.Probed {
+	return liveness.Probed{Asked: t.asked, Answered: t.heard, Known: t.sample.Len()}
+}
+
 func (l *lookout) judge(c *core, w *watched, s mesh.ClusterStatus) {
 	link := c.links[s.Name]
 	d := w.judge.Round(liveness.Observation{
-		Asked: w.asked, Answered: w.heard, Known: w.sample.Len(), Control: link.checks.control(s.State),
+		Backends: w.kinds[backend].probed(), Nodes: w.kinds[node].probed(), Control: link.checks.control(s.State),
 	})
-	w.asked, w.heard = w.asked[:0], w.heard[:0]
+	for k := range w.kinds {
+		t := &w.kinds[k]
+		t.asked, t.heard = t.asked[:0], t.heard[:0]
+	}
 	if d.Check {
 		link.checks.request()
 	}
-	if w.refill--; w.refill <= 0 {
-		w.sample.Refill(c.mesh.Sample(s.Name, poolSize))
-		w.refill = refillRounds
-		if w.sample.Len() == 0 {
-			w.refill = refillSoon
-		}
-	}
-	for _, t := range w.sample.Next(d.Probes) {
-		l.send(s.Name, w, t)
-	}
+	w.lookUp(c, s.Name)
+	l.send(s.Name, w, backend, d.Probes)
+	l.send(s.Name, w, node, d.NodeProbes)
+	c.order.set(s.Name, w.judge.Distance())
 	smoothed, least := w.judge.RTT()
-	c.noteLife(s.Name, signs{Decision: d, rtt: time.Duration(smoothed), least: time.Duration(least)})
+	c.noteLife(s.Name, signs{Decision: d, rtt: time.Duration(smoothed), least: time.Duration(least), nodeRTT: time.Duration(w.judge.NodeRTT())})
 }
 
-func (l *lookout) send(cluster string, w *watched, target netip.AddrPort) {
-	if l.flying >= maxProbes {
+// lookUp renews the targets now and then.
+func (w *watched) lookUp(c *core, name string) {
+	if w.refill--; w.refill > 0 {
 		return
 	}
-	l.flying++
-	w.asked = append(w.asked, target)
-	go func() {
-		rtt, outcome := l.probe(l.ctx, target)
-		l.results <- result{cluster, target, rtt, outcome} // never waits: there is room for all
-	}()
+	w.refill = refillRounds
+	w.kinds[backend].sample.Refill(c.mesh.Sample(name, poolSize))
+	if c.cfg.ProbeNodePort != 0 {
+		w.kinds[node].sample.Refill(c.nodeTargets(name, poolSize))
+	}
+	if w.kinds[backend].sample.Len() == 0 || c.cfg.ProbeNodePort != 0 && w.kinds[node].sample.Len() == 0 {
+		w.refill = refillSoon
+	}
+}
+
+// send probes n targets of a kind, if there are any.
+func (l *lookout) send(cluster string, w *watched, k kind, n int) {
+	t := &w.kinds[k]
+	for _, target := range t.sample.Next(n) {
+		if l.flying >= maxProbes {
+			return
+		}
+		l.flying++
+		t.asked = append(t.asked, target)
+		go func() {
+			rtt, outcome := l.probe(l.ctx, target)
+			l.results <- result{cluster, k, target, rtt, outcome} // never waits: there is room for all
+		}()
+	}
 }

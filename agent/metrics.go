@@ -16,6 +16,8 @@ type metrics struct {
 	updates *prometheus.HistogramVec
 	repairs *prometheus.CounterVec
 	faults  prometheus.Gauge
+	// reordered counts changes of the order of nearest clusters.
+	reordered prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -35,7 +37,11 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for _, kind := range bpf.RepairKinds() {
 		m.repairs.WithLabelValues(kind)
 	}
-	registry.MustRegister(m.updates, m.repairs, m.faults)
+	m.reordered = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "clustermesh_agent_cluster_order_changes_total",
+		Help: "Changes of the order of remote clusters by distance, after which services with tiers of the nearest clusters are decided on anew.",
+	})
+	registry.MustRegister(m.updates, m.repairs, m.faults, m.reordered)
 	return m
 }
 
@@ -54,7 +60,8 @@ type collector struct {
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
 	rejections, held                          *prometheus.Desc
-	alive, dataPath, rtt                      *prometheus.Desc
+	alive, dataPath, nodePath, rtt            *prometheus.Desc
+	distance, rank                            *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
 	hits, reasons                             *prometheus.Desc
@@ -78,14 +85,17 @@ func newCollector(c *core) *collector {
 		held:         desc("agent_cluster_held_backends", "Backends that a cluster withdrew all at once and that are held in use.", "cluster"),
 		alive:        desc("agent_cluster_alive", "0 while neither a remote cluster's apiserver nor its backends answer, 1 otherwise.", "cluster"),
 		dataPath:     desc("agent_cluster_data_path", "1 for the state of the path to a remote cluster's backends.", "cluster", "state"),
-		rtt:          desc("agent_probe_rtt_seconds", "Time from a probe of a remote cluster's backends to its answer, smoothed.", "cluster"),
+		nodePath:     desc("agent_cluster_node_path", "1 for the state of the path to a remote cluster's nodes.", "cluster", "state"),
+		rtt:          desc("agent_probe_rtt_seconds", "Time from a probe of a remote cluster to its answer, smoothed, by kind of target.", "cluster", "target"),
+		distance:     desc("agent_cluster_rtt_seconds", "Damped round trip time to a remote cluster, by which clusters are ordered.", "cluster"),
+		rank:         desc("agent_cluster_rank", "Place of a remote cluster in the order by distance, from 1; those that are equally near share it.", "cluster"),
 		frontends:    desc("datapath_frontends", "Frontends in the eBPF maps."),
 		frontendsMax: desc("datapath_frontends_capacity", "Frontends that fit into the eBPF maps."),
 		records:      desc("datapath_records", "Slab records of the eBPF maps in use, including those that wait for a grace period."),
 		recsMax:      desc("datapath_records_capacity", "Slab records that the eBPF maps have."),
 		lookups:      desc("datapath_lookups_total", "Connects and datagrams seen by the programs, by what became of them.", "result"),
 		retries:      desc("datapath_retries_total", "Draws of a backend that had to be repeated."),
-		hits:         desc("datapath_cluster_hits_total", "Connects and datagrams sent to a backend of a cluster.", "cluster"),
+		hits:         desc("datapath_cluster_hits_total", "Connects and datagrams sent from this node's cluster to a backend of a cluster.", "cluster", "from"),
 		reasons:      desc("datapath_reasons_total", "Choices of backends that went another way than drawing one, by reason.", "reason"),
 		forgotten:    desc("datapath_forgotten_total", "Translated sockets that could not be remembered and see the backend's address."),
 	}
@@ -141,7 +151,7 @@ func (m *collector) collectHits(out chan<- prometheus.Metric, s *api.StatusRespo
 	}
 	for _, c := range s.GetClusters() {
 		if id := c.GetId(); id != 0 {
-			out <- prometheus.MustNewConstMetric(m.hits, prometheus.CounterValue, float64(hits[uint16(id)]), c.GetName())
+			out <- prometheus.MustNewConstMetric(m.hits, prometheus.CounterValue, float64(hits[uint16(id)]), c.GetName(), s.GetCluster())
 		}
 	}
 }
@@ -157,11 +167,25 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster)
 		out <- prometheus.MustNewConstMetric(m.alive, prometheus.GaugeValue, boolValue(!c.GetDead()), name)
 		out <- prometheus.MustNewConstMetric(m.dataPath, prometheus.GaugeValue, 1, name, path)
 	}
-	if rtt := c.GetRttSeconds(); rtt > 0 {
-		out <- prometheus.MustNewConstMetric(m.rtt, prometheus.GaugeValue, rtt, name)
-	}
+	m.collectDistance(out, c)
 	for _, r := range c.GetRejections() {
 		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
+	}
+}
+
+func (m *collector) collectDistance(out chan<- prometheus.Metric, c *api.Cluster) {
+	name := c.GetName()
+	if path := c.GetNodePath(); path != "" {
+		out <- prometheus.MustNewConstMetric(m.nodePath, prometheus.GaugeValue, 1, name, path)
+	}
+	for k, rtt := range map[kind]float64{backend: c.GetRttSeconds(), node: c.GetNodeRttSeconds()} {
+		if rtt > 0 {
+			out <- prometheus.MustNewConstMetric(m.rtt, prometheus.GaugeValue, rtt, name, k.String())
+		}
+	}
+	if rank := c.GetRank(); rank > 0 {
+		out <- prometheus.MustNewConstMetric(m.distance, prometheus.GaugeValue, c.GetDistanceSeconds(), name)
+		out <- prometheus.MustNewConstMetric(m.rank, prometheus.GaugeValue, float64(rank), name)
 	}
 }
 

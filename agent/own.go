@@ -1,10 +1,7 @@
 package agent
 
 import (
-	"context"
-	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
@@ -12,31 +9,6 @@ import (
 
 // What a cluster publishes of its nodes tells which addresses are ours: those
 // of the nodes and the ranges of their pods. No remote cluster may name them.
-
-// followNodes hears the own cluster's nodes until ctx ends. Nothing else waits
-// for it: a store without nodes, or one that does not let us read them, costs
-// only this knowledge, and status says so.
-func (r *remote) followNodes(ctx context.Context, conn connection) error {
-	if r.nodes == nil {
-		r.nodes = kvstore.NewWatcher(r.watcherConfig(schema.WatchPrefix(schema.KindNode, r.name, false)))
-	}
-	for ctx.Err() == nil {
-		err := awaitKey(ctx, conn, schema.CanaryKey(schema.KindNode, r.name, false))
-		if err == nil {
-			err = r.nodes.Follow(ctx, conn, func(u kvstore.Update) error {
-				return r.core.do(ctx, func(c *core) { c.updateNodes(u) })
-			})
-		}
-		select {
-		case <-ctx.Done(): // the connection ended, and with it everything on it
-			return nil
-		case <-time.After(r.cfg.MaxBackoff):
-		}
-		line := fmt.Sprintf("follow the own cluster's nodes: %v; what remote clusters must not name is not up to date", err)
-		_ = r.core.do(ctx, func(c *core) { c.ownProblem = c.logNew("own nodes are not followed", c.ownProblem, []string{line}) })
-	}
-	return nil
-}
 
 // updateNodes takes changes of the own cluster's nodes.
 func (c *core) updateNodes(u kvstore.Update) {

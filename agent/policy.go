@@ -20,23 +20,12 @@ func (c *core) tables(name lb.ServiceName) (lb.Service, []lb.FrontendTable, bool
 	if !ok {
 		return service, nil, false
 	}
-	service.Previous = c.spilled[name]
+	service.Previous, service.Steps = c.spilled[name].tables, c.spilled[name].steps(time.Now())
 	tables := lb.Merge(service)
 	for i := range tables {
 		tables[i].OnWithdraw = lb.WithdrawKeep // whatever was asked for, see onWithdraw
 	}
 	return service, tables, true
-}
-
-// remember keeps what the next decision on a service needs of this one.
-func (c *core) remember(service lb.Service, name lb.ServiceName, tables []lb.FrontendTable) {
-	if service.Policy.Spillover.Hysteresis > 0 {
-		if kept := lb.Remember(tables); len(kept) > 0 {
-			c.spilled[name] = kept
-			return
-		}
-	}
-	delete(c.spilled, name)
 }
 
 // lose notes that a remote cluster is out of contact from now on, unless it is
@@ -117,6 +106,7 @@ func (c *core) problemsOf(service *lb.Service) []string {
 	for _, w := range c.mesh.Wrong(service.Name) {
 		out = append(out, w.Error())
 	}
+	out = append(out, c.unordered(service)...)
 	if text := onWithdraw(service.Policy.OnWithdraw); text != "" {
 		out = append(out, text)
 	}

@@ -31,9 +31,9 @@ type remote struct {
 	// been told of.
 	watcher *kvstore.Watcher
 	prefix  string
-	nodes   *kvstore.Watcher // of the own cluster's nodes
-	again   <-chan struct{}  // a token asks for another list of everything
-	asked   bool             // the token was taken
+	nodes   nodeWatch
+	again   <-chan struct{} // a token asks for another list of everything
+	asked   bool            // the token was taken
 	checks  *checks
 }
 
@@ -126,9 +126,7 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
 	g.Go(func() error { return r.awaitAgain(ctx) })
 	g.Go(func() error { return r.answerChecks(ctx, conn) })
-	if r.local {
-		g.Go(func() error { return r.followNodes(ctx, conn) })
-	}
+	g.Go(func() error { return r.followNodes(ctx, conn, said) })
 	g.Go(func() error {
 		if said.canaries {
 			if err := r.awaitCanary(ctx, conn, said); err != nil {

@@ -27,7 +27,7 @@ const (
 	writtenLimit = 64 << 20
 )
 
-// writtenPause is between two writes of the file.
+// writtenPause is between two writes of a file.
 const writtenPause = time.Second
 
 // written are the annotations of services by namespace/name; each service's are
@@ -97,21 +97,26 @@ func (w *written) note(name lb.ServiceName, annotations map[string]string) {
 	}
 }
 
-// keepWritten writes the file after changes until ctx ends. A file that cannot
-// be written costs only what it is for.
+// keepWritten writes the file after changes until ctx ends.
 func (a *Agent) keepWritten(ctx context.Context) error {
+	return a.keep(ctx, writtenFile, a.core.written.changed, func(c *core) any { return maps.Clone(c.written.all) })
+}
+
+// keep writes a file of the state directory whenever what it holds has changed,
+// until ctx ends. A file that cannot be written costs only what it is for.
+func (a *Agent) keep(ctx context.Context, name string, changed <-chan struct{}, content func(*core) any) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.core.written.changed:
+		case <-changed:
 		}
-		var all map[string]map[string]string
-		if a.core.do(ctx, func(c *core) { all = maps.Clone(c.written.all) }) != nil {
+		var all any
+		if a.core.do(ctx, func(c *core) { all = content(c) }) != nil {
 			return nil
 		}
-		if err := writeWritten(a.cfg.StateDir, all); err != nil {
-			a.cfg.Log.Error("annotations cannot be kept for the next start; check --state-dir", "err", err)
+		if err := writeState(a.cfg.StateDir, name, all); err != nil {
+			a.cfg.Log.Error("what the next start should know cannot be kept; check --state-dir", "key", name, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -121,23 +126,26 @@ func (a *Agent) keepWritten(ctx context.Context) error {
 	}
 }
 
-// writeWritten replaces the file in one step.
-func writeWritten(dir string, all map[string]map[string]string) error {
+// writeState replaces a file in one step.
+func writeState(dir, name string, all any) error {
 	data, err := json.Marshal(all)
 	if err != nil {
-		return fmt.Errorf("encode annotations: %w", err)
+		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	path := filepath.Join(dir, writtenFile)
+	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
 }
 
-// forgetWritten removes the file, if there is one.
-func forgetWritten(dir string) error {
-	if err := os.Remove(filepath.Join(dir, writtenFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove annotations of services: %w", err)
+// forgetState removes the files, if there are any.
+func forgetState(dir string) error {
+	var errs []error
+	for _, name := range []string{writtenFile, orderFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove what an agent remembers: %w", err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -80,10 +80,10 @@ func TestABadFileOfAnnotationsIsNoObstacle(t *testing.T) {
 		}
 		w.note(lb.ServiceName{Namespace: "ns", Name: "web"}, map[string]string{"tiers": "local"})
 	}
-	if err := forgetWritten(dir); err != nil {
+	if err := forgetState(dir); err != nil {
 		t.Error(err)
 	}
-	if err := forgetWritten(dir); err != nil {
+	if err := forgetState(dir); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
 	log.Reset()

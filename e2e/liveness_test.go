@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,9 @@ func TestLiveness(t *testing.T) {
 	l.serve(t, w)
 	w.connect(t, "first", l.east, l.west)
 	l.awaitPath(t, "ok")
+	l.awaitNodes(t, "ok")
 	l.require(t, "with all well", 2)
+	l.counters(t)
 	for _, s := range []struct {
 		name string
 		run  func(*testing.T)
@@ -86,9 +89,15 @@ func (j *joiner) publish(t *testing.T, addrs []string) {
 	if j.name == "east" {
 		alone, _, _ = strings.Cut(alone, "---")
 	}
-	text := home + "---\n" + manifest("rebel-base", fmt.Sprintf("10.%d.0.20", 95+j.id), list) + "---\n" + alone
+	text := nodeManifest(j.nodes[0].lab.Addr(true)) + "---\n" + home + "---\n" + manifest("rebel-base", fmt.Sprintf("10.%d.0.20", 95+j.id), list) + "---\n" + alone
 	must(t, os.WriteFile(j.path("examples/"+j.name+"/.next"), []byte(text), 0o600))
 	must(t, os.Rename(j.path("examples/"+j.name+"/.next"), j.path("examples/"+j.name+"/rebel-base.yaml")))
+}
+
+// nodeManifest is a node at an address where nothing listens on the port that is
+// probed.
+func nodeManifest(addr netip.Addr) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: %s}]}\n", addr)
 }
 
 // selected counts west's backends that east uses for a service.
@@ -136,14 +145,18 @@ func (l *liveness) await(t *testing.T, n int, begin time.Time) time.Duration {
 }
 
 type shownLife struct {
-	Problems []string `json:"problems"`
-	Clusters []struct {
-		Name       string  `json:"name"`
-		State      string  `json:"state"`
-		DataPath   string  `json:"dataPath"`
-		RTTSeconds float64 `json:"rttSeconds"`
-		Dead       bool    `json:"dead"`
-	} `json:"clusters"`
+	Problems []string       `json:"problems"`
+	Clusters []shownCluster `json:"clusters"`
+}
+
+type shownCluster struct {
+	Name       string  `json:"name"`
+	State      string  `json:"state"`
+	DataPath   string  `json:"dataPath"`
+	NodePath   string  `json:"nodePath"`
+	Rank       int     `json:"rank"`
+	RTTSeconds float64 `json:"rttSeconds"`
+	Dead       bool    `json:"dead"`
 }
 
 // life is what east's status says of west: state, data path, dead or not, and
@@ -180,10 +193,47 @@ func (l *liveness) awaitPath(t *testing.T, want string) {
 	l.awaitLife(t, "data path "+want, func(_, path string, _ bool) bool { return path == want })
 }
 
+// awaitNodes waits until the path to west's nodes, which refuse each connection,
+// is as wanted.
+func (l *liveness) awaitNodes(t *testing.T, want string) {
+	t.Helper()
+	deadline := time.Now().Add(giveUp)
+	for {
+		var s shownLife
+		l.east.agent.cli(t, &s, "status")
+		i := slices.IndexFunc(s.Clusters, func(c shownCluster) bool { return c.Name == "west" })
+		if i >= 0 && s.Clusters[i].NodePath == want && s.Clusters[i].Rank == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("status is %+v, want node path %s\n%s", s, want, logTail(l.east.agent.Process))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// counters holds the metric of connections by pair of clusters against what the
+// servers of each cluster saw: exactly.
+func (l *liveness) counters(t *testing.T) {
+	t.Helper()
+	read := func(cluster string) float64 {
+		return readMetric(t, l.east.agent.http, fmt.Sprintf(`clustermesh_datapath_cluster_hits_total{cluster="%s",from="east"}`, cluster))
+	}
+	east, west := read("east"), read("west")
+	got, err := l.east.nodes[0].pods.Burst(pod.Load{Network: pod.TCP, Target: netip.MustParseAddrPort("10.96.0.20:80")}, 200)
+	must(t, err)
+	if own := got.By["east-a"] + got.By["east-b"]; got.Failed() > 0 || read("east")-east != float64(own) {
+		t.Errorf("%v connections from east to east are counted, of %+v", read("east")-east, got)
+	}
+	if others := got.By["west-c"] + got.By["west-d"]; others == 0 || read("west")-west != float64(others) {
+		t.Errorf("%v connections from east to west are counted, of %+v", read("west")-west, got)
+	}
+}
+
 // probed waits until east has sent n more probes with a result.
 func (l *liveness) probed(t *testing.T, result string, n float64) {
 	t.Helper()
-	name := fmt.Sprintf(`clustermesh_agent_probes_total{result="%s"}`, result)
+	name := fmt.Sprintf(`clustermesh_agent_probes_total{result="%s",target="backend"}`, result)
 	deadline := time.Now().Add(giveUp)
 	for until := readMetric(t, l.east.agent.http, name) + n; readMetric(t, l.east.agent.http, name) < until; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -254,6 +304,7 @@ func (l *liveness) both(t *testing.T) {
 func (l *liveness) dataPath(t *testing.T) {
 	mend := l.cutPath(t)
 	l.awaitPath(t, "failing")
+	l.awaitNodes(t, "failing")
 	l.probed(t, "failed", 20)
 	state, _, dead, problems := l.life(t)
 	if state != "synced" || dead || !strings.Contains(problems, "west: none of its backends answers probes") {
@@ -262,4 +313,5 @@ func (l *liveness) dataPath(t *testing.T) {
 	l.await(t, 2, time.Now())
 	mend()
 	l.awaitPath(t, "ok")
+	l.awaitNodes(t, "ok")
 }

@@ -139,6 +139,7 @@ func (a *agent) flags() []string {
 		"--cluster-name", a.node.cluster.name, "--cluster-id", fmt.Sprint(a.node.cluster.id),
 		"--node-name", a.node.name, "--clusters", a.clusters, "--cgroup", a.node.lab.Cgroup,
 		"--bpffs", a.bpffs, "--state-dir", a.state, "--http", a.http, "--api-socket", a.socket,
+		"--probe-node-port", "10250", // where nothing listens, which is an answer too
 	}
 }
 

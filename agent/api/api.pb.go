@@ -188,10 +188,18 @@ type Cluster struct {
 	RttMinSeconds float64 `protobuf:"fixed64,16,opt,name=rtt_min_seconds,json=rttMinSeconds,proto3" json:"rtt_min_seconds,omitempty"`
 	// Neither its apiserver nor its backends answer, for so many seconds: its
 	// backends are used only where there are no others.
-	Dead          bool    `protobuf:"varint,17,opt,name=dead,proto3" json:"dead,omitempty"`
-	DeadSeconds   float64 `protobuf:"fixed64,18,opt,name=dead_seconds,json=deadSeconds,proto3" json:"dead_seconds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Dead        bool    `protobuf:"varint,17,opt,name=dead,proto3" json:"dead,omitempty"`
+	DeadSeconds float64 `protobuf:"fixed64,18,opt,name=dead_seconds,json=deadSeconds,proto3" json:"dead_seconds,omitempty"`
+	// What data_path and rtt_seconds say of backends, of the cluster's nodes; empty
+	// and 0 if they are not probed.
+	NodePath       string  `protobuf:"bytes,40,opt,name=node_path,json=nodePath,proto3" json:"node_path,omitempty"`
+	NodeRttSeconds float64 `protobuf:"fixed64,41,opt,name=node_rtt_seconds,json=nodeRttSeconds,proto3" json:"node_rtt_seconds,omitempty"`
+	// The damped round trip time that the order of nearest clusters is made of,
+	// and the cluster's place in it from 1; 0 while unknown, which comes last.
+	DistanceSeconds float64 `protobuf:"fixed64,42,opt,name=distance_seconds,json=distanceSeconds,proto3" json:"distance_seconds,omitempty"`
+	Rank            uint32  `protobuf:"varint,43,opt,name=rank,proto3" json:"rank,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -346,6 +354,34 @@ func (x *Cluster) GetDead() bool {
 func (x *Cluster) GetDeadSeconds() float64 {
 	if x != nil {
 		return x.DeadSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetNodePath() string {
+	if x != nil {
+		return x.NodePath
+	}
+	return ""
+}
+
+func (x *Cluster) GetNodeRttSeconds() float64 {
+	if x != nil {
+		return x.NodeRttSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetDistanceSeconds() float64 {
+	if x != nil {
+		return x.DistanceSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
 	}
 	return 0
 }
@@ -611,7 +647,10 @@ type Service struct {
 	// For how many seconds a client keeps its backend, 0 for not at all.
 	SessionAffinitySeconds uint32 `protobuf:"varint,7,opt,name=session_affinity_seconds,json=sessionAffinitySeconds,proto3" json:"session_affinity_seconds,omitempty"`
 	// Whether clients are assigned by consistent hashing.
-	Consistent    bool `protobuf:"varint,8,opt,name=consistent,proto3" json:"consistent,omitempty"`
+	Consistent bool `protobuf:"varint,8,opt,name=consistent,proto3" json:"consistent,omitempty"`
+	// Other clusters in the order that tiers with "nearest" give them, with their
+	// distances; empty without such tiers.
+	Nearest       string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -700,6 +739,13 @@ func (x *Service) GetConsistent() bool {
 		return x.Consistent
 	}
 	return false
+}
+
+func (x *Service) GetNearest() string {
+	if x != nil {
+		return x.Nearest
+	}
+	return ""
 }
 
 type Frontend struct {
@@ -1214,7 +1260,9 @@ type Explanation struct {
 	Frontends []*Decision `protobuf:"bytes,5,rep,name=frontends,proto3" json:"frontends,omitempty"`
 	Clusters  []*Share    `protobuf:"bytes,6,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// What is wrong with the service, and what to do.
-	Findings      []string `protobuf:"bytes,7,rep,name=findings,proto3" json:"findings,omitempty"`
+	Findings []string `protobuf:"bytes,7,rep,name=findings,proto3" json:"findings,omitempty"`
+	// As in Service.
+	Nearest       string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1296,6 +1344,13 @@ func (x *Explanation) GetFindings() []string {
 		return x.Findings
 	}
 	return nil
+}
+
+func (x *Explanation) GetNearest() string {
+	if x != nil {
+		return x.Nearest
+	}
+	return ""
 }
 
 // Decision is a frontend with the decision on every backend that matches it.
@@ -1827,7 +1882,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\x97\x04\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\x9d\x05\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -1851,7 +1906,11 @@ const file_api_proto_rawDesc = "" +
 	"rttSeconds\x12&\n" +
 	"\x0frtt_min_seconds\x18\x10 \x01(\x01R\rrttMinSeconds\x12\x12\n" +
 	"\x04dead\x18\x11 \x01(\bR\x04dead\x12!\n" +
-	"\fdead_seconds\x18\x12 \x01(\x01R\vdeadSeconds\"S\n" +
+	"\fdead_seconds\x18\x12 \x01(\x01R\vdeadSeconds\x12\x1b\n" +
+	"\tnode_path\x18( \x01(\tR\bnodePath\x12(\n" +
+	"\x10node_rtt_seconds\x18) \x01(\x01R\x0enodeRttSeconds\x12)\n" +
+	"\x10distance_seconds\x18* \x01(\x01R\x0fdistanceSeconds\x12\x12\n" +
+	"\x04rank\x18+ \x01(\rR\x04rank\"S\n" +
 	"\tRejection\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -1871,7 +1930,7 @@ const file_api_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"M\n" +
 	"\x10ServicesResponse\x129\n" +
-	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xc6\x02\n" +
+	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xe0\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1882,7 +1941,8 @@ const file_api_proto_rawDesc = "" +
 	"\x18session_affinity_seconds\x18\a \x01(\rR\x16sessionAffinitySeconds\x12\x1e\n" +
 	"\n" +
 	"consistent\x18\b \x01(\bR\n" +
-	"consistent\"q\n" +
+	"consistent\x12\x18\n" +
+	"\anearest\x18\x14 \x01(\tR\anearest\"q\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -1922,7 +1982,7 @@ const file_api_proto_rawDesc = "" +
 	"\x0fExplainResponse\x12=\n" +
 	"\bservices\x18\x01 \x03(\v2!.clustermesh.agent.v1.ExplanationR\bservices\x127\n" +
 	"\arefused\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.RefusedR\arefused\x12\x1a\n" +
-	"\bfindings\x18\x03 \x03(\tR\bfindings\"\x86\x02\n" +
+	"\bfindings\x18\x03 \x03(\tR\bfindings\"\xa0\x02\n" +
 	"\vExplanation\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1930,7 +1990,8 @@ const file_api_proto_rawDesc = "" +
 	"\baffinity\x18\x04 \x01(\tR\baffinity\x12<\n" +
 	"\tfrontends\x18\x05 \x03(\v2\x1e.clustermesh.agent.v1.DecisionR\tfrontends\x127\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1b.clustermesh.agent.v1.ShareR\bclusters\x12\x1a\n" +
-	"\bfindings\x18\a \x03(\tR\bfindings\"\x81\x01\n" +
+	"\bfindings\x18\a \x03(\tR\bfindings\x12\x18\n" +
+	"\anearest\x18\x14 \x01(\tR\anearest\"\x81\x01\n" +
 	"\bDecision\x12:\n" +
 	"\bfrontend\x18\x01 \x01(\v2\x1e.clustermesh.agent.v1.FrontendR\bfrontend\x129\n" +
 	"\bbackends\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"\xb3\x01\n" +

@@ -110,6 +110,9 @@ type decision struct {
 	reach       int
 	spilling    uint32
 	levelShares [maxTiers + 2]uint64 // of scale
+
+	kept    []uint32 // with a ramp, of scale by tier
+	ramping bool     // not where it leads yet
 }
 
 // scale is the sum of all shares. It is divisible by every number up to 20, so
@@ -120,9 +123,9 @@ func (d *decision) uses(s *site, state State) bool {
 	return state == d.state && s.level != excluded && s.level <= d.reach && (s.lost == d.lost || state == Quarantined)
 }
 
-// decide fills in the sites' share and near. previous is the Spilling of the
-// decision before.
-func (m *merger) decide(previous uint32) decision {
+// decide fills in the sites' share and near. before is what is remembered of
+// the decision before.
+func (m *merger) decide(before FrontendTable) decision {
 	var live levels
 	var all, lost tally
 	for k := range m.sites {
@@ -135,7 +138,10 @@ func (m *merger) decide(previous uint32) decision {
 			all.add(&s.tally)
 		}
 	}
-	d := decision{spilling: m.spilling(&live, previous)}
+	d := decision{spilling: m.spilling(&live, before.Spilling)}
+	if m.s.Policy.Spillover.Ramp > 0 {
+		m.keep(&d, &live, before.Kept)
+	}
 	switch d.reach = len(live) - 1; {
 	case m.s.Affinity == AffinityRemote && len(m.s.Policy.Tiers) == 0 && live[0].actives() == 0 && live[0].terminating > 0:
 		// Cilium's remote affinity is no mirror image of the local one: backends
@@ -172,14 +178,23 @@ func (m *merger) fill(d *decision, live *levels) {
 			d.first = l
 		}
 		d.reach = l
-		if l >= last || d.spilling&(1<<l) == 0 {
-			d.levelShares[l] = left
+		d.levelShares[l] = m.part(d, &live[l], l, left, l >= last)
+		if left -= d.levelShares[l]; left == 0 {
 			return
 		}
-		part := uint64(share(left, uint64(have)*percent2, m.threshold(&live[l], true)))
-		d.levelShares[l] = part
-		left -= part
 	}
+}
+
+// part is what a level takes of the traffic that is left.
+func (m *merger) part(d *decision, t *tally, l int, left uint64, last bool) uint64 {
+	switch {
+	case last:
+	case d.kept != nil && d.kept[l] < scale:
+		return uint64(share(left, uint64(d.kept[l]), scale))
+	case d.kept == nil && d.spilling&(1<<l) != 0:
+		return uint64(share(left, uint64(t.actives())*percent2, m.threshold(t, true)))
+	}
+	return left
 }
 
 // lastTier is the last tier with active backends: it has no one to help it.

@@ -129,6 +129,9 @@ func formatPolicy(b *strings.Builder, t *FrontendTable) {
 		}
 	}
 	writeField(b, " spilling=", strings.Join(tiers, ","))
+	if t.Ramping {
+		write(b, " ramping")
+	}
 }
 
 // formatChoice writes a backend, with its share of total unless that is 0.

@@ -24,7 +24,7 @@ import (
 // distinct triple. Addresses come back without IPv4-mapping. The result shares
 // name slices with s and is otherwise the caller's.
 func Merge(s Service) []FrontendTable {
-	m := merger{s: &s, pool: canonicalBackends(s.Backends)}
+	m := merger{s: &s, pool: canonicalBackends(s.Backends), nearest: s.Policy.nearest()}
 	m.plain = len(s.Policy.Weights) == 0 && s.Policy.Spillover.IsZero() && s.Distribution == DistributionNone
 	m.claims = claims(m.pool)
 	m.fates = make([]fate, len(m.pool))
@@ -47,6 +47,8 @@ type merger struct {
 	fates  []fate
 	sites  []site
 	plain  bool // all selected backends have the same share
+	// nearest is the tier that asks for the nearest clusters, or -1.
+	nearest int
 }
 
 func (m *merger) table(f Frontend) FrontendTable {
@@ -56,18 +58,18 @@ func (m *merger) table(f Frontend) FrontendTable {
 	}
 	matching := m.candidates(f)
 	d := m.decide(m.previous(f))
-	t.Spilling = d.spilling
+	t.Spilling, t.Kept, t.Ramping = d.spilling, d.kept, d.ramping
 	t.Backends = m.collect(m.explain(&d), matching)
 	return t
 }
 
-func (m *merger) previous(f Frontend) uint32 {
+func (m *merger) previous(f Frontend) FrontendTable {
 	for i := range m.s.Previous {
 		if p := &m.s.Previous[i]; unmap(p.Frontend.Addr) == f.Addr && p.Frontend.Protocol == f.Protocol {
-			return p.Spilling
+			return *p
 		}
 	}
-	return 0
+	return FrontendTable{}
 }
 
 // candidates marks the backends that match a frontend, counts those of each

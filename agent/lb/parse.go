@@ -40,6 +40,8 @@ const (
 	maxWeight   = 10_000
 	maxBackends = MaxSlots
 	maxSeconds  = 365 * 24 * 3600
+	minRamp     = 10
+	maxRamp     = 3600
 	shownValue  = 64
 )
 
@@ -49,9 +51,10 @@ const (
 // and counts as absent, so that without good tiers the service's affinity holds;
 // the others count. The values may come from anyone who may edit the service.
 //
-//	tiers        "local; eu-west, eu-central; *"  clusters in order of preference
+//	tiers        "local; eu-west, eu-central; *"  clusters in order of preference;
+//	             "local; nearest"                 nearest is [Nearest]
 //	weights      "east=3, west=1"                 each cluster's share of its tier
-//	spillover    "min=3" or "min=50%", also "min=50%, hysteresis=10%"
+//	spillover    "min=3" or "min=50%", also "min=50%, hysteresis=10%, ramp=30s"
 //	staleness    "keep", "demote:5m", "withdraw:30m" or both "demote:5m, withdraw:30m"
 //	consistent   "true" or "false"
 //	on-withdraw  "keep", "drain" or "reset"
@@ -108,6 +111,9 @@ func (p *Policy) readTiers(value string) (remedy string) {
 			if remedy := checkName(name, all); remedy != "" {
 				return remedy
 			}
+			if name == Nearest && strings.Contains(tier, ",") {
+				return "nearest stands for tiers of its own: write it alone, such as local; nearest"
+			}
 			name = strings.Clone(name)
 			names, all = append(names, name), append(all, name)
 		}
@@ -124,7 +130,7 @@ func (p *Policy) readTiers(value string) (remedy string) {
 func checkName(name string, before []string) (remedy string) {
 	switch {
 	case name != Others && !isName(name):
-		return fmt.Sprintf("%q is no cluster: write names of clusters, local for this one or * for every other", shorten(name))
+		return fmt.Sprintf("%q is no cluster: write names of clusters, local for this one, * for every other or, in tiers, nearest", shorten(name))
 	case slices.Contains(before, name):
 		return fmt.Sprintf("%q occurs twice: write each cluster once", shorten(name))
 	case len(before) >= maxNames:
@@ -155,6 +161,9 @@ func (p *Policy) readWeights(value string) (remedy string) {
 		if remedy := checkName(name, names); remedy != "" {
 			return remedy
 		}
+		if name == Nearest {
+			return "nearest is an order and no cluster: it has no weight"
+		}
 		weight, ok := number(strings.TrimSpace(text), maxWeight)
 		if !ok {
 			return fmt.Sprintf("write %s=N with N from 0 to %d", name, maxWeight)
@@ -176,20 +185,23 @@ func number(text string, limit uint32) (uint32, bool) {
 	return uint32(n), err == nil && n <= uint64(limit)
 }
 
-const spilloverRemedy = "write min=N with N from 1 to 65535 or min=X% with X from 1 to 100, and if wanted hysteresis=Y% with Y from 0 to 100"
+const spilloverRemedy = "write min=N with N from 1 to 65535 or min=X% with X from 1 to 100, and if wanted hysteresis=Y% with Y from 0 to 100 and ramp=T with T from 10s to 1h"
 
 func (p *Policy) readSpillover(value string) (remedy string) {
 	if value == "" {
 		return ""
 	}
 	var s Spillover
+	var names []string
 	for one := range strings.SplitSeq(value, ",") {
 		name, text, _ := strings.Cut(one, "=")
-		if !s.set(strings.TrimSpace(name), strings.TrimSpace(text)) {
+		name = strings.TrimSpace(name)
+		if slices.Contains(names, name) || !s.set(name, strings.TrimSpace(text)) {
 			return spilloverRemedy
 		}
+		names = append(names, name)
 	}
-	if s.IsZero() || strings.Count(value, ",") > 1 {
+	if s.IsZero() {
 		return spilloverRemedy
 	}
 	p.Spillover = s
@@ -199,8 +211,6 @@ func (p *Policy) readSpillover(value string) (remedy string) {
 func (s *Spillover) set(name, text string) (ok bool) {
 	digits, percent := strings.CutSuffix(text, "%")
 	switch {
-	case name == "min" && !s.IsZero():
-		return false
 	case name == "min" && percent:
 		s.Percent, ok = number(digits, 100)
 		return ok && s.Percent > 0
@@ -210,6 +220,9 @@ func (s *Spillover) set(name, text string) (ok bool) {
 	case name == "hysteresis" && percent:
 		s.Hysteresis, ok = number(digits, 100)
 		return ok
+	case name == "ramp":
+		s.Ramp = seconds(text)
+		return s.Ramp >= minRamp && s.Ramp <= maxRamp
 	}
 	return false
 }

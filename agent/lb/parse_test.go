@@ -14,6 +14,7 @@ func TestParsePolicy(t *testing.T) {
 		want        lb.Policy
 	}{
 		{"tiers", "local; eu-west,eu-central; *", lb.Policy{Tiers: [][]string{{"local"}, {"eu-west", "eu-central"}, {"*"}}}},
+		{"tiers", "local; nearest ;*", lb.Policy{Tiers: [][]string{{"local"}, {"nearest"}, {"*"}}}},
 		{"tiers", " a ", lb.Policy{Tiers: [][]string{{"a"}}}},
 		{"tiers", "  ", lb.Policy{}},
 		{"weights", "east=3,west=1", lb.Policy{Weights: []lb.ClusterWeight{{Cluster: "east", Weight: 3}, {Cluster: "west", Weight: 1}}}},
@@ -22,6 +23,8 @@ func TestParsePolicy(t *testing.T) {
 		{"spillover", "min=3", lb.Policy{Spillover: lb.Spillover{Backends: 3}}},
 		{"spillover", "min=50%", lb.Policy{Spillover: lb.Spillover{Percent: 50}}},
 		{"spillover", "hysteresis=10% , min = 100%", lb.Policy{Spillover: lb.Spillover{Percent: 100, Hysteresis: 10}}},
+		{"spillover", "min=2, ramp=30s", lb.Policy{Spillover: lb.Spillover{Backends: 2, Ramp: 30}}},
+		{"spillover", "ramp=1h,min=50%,hysteresis=5%", lb.Policy{Spillover: lb.Spillover{Percent: 50, Hysteresis: 5, Ramp: 3600}}},
 		{"spillover", "", lb.Policy{}},
 		{"staleness", "keep", lb.Policy{}},
 		{"staleness", "demote:5m", lb.Policy{Staleness: lb.Staleness{DemoteAfter: 300}}},
@@ -52,6 +55,9 @@ func TestParsePolicyReports(t *testing.T) {
 		{"tiers", "-a", `"-a" is no cluster`},
 		{"tiers", strings.Repeat("a", 64), "is no cluster"},
 		{"tiers", "a;b;a", `"a" occurs twice`},
+		{"tiers", "nearest; nearest", `"nearest" occurs twice`},
+		{"tiers", "local, nearest", "write it alone"},
+		{"tiers", "nearest,", "write it alone"},
 		{"tiers", "a;b;c;d;e;f;g;h;i;j;k;l;m;n;o;p;q", "at most 16 tiers"},
 		{"tiers", strings.Repeat("a", 1025), "at most 1024 bytes"},
 		{"weights", "east", "write east=N with N from 0 to 10000"},
@@ -59,6 +65,7 @@ func TestParsePolicyReports(t *testing.T) {
 		{"weights", "east=10001", "write east=N"},
 		{"weights", "east=1=2", "write east=N"},
 		{"weights", "east=1,east=2", "occurs twice"},
+		{"weights", "nearest=1", "it has no weight"},
 		{"weights", "=1", `"" is no cluster`},
 		{"weights", "east=0,west=0", "a weight above 0"},
 		{"spillover", "3", "write min=N"},
@@ -70,6 +77,11 @@ func TestParsePolicyReports(t *testing.T) {
 		{"spillover", "min=1,hysteresis=101%", "write min=N"},
 		{"spillover", "min=1,min=1%", "write min=N"},
 		{"spillover", "min=1,hysteresis=1%,hysteresis=2%", "write min=N"},
+		{"spillover", "ramp=30s", "write min=N"},
+		{"spillover", "min=1,ramp=9s", "T from 10s to 1h"},
+		{"spillover", "min=1,ramp=2h", "T from 10s to 1h"},
+		{"spillover", "min=1,ramp=30", "T from 10s to 1h"},
+		{"spillover", "min=1,ramp=30s,ramp=40s", "write min=N"},
 		{"staleness", "demote", "write keep"},
 		{"staleness", "demote:5", "write keep"},
 		{"staleness", "demote:m", "write keep"},
@@ -102,7 +114,7 @@ func TestParsePolicyKeepsTheRest(t *testing.T) {
 	if len(wrong) != 2 || wrong[0].Annotation != "clustermesh.io/staleness" || wrong[1].Annotation != "clustermesh.io/tiers" {
 		t.Errorf("reported %v", wrong)
 	}
-	want := `read annotation clustermesh.io/tiers: value "local;" is ignored; "" is no cluster: write names of clusters, local for this one or * for every other`
+	want := `read annotation clustermesh.io/tiers: value "local;" is ignored; "" is no cluster: write names of clusters, local for this one, * for every other or, in tiers, nearest`
 	if got := wrong[1].Error(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -113,7 +125,7 @@ func TestParsePolicyKeepsTheRest(t *testing.T) {
 
 // FuzzParsePolicy: what is accepted is within its bounds and can be merged.
 func FuzzParsePolicy(f *testing.F) {
-	for _, seed := range []string{"local; c2,c3; *", "c1=3,*=1", "min=50%,hysteresis=10%", "demote:5m,withdraw:30m", "true", "drain"} {
+	for _, seed := range []string{"local; c2,c3; *", "local; nearest; *", "c1=3,*=1", "min=50%,hysteresis=10%", "demote:5m,withdraw:30m", "true", "drain"} {
 		f.Add("tiers", seed)
 		f.Add("weights", seed)
 		f.Add("spillover", seed)
@@ -129,6 +141,7 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 		s := regions(3, 2)
 		s.Policy, s.Lost = p, map[string]uint32{"c2": 1 << 31}
+		s.Ranks = map[string]uint8{"c2": 255, "c3": 0}
 		if selected := len(shares(lb.Merge(s)[0])); selected == 0 && len(p.Tiers) == 0 {
 			t.Fatalf("%+v selects nothing", p)
 		}

@@ -6,7 +6,7 @@ package lb
 // service's affinity.
 type Policy struct {
 	// Tiers are groups of clusters in order of preference. A cluster that no
-	// tier names is not used at all. Without tiers the affinity stands for
+	// tier names is not used at all. See also [Nearest]. Without tiers the affinity stands for
 	// them: none is "*", local is "local; *", remote is "*; local".
 	Tiers [][]string
 	// Weights divide a tier's traffic among its clusters. A cluster that they
@@ -49,6 +49,11 @@ type Spillover struct {
 	Backends   uint32
 	Percent    uint32
 	Hysteresis uint32 // percent of the threshold by which it is higher on the way back
+	// Ramp is how many seconds a tier takes at least from carrying all of its
+	// traffic to carrying none, or back, while it has healthy backends: the share
+	// of the next one grows and shrinks by small steps, whatever health does
+	// meanwhile. With 0 shares follow health at once.
+	Ramp uint32
 }
 
 // IsZero reports whether tiers never help each other.
@@ -116,7 +121,10 @@ func (m *merger) level(s *site) int {
 const excluded = -1
 
 func (m *merger) tiers() int {
-	if n := len(m.s.Policy.Tiers); n > 0 {
+	switch n := len(m.s.Policy.Tiers); {
+	case m.nearest >= 0:
+		return maxTiers
+	case n > 0:
 		return min(n, maxTiers)
 	}
 	return 2
@@ -126,7 +134,7 @@ func (m *merger) tier(s *site) int {
 	p := &m.s.Policy
 	switch {
 	case len(p.Tiers) > 0:
-		return s.find(p.Tiers)
+		return m.expand(s, s.find(p.Tiers))
 	case m.s.Affinity == AffinityRemote && s.local, m.localFirst() && !s.local:
 		return 1
 	}
@@ -157,6 +165,10 @@ func (s *site) fits(name string) int {
 	switch {
 	case name == Local:
 		if s.local {
+			return 2
+		}
+	case name == Nearest:
+		if !s.local {
 			return 2
 		}
 	case name == s.cluster:

@@ -40,6 +40,15 @@ func genPolicyService(t *rapid.T) lb.Service {
 			s.Lost[name] = age
 		}
 	}
+	s.Ranks = map[string]uint8{}
+	for _, name := range []string{"c1", "c3", "c4"} {
+		if r := rapid.IntRange(-1, 20).Draw(t, "rank"); r >= 0 {
+			s.Ranks[name] = uint8(r % 5)
+			if r == 20 {
+				s.Ranks[name] = 200
+			}
+		}
+	}
 	for _, f := range s.Frontends {
 		s.Previous = append(s.Previous, lb.FrontendTable{Frontend: f, Spilling: rapid.Uint32Range(0, 7).Draw(t, "spilling")})
 	}
@@ -54,6 +63,9 @@ func genPolicy(t *rapid.T) lb.Policy {
 		for len(left) > 0 {
 			n := rapid.IntRange(1, len(left)).Draw(t, "tier")
 			p.Tiers, left = append(p.Tiers, left[:n]), left[n:]
+		}
+		if rapid.Bool().Draw(t, "by distance") {
+			p.Tiers = slices.Insert(p.Tiers, rapid.IntRange(0, len(p.Tiers)).Draw(t, "where"), []string{lb.Nearest})
 		}
 	}
 	if rapid.Bool().Draw(t, "weights") {
@@ -153,7 +165,7 @@ func judge(s lb.Service, b lb.Backend) (judged, bool) {
 		weights["*"] = 1
 	}
 	rank, named := best(place, b)
-	j := judged{Backend: b, rank: rank}
+	j := judged{Backend: b, rank: byDistance(s, b, place, rank)}
 	j.weight, _ = best(weights, b)
 	age, st := s.Lost[b.Cluster], s.Policy.Staleness
 	if !b.Local && st.DemoteAfter > 0 && age >= st.DemoteAfter {
@@ -168,9 +180,28 @@ func judge(s lb.Service, b lb.Backend) (judged, bool) {
 	return j, named && (!s.NodeOnly || b.Here)
 }
 
-// best looks a cluster up by its name, else as local, else as other.
+// byDistance makes room in the ranks for those that nearest stands for: of the 16
+// that there can be it has all that are left, the last for clusters without a
+// distance.
+func byDistance(s lb.Service, b lb.Backend, place map[string]int, rank int) int {
+	at, asked := place[lb.Nearest]
+	if !asked || rank < at {
+		return rank
+	}
+	room := 17 - len(s.Policy.Tiers)
+	if rank > at {
+		return rank + room - 1
+	}
+	r, known := s.Ranks[b.Cluster]
+	if !known {
+		return at + room - 1
+	}
+	return at + min(int(r), room-2)
+}
+
+// best looks a cluster up by its name, else as local or nearest, else as other.
 func best[V any](m map[string]V, b lb.Backend) (V, bool) {
-	names := []string{b.Cluster, "*"}
+	names := []string{b.Cluster, lb.Nearest, "*"}
 	if b.Local {
 		names = []string{b.Cluster, "local", "*"}
 	}

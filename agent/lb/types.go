@@ -90,10 +90,17 @@ type Service struct {
 	// Lost tells of remote clusters by name for how many seconds they have been
 	// out of contact; the others are in contact. It is only read.
 	Lost map[string]uint32
+	// Ranks order remote clusters by distance, 0 being the nearest; clusters of one
+	// rank are equally near, and those without one come last. It is only read, and
+	// counts for tiers with [Nearest].
+	Ranks map[string]uint8
 	// Previous are tables of an earlier Merge of the service, of which only
-	// frontend and Spilling are read; see [Remember]. Nil forgets on which side
-	// of a spillover's threshold the tiers were.
+	// frontend, Spilling and Kept are read; see [Remember]. Nil forgets on which
+	// side of a spillover's threshold the tiers were, and what they carried.
 	Previous []FrontendTable
+	// Steps is how many steps of a spillover's ramp have passed since then, see
+	// [RampSteps].
+	Steps uint32
 }
 
 // Choice is a backend with the decision taken on it. Reason is one of the
@@ -123,7 +130,8 @@ const (
 // ones first, each group sorted by locality, cluster, address. Consistent asks
 // for [Maglev] instead of a random pick. SessionAffinity is in seconds, 0 for
 // none. Spilling has bit i set if tier i has too few healthy backends to carry
-// the traffic alone.
+// the traffic alone. Kept, of a spillover with a ramp, is what each tier keeps of
+// the traffic that reaches it; Ramping says that time alone will change it.
 type FrontendTable struct {
 	Service         ServiceName
 	Frontend        Frontend
@@ -132,16 +140,18 @@ type FrontendTable struct {
 	OnWithdraw      OnWithdraw
 	SessionAffinity uint32
 	Spilling        uint32
+	Kept            []uint32
+	Ramping         bool
 	Backends        []Choice
 }
 
 // Remember returns what [Service].Previous needs of tables to damp the next
-// decision: usually nothing.
+// decision: usually nothing. With a ramp nothing may be left out of it.
 func Remember(tables []FrontendTable) []FrontendTable {
 	var kept []FrontendTable
 	for i := range tables {
-		if t := &tables[i]; t.Spilling != 0 {
-			kept = append(kept, FrontendTable{Service: t.Service, Frontend: t.Frontend, Spilling: t.Spilling})
+		if t := &tables[i]; t.Spilling != 0 || t.Kept != nil {
+			kept = append(kept, FrontendTable{Service: t.Service, Frontend: t.Frontend, Spilling: t.Spilling, Kept: t.Kept})
 		}
 	}
 	return kept

@@ -79,106 +79,97 @@ type Answer struct {
 	RTT    int64
 }
 
-// Observation is what a round brought: the targets of the probes sent at its
-// beginning, the answers that came during it to whichever probe, and how the
-// control link stands at its end. Known is how many targets there are to
-// choose from. Probes that failed for want of something on this machine are not
-// among Asked.
-type Observation struct {
+// Probed is what a round brought of one kind of target: those of the probes sent
+// at its beginning, and the answers that came during it to whichever probe.
+// Known is how many targets there are to choose from. Probes that failed for
+// want of something on this machine are not among Asked.
+type Probed struct {
 	Asked    []netip.AddrPort
 	Answered []Answer
-	Control  Control
 	Known    int
+}
+
+// Observation is what a round brought: of the cluster's backends, of its nodes,
+// and how the control link stands at its end. Nodes are left out by who does not
+// probe them.
+type Observation struct {
+	Backends, Nodes Probed
+	Control         Control
 }
 
 // Decision is what is thought after a round, and what the next one is to do.
 type Decision struct {
 	Verdict     Verdict
-	Data        Data
+	Data        Data // of the path to backends
+	Nodes       Data // of the path to nodes
 	ControlLost bool
-	// Probes is how many to send, Check whether to ask the control link for a
-	// sign of life.
-	Probes int
-	Check  bool
+	// Probes is how many backends to probe, NodeProbes how many nodes, Check
+	// whether to ask the control link for a sign of life.
+	Probes, NodeProbes int
+	Check              bool
 }
 
 // Judge follows one cluster. Make it with [New].
 type Judge struct {
-	cfg    Config
-	data   Data
-	lost   bool                        // the control link
-	silent int                         // rounds in a row without an answer
-	asked  map[netip.AddrPort]struct{} // during the silence; no more than needed
-	good   int                         // rounds in a row with an answer
-	rough  int                         // share of rounds without an answer of late, of whole
-	owing  int                         // rounds in a row that the control link was not up
-	steady int                         // rounds in a row that it was
-	rtt    rtt
+	cfg             Config
+	backends, nodes path
+	lost            bool // the control link
+	owing           int  // rounds in a row that the control link was not up
+	steady          int  // rounds in a row that it was
+	distance        distance
 }
 
 // New returns a judge that takes the cluster for alive or, after a restart that
 // found it so, for dead.
 func New(cfg Config, dead bool) *Judge {
-	j := &Judge{cfg: cfg, asked: map[netip.AddrPort]struct{}{}, rough: roughStart}
+	j := &Judge{cfg: cfg, backends: newPath(), nodes: newPath()}
 	if dead {
-		j.data, j.lost = DataFailing, true
+		j.backends.data, j.lost = DataFailing, true
 	}
 	return j
 }
 
 // Round takes in what a round brought.
 func (j *Judge) Round(o Observation) Decision {
-	j.hear(o)
-	j.follow(o.Control)
-	d := Decision{Verdict: j.verdict(), Data: j.data, ControlLost: j.lost, Probes: 1}
-	if j.silent > 0 && d.Verdict != Dead { // a dead cluster needs no more proof
-		d.Probes = j.cfg.Burst
+	j.backends.hear(&j.cfg, o.Backends)
+	j.nodes.hear(&j.cfg, o.Nodes)
+	if p := j.measured(); p.answered {
+		j.distance.hear(p.rtt.smoothed)
 	}
-	d.Check = j.silent > 0 || j.owing > 0
+	j.follow(o.Control)
+	d := Decision{Verdict: j.verdict(), Data: j.backends.data, Nodes: j.nodes.data, ControlLost: j.lost, Probes: 1, NodeProbes: 1}
+	if d.Verdict != Dead { // a dead cluster needs no more proof
+		d.Probes, d.NodeProbes = j.burst(&j.backends), j.burst(&j.nodes)
+	}
+	d.Check = j.backends.silent > 0 || j.nodes.silent > 0 || j.owing > 0
 	return d
 }
 
+func (j *Judge) burst(p *path) int {
+	if p.silent > 0 {
+		return j.cfg.Burst
+	}
+	return 1
+}
+
 func (j *Judge) verdict() Verdict {
-	switch {
-	case j.data == DataFailing && j.lost:
+	switch failing := j.data() == DataFailing; {
+	case failing && j.lost:
 		return Dead
-	case j.data == DataFailing || j.lost:
+	case failing || j.lost:
 		return Suspect
 	}
 	return Alive
 }
 
-// hear follows the data path.
-func (j *Judge) hear(o Observation) {
-	switch {
-	case len(o.Answered) > 0:
-		j.smooth()
-		j.silent = 0
-		clear(j.asked)
-		j.good++
-	case len(o.Asked) > 0:
-		j.good = 0
-		j.silent++
-		j.note(o.Asked)
+// data is the state of the path that connections take. Nodes stand for backends
+// only where no backend ever answered: nodes that answer do not bring back
+// backends that ceased to.
+func (j *Judge) data() Data {
+	if j.backends.data == DataUnknown {
+		return j.nodes.data
 	}
-	for _, a := range o.Answered {
-		j.rtt.add(a.RTT)
-	}
-	switch {
-	case j.good >= j.cfg.Return:
-		j.data = DataOK
-	case j.data == DataOK && j.silent >= j.patience() && len(j.asked) >= min(j.cfg.Targets, o.Known):
-		j.data = DataFailing
-	}
-}
-
-// note remembers which targets did not answer.
-func (j *Judge) note(asked []netip.AddrPort) {
-	for _, a := range asked {
-		if len(j.asked) < j.cfg.Targets {
-			j.asked[a] = struct{}{}
-		}
-	}
+	return j.backends.data
 }
 
 // follow follows the control link.
@@ -198,33 +189,28 @@ func (j *Judge) follow(c Control) {
 	}
 }
 
-// How rough a path is, is a moving mean over about memory rounds in parts of
-// whole. One round without an answer makes it rough for some seconds, a stall
-// for half a minute. It starts as rough: a path has to earn trust.
-const (
-	whole      = 1 << 16
-	memory     = 64
-	roughLimit = whole / 100
-	roughStart = 3 * roughLimit / 2
-)
-
-// smooth counts the rounds since the last answer. It waits for an answer to do
-// so: a silence that has not ended must not make itself count for less.
-func (j *Judge) smooth() {
-	for range min(j.silent, 4*memory) {
-		j.rough += (whole - j.rough) / memory
+// measured is the path whose round trip time is the cluster's.
+func (j *Judge) measured() *path {
+	if b := &j.backends; b.rtt.smoothed == 0 || b.known == 0 && j.nodes.rtt.smoothed > 0 {
+		return &j.nodes
 	}
-	j.rough -= j.rough / memory
+	return &j.backends
 }
 
-func (j *Judge) patience() int {
-	if j.rough > roughLimit {
-		return j.cfg.RoughSilent
-	}
-	return j.cfg.Silent
-}
+// RTT returns the time from a probe of a backend to its answer in nanoseconds,
+// smoothed and least within the last minutes, or zeros while nothing is known.
+func (j *Judge) RTT() (smoothed, least int64) { return j.backends.rtt.smoothed, j.backends.rtt.least() }
 
-// RTT returns the time from a probe to its answer in nanoseconds, smoothed and
-// least within the last minutes, or zeros while nothing is known. It is what a
-// rule that prefers near clusters can compare.
-func (j *Judge) RTT() (smoothed, least int64) { return j.rtt.smoothed, j.rtt.least() }
+// NodeRTT returns the smoothed time of nodes.
+func (j *Judge) NodeRTT() (smoothed int64) { return j.nodes.rtt.smoothed }
+
+// Distance returns the damped round trip time in nanoseconds, 0 while nothing
+// is known: what the order of clusters is made of, see [Ranks]. It is that to
+// backends or, where there are none that answered, to nodes. It changes only
+// after the smoothed time has differed from it for long, by a good part of it.
+// A silent cluster keeps its distance.
+func (j *Judge) Distance() int64 { return j.distance.value }
+
+// Recall gives the judge the distance that a former one had come to, so that a
+// restart changes no order.
+func (j *Judge) Recall(distance int64) { j.distance.value = max(distance, 0) }

@@ -16,12 +16,12 @@ func play(j *Judge, script string) string {
 	var out strings.Builder
 	asked := targets(4)
 	for _, round := range strings.Fields(script) {
-		o := Observation{Known: 4, Control: map[byte]Control{'u': ControlUp, 'w': ControlWaiting, 'd': ControlDown}[round[1]]}
+		o := Observation{Backends: Probed{Known: 4}, Control: map[byte]Control{'u': ControlUp, 'w': ControlWaiting, 'd': ControlDown}[round[1]]}
 		switch round[0] {
 		case 'a':
-			o.Asked, o.Answered = asked[:1], []Answer{{asked[0], 1_000_000}}
+			o.Backends.Asked, o.Backends.Answered = asked[:1], []Answer{{asked[0], 1_000_000}}
 		case 's':
-			o.Asked = asked
+			o.Backends.Asked = asked
 		}
 		out.WriteByte("ASD"[j.Round(o).Verdict])
 	}
@@ -95,7 +95,7 @@ func TestFewTargetsOrOne(t *testing.T) {
 		j := settled()
 		var d Decision
 		for range 100 {
-			d = j.Round(Observation{Asked: targets(1), Known: known, Control: ControlDown})
+			d = j.Round(Observation{Backends: Probed{Asked: targets(1), Known: known}, Control: ControlDown})
 		}
 		if (d.Verdict == Dead) != dead {
 			t.Errorf("one of %d targets silent: %s", known, d.Verdict)
@@ -128,12 +128,12 @@ func TestOneAloneNeverKills(t *testing.T) {
 		j := New(cfg, dead)
 		data, control := latch{set: dead}, latch{set: dead}
 		for _, b := range rapid.SliceOfN(rapid.Byte(), 1, 300).Draw(t, "rounds") {
-			o := Observation{Asked: targets(int(b & 3)), Known: int(b >> 2 & 3), Control: Control(b >> 4 & 3 % 3)}
+			o := Observation{Backends: Probed{Asked: targets(int(b & 3)), Known: int(b >> 2 & 3)}, Control: Control(b >> 4 & 3 % 3)}
 			if b>>6 == 3 {
-				o.Answered = []Answer{{targets(1)[0], int64(b)}}
+				o.Backends.Answered = []Answer{{targets(1)[0], int64(b)}}
 			}
-			if len(o.Answered)+len(o.Asked) > 0 {
-				data.round(len(o.Answered) == 0, cfg.Silent, cfg.Return)
+			if len(o.Backends.Answered)+len(o.Backends.Asked) > 0 {
+				data.round(len(o.Backends.Answered) == 0, cfg.Silent, cfg.Return)
 			}
 			control.round(o.Control != ControlUp, cfg.Control, cfg.Return)
 			was := dead
@@ -153,7 +153,7 @@ func TestRTT(t *testing.T) {
 	j := New(Defaults(), false)
 	hear := func(n int, ns int64) {
 		for range n {
-			j.Round(Observation{Asked: targets(1), Answered: []Answer{{targets(1)[0], ns}}})
+			j.Round(Observation{Backends: Probed{Asked: targets(1), Answered: []Answer{{targets(1)[0], ns}}}})
 		}
 	}
 	if smoothed, least := j.RTT(); smoothed != 0 || least != 0 {

@@ -14,8 +14,8 @@ import (
 
 var hours = flag.Int("hours", 4, "simulated hours of loss and stalls, each with a seed of its own")
 
-// path is the network between the judge and its cluster.
-type path struct {
+// network is what lies between the judge and its cluster.
+type network struct {
 	rand   *rand.Rand
 	loss   float64
 	oneWay int // ms
@@ -31,7 +31,7 @@ const stallLength = 1000
 
 // carry returns when a packet sent at a time arrives, or false. A stall drops
 // what it meets or holds it until its end.
-func (p *path) carry(at int) (int, bool) {
+func (p *network) carry(at int) (int, bool) {
 	p.advance(at)
 	calm := p.calm > 0 && at/p.calm%2 == 0
 	if at >= p.cut && at < p.mended || !calm && p.rand.Float64() < p.loss {
@@ -47,14 +47,14 @@ func (p *path) carry(at int) (int, bool) {
 }
 
 // advance moves on to the next stall once one is long over.
-func (p *path) advance(at int) {
+func (p *network) advance(at int) {
 	for p.every > 0 && at > p.stall+5*stallLength {
 		p.stall += 6*stallLength + p.rand.IntN(2*p.every)
 	}
 }
 
 // exchange returns when the reply to a packet sent at a time arrives.
-func (p *path) exchange(at int) (int, bool) {
+func (p *network) exchange(at int) (int, bool) {
 	there, ok := p.carry(at)
 	if !ok {
 		return 0, false
@@ -64,7 +64,7 @@ func (p *path) exchange(at int) (int, bool) {
 
 // probe returns when a TCP connect is answered: the first packet is repeated
 // after one second, and after two nobody waits any more.
-func (p *path) probe(at int) (int, bool) {
+func (p *network) probe(at int) (int, bool) {
 	first, ok := p.exchange(at)
 	second, again := p.exchange(at + 1000)
 	switch {
@@ -78,7 +78,7 @@ func (p *path) probe(at int) (int, bool) {
 
 // deliver carries data of an open connection: repeated after 200 ms and more,
 // then after twice as long each time.
-func (p *path) deliver(at int) int {
+func (p *network) deliver(at int) int {
 	pause := 200 + 4*p.oneWay
 	for {
 		if arrives, ok := p.carry(at); ok {
@@ -93,13 +93,46 @@ func (p *path) deliver(at int) int {
 
 // run is a judge on a path.
 type run struct {
-	path    *path
-	judge   *Judge
+	path            *network
+	judge           *Judge
+	backends, nodes *asker
+	now             int
+	check           int // when the outstanding check is answered, 0 for none
+}
+
+// asker probes one kind of target.
+type asker struct {
 	sample  *Sample
-	now     int
 	answers []arrival
 	asked   []netip.AddrPort
-	check   int // when the outstanding check is answered, 0 for none
+}
+
+func newAsker(n int) *asker {
+	a := &asker{sample: NewSample(3)}
+	a.sample.Refill(targets(n))
+	return a
+}
+
+// heard is what came until now.
+func (a *asker) heard(now int) Probed {
+	o := Probed{Asked: a.asked, Known: a.sample.Len()}
+	a.answers = slices.DeleteFunc(a.answers, func(x arrival) bool {
+		if x.at > now {
+			return false
+		}
+		o.Answered = append(o.Answered, x.Answer)
+		return true
+	})
+	return o
+}
+
+func (a *asker) ask(p *network, now, n int) {
+	a.asked = a.sample.Next(n)
+	for _, t := range a.asked {
+		if at, ok := p.probe(now); ok {
+			a.answers = append(a.answers, arrival{at, Answer{t, int64(at-now) * 1_000_000}})
+		}
+	}
 }
 
 type arrival struct {
@@ -115,30 +148,16 @@ func targets(n int) []netip.AddrPort {
 	return out
 }
 
-func newRun(p *path, backends int) *run {
-	r := &run{path: p, judge: New(Defaults(), false), sample: NewSample(3)}
-	r.sample.Refill(targets(backends))
-	return r
+func newRun(p *network, backends, nodes int) *run {
+	return &run{path: p, judge: New(Defaults(), false), backends: newAsker(backends), nodes: newAsker(nodes)}
 }
 
 // step is one round of 200 ms, give or take a twentieth.
 func (r *run) step() Decision {
 	r.now += 190 + r.path.rand.IntN(21)
-	o := Observation{Asked: r.asked, Known: r.sample.Len(), Control: r.control()}
-	r.answers = slices.DeleteFunc(r.answers, func(a arrival) bool {
-		if a.at > r.now {
-			return false
-		}
-		o.Answered = append(o.Answered, a.Answer)
-		return true
-	})
-	d := r.judge.Round(o)
-	r.asked = r.sample.Next(d.Probes)
-	for _, t := range r.asked {
-		if at, ok := r.path.probe(r.now); ok {
-			r.answers = append(r.answers, arrival{at, Answer{t, int64(at-r.now) * 1_000_000}})
-		}
-	}
+	d := r.judge.Round(Observation{Backends: r.backends.heard(r.now), Nodes: r.nodes.heard(r.now), Control: r.control()})
+	r.backends.ask(r.path, r.now, d.Probes)
+	r.nodes.ask(r.path, r.now, d.NodeProbes)
 	if d.Check && r.check == 0 {
 		r.check = r.path.deliver(r.path.deliver(r.now))
 	}
@@ -157,8 +176,8 @@ func (r *run) control() Control {
 
 const hour = 3_600_000
 
-func lossyPath(seed uint64, loss float64) *path {
-	p := &path{rand: rand.New(rand.NewPCG(seed, 7)), loss: loss, oneWay: 1 + int(seed%50), every: 20_000, holds: seed%2 == 0, cut: hour, mended: hour}
+func lossyPath(seed uint64, loss float64) *network {
+	p := &network{rand: rand.New(rand.NewPCG(seed, 7)), loss: loss, oneWay: 1 + int(seed%50), every: 20_000, holds: seed%2 == 0, cut: hour, mended: hour}
 	p.stall = p.rand.IntN(20_000)
 	return p
 }
@@ -166,19 +185,20 @@ func lossyPath(seed uint64, loss float64) *path {
 // TestAnHourOfLossAndStallsKillsNobody: 30 % loss in each direction, which
 // loses half of all exchanges, and a stall of a second twice a minute or more;
 // less loss; and minutes of it between calm ones, in which the path earned trust.
+// Clusters without backends are judged by their nodes instead.
 func TestAnHourOfLossAndStallsKillsNobody(t *testing.T) {
 	for row, c := range []struct {
-		loss           float64
-		backends, calm int
-	}{{0, 1, 0}, {0.01, 3, 0}, {0.05, 50, 0}, {0.3, 1, 0}, {0.3, 3, 0}, {0.3, 50, 0}, {0.3, 3, 60_000}, {0.05, 3, 60_000}} {
+		loss                  float64
+		backends, nodes, calm int
+	}{{0, 1, 0, 0}, {0.01, 3, 0, 0}, {0.05, 50, 9, 0}, {0.3, 1, 1, 0}, {0.3, 3, 0, 0}, {0.3, 50, 3, 0}, {0.3, 0, 1, 0}, {0.3, 0, 50, 0}, {0.3, 3, 0, 60_000}, {0.05, 0, 3, 60_000}} {
 		var sum tally
 		for seed := range uint64(*hours) {
 			p := lossyPath(uint64(row)<<32|seed, c.loss)
 			p.calm = c.calm
-			sum.add(newRun(p, c.backends))
+			sum.add(newRun(p, c.backends, c.nodes))
 		}
-		t.Logf("%2.0f%% loss each way, %2d backends, calm for %2d s in turn: %d h, %d stalls: data path taken for failing %d times, control link for lost %d times, cluster for dead %d times",
-			100*c.loss, c.backends, c.calm/1000, *hours, sum.stalls, sum.failing, sum.lost, sum.dead)
+		t.Logf("%2.0f%% loss each way, %2d backends, %2d nodes, calm for %2d s in turn: %d h, %d stalls: path to backends taken for failing %d times, to nodes %d times, control link for lost %d times, cluster for dead %d times",
+			100*c.loss, c.backends, c.nodes, c.calm/1000, *hours, sum.stalls, sum.failing, sum.nodes, sum.lost, sum.dead)
 		if sum.dead > 0 {
 			t.Errorf("%d living clusters were taken for dead", sum.dead)
 		}
@@ -186,7 +206,7 @@ func TestAnHourOfLossAndStallsKillsNobody(t *testing.T) {
 }
 
 // tally counts what happens in an hour.
-type tally struct{ dead, failing, lost, stalls int }
+type tally struct{ dead, failing, nodes, lost, stalls int }
 
 func (s *tally) add(r *run) {
 	var was Decision
@@ -194,6 +214,7 @@ func (s *tally) add(r *run) {
 		d := r.step()
 		s.dead += count(d.Verdict == Dead && was.Verdict != Dead)
 		s.failing += count(d.Data == DataFailing && was.Data != DataFailing)
+		s.nodes += count(d.Nodes == DataFailing && was.Nodes != DataFailing)
 		s.lost += count(d.ControlLost && !was.ControlLost)
 		s.stalls += count(r.path.stall != stall)
 		stall, was = r.path.stall, d
@@ -216,7 +237,10 @@ func TestDeathIsSeenInTime(t *testing.T) {
 		p.every = 0
 		p.cut = 60_000 + p.rand.IntN(1000)
 		p.mended = p.cut + 30_000
-		r := newRun(p, 1+int(seed%5))
+		r := newRun(p, 1+int(seed%5), int(seed%3))
+		if seed%4 == 0 {
+			r = newRun(p, 0, 1+int(seed%5))
+		}
 		r.until(t, p.cut+5000, Dead)
 		detected = append(detected, r.now-p.cut)
 		r.until(t, p.mended+5000, Alive, Suspect)

@@ -20,6 +20,17 @@ func (m *Mesh) admitsAddress(c *cluster, a netip.Addr) bool {
 	return len(m.pinned) == 0 || !m.pinned.has(a)
 }
 
+// AdmitsNode reports whether a remote cluster may name an address as one of its
+// nodes': none of ours, none that has a meaning of its own on every node, and
+// none in the ranges of another cluster's pods.
+func (m *Mesh) AdmitsNode(cluster string, a netip.Addr) bool {
+	c := m.clusters[cluster]
+	if c == nil || c.local || !a.IsValid() || a.Zone() != "" || m.denied.has(a) {
+		return false
+	}
+	return !m.pinned.has(a) || c.allow.has(a)
+}
+
 // addressError says why a is refused, and what to change if it should not be.
 func (m *Mesh) addressError(c *cluster, name lb.ServiceName, a netip.Addr) error {
 	a = a.Unmap()

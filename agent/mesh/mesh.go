@@ -29,6 +29,8 @@ type Mesh struct {
 
 	zone string            // of our own node
 	lost map[string]uint32 // seconds out of contact, by cluster
+	// ranks are those of SetRanks; never changed, only replaced.
+	ranks map[string]uint8
 
 	unsettled []*service // whose slices changed in the Apply under way
 

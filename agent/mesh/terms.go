@@ -80,7 +80,28 @@ func (m *Mesh) govern(s *service, out *lb.Service) {
 		return
 	}
 	out.Policy, out.Distribution, out.NodeOnly, out.SessionAffinity = t.policy, t.distribution, t.nodeOnly, t.session
-	out.Zone, out.Lost = m.zone, m.lost
+	out.Zone, out.Lost, out.Ranks = m.zone, m.lost, m.ranks
+}
+
+// SetRanks says how near remote clusters are, as [lb.Service].Ranks has it, and
+// reports whether that is new. Services become dirty that want the nearest
+// clusters first and have backends of one whose rank changed. ranks is not kept.
+func (m *Mesh) SetRanks(ranks map[string]uint8) (changed bool) {
+	if maps.Equal(m.ranks, ranks) {
+		return false
+	}
+	before := m.ranks
+	m.ranks = maps.Clone(ranks) // lb.Service values that were handed out share the former one
+	for s := range m.special {
+		if s.terms().policy.Nearest() && slices.ContainsFunc(s.parts, func(p part) bool {
+			was, knew := before[p.cluster.name]
+			is, know := m.ranks[p.cluster.name]
+			return was != is || knew != know
+		}) {
+			m.touch(s)
+		}
+	}
+	return true
 }
 
 // SetZone says in which zone our own node is, "" for unknown. Services that

@@ -227,6 +227,60 @@ func TestAgesOfLostContact(t *testing.T) {
 	}
 }
 
+// TestRanksConcernWhoAsksForThem: services that want the nearest clusters first
+// become dirty when one of theirs changes its rank, and follow it; the others
+// and other clusters do not matter.
+func TestRanksConcernWhoAsksForThem(t *testing.T) {
+	m := joined(t, config(), remote, "north")
+	m.Apply(own, []mesh.Change{governed(map[string]string{"tiers": "nearest; local"}, nil)})
+	m.Dirty()
+	west, north := "10.1.0.1", "10.3.0.1"
+	for _, step := range []struct {
+		ranks          map[string]uint8
+		changed, dirty bool
+		want           string
+	}{
+		{nil, false, false, west + " " + north},
+		{map[string]uint8{"elsewhere": 0}, true, false, west + " " + north},
+		{map[string]uint8{"elsewhere": 0, remote: 1}, true, true, west},
+		{map[string]uint8{"elsewhere": 0, remote: 1, "north": 0}, true, true, north},
+		{map[string]uint8{"elsewhere": 0, remote: 1, "north": 0}, false, false, north},
+		{map[string]uint8{remote: 0, "north": 0}, true, true, west + " " + north},
+		{map[string]uint8{}, true, true, west + " " + north},
+	} {
+		if changed, dirty := m.SetRanks(step.ranks), m.Dirty(); changed != step.changed || len(dirty) > 0 != step.dirty {
+			t.Errorf("%v: changed %v, dirty %v", step.ranks, changed, dirty)
+		}
+		wantUsed(t, m, step.want)
+	}
+	m.Apply(own, []mesh.Change{governed(map[string]string{"tiers": "*"}, nil)})
+	m.Dirty()
+	if m.SetRanks(map[string]uint8{remote: 3}); len(m.Dirty()) > 0 {
+		t.Error("a service that does not ask for it is decided on again")
+	}
+}
+
+// TestNodesThatMayBeProbed: no cluster points probes at what is ours, at what has
+// a meaning of its own, or into another cluster's range.
+func TestNodesThatMayBeProbed(t *testing.T) {
+	m := joined(t, config(), remote, "north")
+	m.SetPolicy("north", mesh.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("10.3.0.0/16")}})
+	m.SetOwn([]netip.Prefix{netip.MustParsePrefix("172.18.0.4/32")})
+	for addr, want := range map[string]string{
+		"172.16.0.1": "north west", "10.3.0.9": "north", "172.18.0.4": "", "127.0.0.1": "", "169.254.169.254": "", "fe80::1": "", "fd00::1": "north west",
+	} {
+		var got []string
+		for _, c := range []string{own, "north", remote, "unknown"} {
+			if m.AdmitsNode(c, netip.MustParseAddr(addr)) {
+				got = append(got, c)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s may be named by %v, want %s", addr, got, want)
+		}
+	}
+}
+
 // TestLostContactNeverTakesTheLast is promise 9: whatever the policy, what is
 // known of clusters that are all lost for ever is used as long as nothing else
 // is there.

@@ -77,6 +77,7 @@ func (o *options) addRunFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
 	f.BoolVar(&o.Probe, "probe", true, "probe remote backends by TCP connects, so that new connections leave a cluster that answers in no way")
 	f.DurationVar(&o.ProbeInterval, "probe-interval", 200*time.Millisecond, "time between two probes of a remote cluster; a dead one is left after 8 to 9 of them")
+	f.Uint16Var(&o.ProbeNodePort, "probe-node-port", 0, "TCP port of the nodes of remote clusters that is probed as well, such as 10250; a refusal is an answer too; 0 for none")
 	o.addAdmissionFlags(f)
 	o.log.Add(f)
 }

@@ -48,7 +48,7 @@ func TestWhatCanBeExplained(t *testing.T) {
 func TestExplanationIsShown(t *testing.T) {
 	v := newExplanation(&api.ExplainResponse{
 		Services: []*api.Explanation{{
-			Namespace: "shop", Name: "cart", Global: true, Affinity: "none", Findings: []string{"cluster north is stale"},
+			Namespace: "shop", Name: "cart", Global: true, Affinity: "none", Findings: []string{"cluster north is stale"}, Nearest: "west (3.0ms)",
 			Frontends: []*api.Decision{{Frontend: &api.Frontend{Address: "10.96.0.1", Port: 80, Protocol: "TCP", PortName: "http"}, Backends: []*api.Backend{
 				{Address: "10.1.0.1", Port: 8080, Protocol: "TCP", Cluster: "west", State: "held", Selected: true, Reason: "active"},
 			}}},
@@ -63,7 +63,7 @@ func TestExplanationIsShown(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"shop/cart  global service", "east (own)", "frontend 10.96.0.1:80/TCP http", "10.1.0.1:8080/TCP", "held", "! cluster north is stale", "! something else",
+	for _, want := range []string{"shop/cart  global service", "nearest: west (3.0ms)", "east (own)", "frontend 10.96.0.1:80/TCP http", "10.1.0.1:8080/TCP", "held", "! cluster north is stale", "! something else",
 		"! refused (address): cilium/state/x of cluster west: backend 127.0.0.1 is refused", "remedy: add the pod CIDR"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("table lacks %q:\n%s", want, text.String())

@@ -21,6 +21,7 @@ type explainedService struct {
 	Affinity  string         `json:"affinity"`
 	Frontends []decisionView `json:"frontends"`
 	Clusters  []shareView    `json:"clusters"`
+	Nearest   string         `json:"nearest"`
 	Findings  []string       `json:"findings"`
 }
 
@@ -76,7 +77,7 @@ func newExplanation(r *api.ExplainResponse) explanationView {
 
 func newExplained(s *api.Explanation) explainedService {
 	v := explainedService{
-		Namespace: s.GetNamespace(), Name: s.GetName(), Global: s.GetGlobal(), Affinity: s.GetAffinity(),
+		Namespace: s.GetNamespace(), Name: s.GetName(), Global: s.GetGlobal(), Affinity: s.GetAffinity(), Nearest: s.GetNearest(),
 		Frontends: []decisionView{}, Clusters: []shareView{}, Findings: append([]string{}, s.GetFindings()...),
 	}
 	for _, d := range s.GetFrontends() {
@@ -111,6 +112,7 @@ func (s explainedService) table(w io.Writer) {
 		kind = "no global service of this cluster"
 	}
 	fmt.Fprintf(w, "%s/%s  %s, affinity %s\n", s.Namespace, s.Name, kind, s.Affinity)
+	printNearest(w, s.Nearest)
 	fmt.Fprintln(w, "  CLUSTER\tSTATE\tHAS IT\tBACKENDS\tPROVISIONAL\tHELD")
 	for _, c := range s.Clusters {
 		name, has := c.Cluster, "no"

@@ -44,6 +44,7 @@ type clusterView struct {
 	RTTMinSeconds float64 `json:"rttMinSeconds"`
 	Dead          bool    `json:"dead"`
 	DeadSeconds   float64 `json:"deadSeconds"`
+	distanceView
 }
 
 type rejectionView struct {
@@ -87,6 +88,7 @@ type serviceView struct {
 
 	SessionAffinitySeconds uint32   `json:"sessionAffinitySeconds"`
 	Consistent             bool     `json:"consistent"`
+	Nearest                string   `json:"nearest"`
 	Problems               []string `json:"problems"`
 }
 
@@ -117,6 +119,7 @@ func newStatus(r *api.StatusResponse) statusView {
 			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Source: c.GetSource(), Endpoint: c.GetEndpoint(),
 			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
 			DataPath: c.GetDataPath(), RTTSeconds: c.GetRttSeconds(), RTTMinSeconds: c.GetRttMinSeconds(), Dead: c.GetDead(), DeadSeconds: c.GetDeadSeconds(),
+			distanceView: newDistance(c),
 		}
 		for _, x := range c.GetRejections() {
 			cv.Rejections = append(cv.Rejections, rejectionView{x.GetReason(), x.GetCount(), x.GetExample()})
@@ -149,15 +152,17 @@ func (v statusView) table(w io.Writer) {
 	}
 }
 
-// path is the data path in few words: its state and how long answers take.
+// path is the data path in few words: its state, how long answers take, and the
+// same of nodes.
 func (c clusterView) path() string {
+	text := cmp.Or(c.DataPath, "-")
 	switch {
 	case c.Dead:
-		return "dead"
+		text = "dead"
 	case c.DataPath == "ok" && c.RTTSeconds > 0:
-		return fmt.Sprintf("ok, %.1fms", 1000*c.RTTSeconds)
+		text = fmt.Sprintf("ok, %.1fms", 1000*c.RTTSeconds)
 	}
-	return cmp.Or(c.DataPath, "-")
+	return text + c.distanceView.String()
 }
 
 // faults lists everything that an operator should look at.
@@ -196,7 +201,7 @@ func newServices(r *api.ServicesResponse) servicesView {
 	for _, s := range r.GetServices() {
 		v := serviceView{
 			Namespace: s.GetNamespace(), Name: s.GetName(), Frontends: []frontendView{}, Affinity: s.GetAffinity(), Backends: newChosen(s.GetBackends()),
-			SessionAffinitySeconds: s.GetSessionAffinitySeconds(), Consistent: s.GetConsistent(), Problems: append([]string{}, s.GetProblems()...),
+			SessionAffinitySeconds: s.GetSessionAffinitySeconds(), Consistent: s.GetConsistent(), Nearest: s.GetNearest(), Problems: append([]string{}, s.GetProblems()...),
 		}
 		for _, f := range s.GetFrontends() {
 			v.Frontends = append(v.Frontends, newFrontend(f))
@@ -220,6 +225,7 @@ func (v servicesView) draw(w io.Writer, backends func(io.Writer, []chosenView)) 
 		for _, f := range s.Frontends {
 			fmt.Fprintf(w, "  frontend %s\n", f)
 		}
+		printNearest(w, s.Nearest)
 		backends(w, s.Backends)
 		for _, line := range s.Problems {
 			fmt.Fprintf(w, "  ! %s\n", line)

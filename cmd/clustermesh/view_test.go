@@ -47,14 +47,16 @@ func TestStatusShowsTheDataPath(t *testing.T) {
 		{Name: "west", State: "synced", DataPath: "ok", RttSeconds: 0.0123, RttMinSeconds: 0.01},
 		{Name: "north", State: "stale", DataPath: "failing", Dead: true, DeadSeconds: 3},
 		{Name: "south", State: "synced", DataPath: "failing"},
+		{Name: "far", State: "synced", DataPath: "unknown", NodePath: "ok", NodeRttSeconds: 0.2, DistanceSeconds: 0.21, Rank: 3},
+		{Name: "gone", State: "stale", DataPath: "failing", Dead: true, NodePath: "failing", NodeRttSeconds: 0.2},
 	}})
-	for i, want := range []string{"-", "ok, 12.3ms", "dead", "failing"} {
+	for i, want := range []string{"-", "ok, 12.3ms", "dead", "failing", "unknown; nodes ok, 200.0ms; 3 by distance", "dead; nodes failing"} {
 		if got := v.Clusters[i].path(); got != want {
 			t.Errorf("%s is shown as %q, want %q", v.Clusters[i].Name, got, want)
 		}
 	}
 	encoded, err := json.Marshal(v)
-	if err != nil || !strings.Contains(string(encoded), `"dataPath":"failing","rttSeconds":0,"rttMinSeconds":0,"dead":true,"deadSeconds":3`) {
+	if err != nil || !strings.Contains(string(encoded), `"dataPath":"failing","rttSeconds":0,"rttMinSeconds":0,"dead":true,"deadSeconds":3,"nodePath":"","nodeRTTSeconds":0,"distanceSeconds":0,"rank":0`) {
 		t.Errorf("%s, %v", encoded, err)
 	}
 }
@@ -63,7 +65,7 @@ func TestStatusShowsTheDataPath(t *testing.T) {
 // table shows it, the plain one does not, and both tell what is wrong.
 func TestServicesShowTheirPolicy(t *testing.T) {
 	v := newServices(&api.ServicesResponse{Services: []*api.Service{{
-		Namespace: "shop", Name: "cart", Affinity: "none", SessionAffinitySeconds: 60, Consistent: true, Problems: []string{"write it otherwise"},
+		Namespace: "shop", Name: "cart", Affinity: "none", SessionAffinitySeconds: 60, Consistent: true, Problems: []string{"write it otherwise"}, Nearest: "north (2.0ms)",
 		Backends: []*api.Backend{
 			{Address: "10.1.0.1", Port: 80, Protocol: "TCP", Cluster: "east", State: "active", Selected: true, Reason: "active", Weight: 3, Share: 75, Tier: 1},
 			{Address: "10.3.0.1", Port: 80, Protocol: "TCP", Cluster: "north", State: "active", Reason: "excluded"},
@@ -73,7 +75,7 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1}`, `"sessionAffinitySeconds":60,"consistent":true,"problems":["write it otherwise"]`} {
+	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1}`, `"sessionAffinitySeconds":60,"consistent":true,"nearest":"north (2.0ms)","problems":["write it otherwise"]`} {
 		if !strings.Contains(string(encoded), want) {
 			t.Errorf("%s does not hold %s", encoded, want)
 		}
@@ -81,7 +83,7 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 	var plain, wide strings.Builder
 	v.table(&plain)
 	v.wide(&wide)
-	for _, want := range []string{"session affinity 60s  consistent hashing", "active\t1\t3\t75.00%\n", "excluded\t-\t-\t-\n", "! write it otherwise"} {
+	for _, want := range []string{"session affinity 60s  consistent hashing", "active\t1\t3\t75.00%\n", "excluded\t-\t-\t-\n", "  nearest: north (2.0ms)\n", "! write it otherwise"} {
 		if !strings.Contains(wide.String(), want) {
 			t.Errorf("%s does not show %q", wide.String(), want)
 		}

@@ -57,6 +57,10 @@ func refusals() []refusal {
 		{"rules without devices", east + "agent: {devices: {rules: [eth0]}}", "/agent/devices/rules"},
 		{"metrics that nobody reaches", east + "monitor: {enabled: true}\nagent: {hostNetwork: true}", "/agent/metricsOnNode"},
 		{"the root of the node", east + "agent: {runDir: /}", "/agent/runDir"},
+		{"nodes probed where nothing is", east + "agent: {probe: {enabled: false, nodePort: 10250}}", "/agent/probe/nodePort"},
+		{"port that is none", east + "agent: {probe: {nodePort: 65536}}", "/agent/probe/nodePort"},
+		{"probes without a unit", east + "agent: {probe: {interval: \"200\"}}", "/agent/probe/interval"},
+		{"probes too often", east + "agent: {probe: {interval: 9ms}}", "/agent/probe/interval"},
 		{"share above all", east + "agent: {withdrawalBrakePercent: 101}", "/agent/withdrawalBrakePercent"},
 	}
 }

@@ -21,6 +21,16 @@ imagePullPolicy: {{ .Values.agent.image.pullPolicy }}
 {{- with int $a.withdrawalBrakePercent }}
 - --withdrawal-brake-percent={{ . }}
 {{- end }}
+{{- if not $a.probe.enabled }}
+- --probe=false
+{{- else }}
+{{- if ne $a.probe.interval "200ms" }}
+- --probe-interval={{ $a.probe.interval }}
+{{- end }}
+{{- with int $a.probe.nodePort }}
+- --probe-node-port={{ . }}
+{{- end }}
+{{- end }}
 {{- with int $a.maxFrontends }}
 - --max-frontends={{ . }}
 {{- end }}

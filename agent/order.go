@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/agent/liveness"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// order is how far remote clusters are, for services that want the nearest
+// first. It is kept in a file of the state directory, so that a restart moves no
+// connection while distances are measured anew.
+type order struct {
+	distances map[string]int64 // damped, in nanoseconds by cluster; known ones only
+	ranks     map[string]uint8 // what follows from them
+	stale     bool             // ranks are older than distances
+	changed   chan struct{}    // distances have to be written
+}
+
+// orderFile is the file.
+const orderFile = "distances.json"
+
+// maxDistance bounds what is believed of the file, as a probe's time is bounded.
+const maxDistance = int64(time.Second)
+
+func newOrder() order {
+	return order{distances: map[string]int64{}, changed: make(chan struct{}, 1)}
+}
+
+// readOrder reads the file. Without a good one nothing is known.
+func readOrder(dir string, log *slog.Logger) order {
+	o := newOrder()
+	var all map[string]int64
+	data, err := readBounded(filepath.Join(dir, orderFile))
+	if err == nil {
+		err = json.Unmarshal(data, &all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("distances of a former life are not readable; they are measured anew", "key", orderFile, "err", err)
+	}
+	for name, ns := range all {
+		if schema.ValidateClusterName(name) == nil && ns > 0 && ns < maxDistance && len(o.distances) < schema.MaxClusters511 {
+			o.distances[name] = ns
+		}
+	}
+	return o
+}
+
+// set takes in the distance of a cluster, 0 if it is not known.
+func (o *order) set(name string, ns int64) {
+	if o.distances[name] == ns {
+		return
+	}
+	o.distances[name] = ns
+	if ns == 0 {
+		delete(o.distances, name)
+	}
+	o.stale = true
+}
+
+// reorder decides anew on services that want the nearest clusters first, if that
+// order changed.
+func (c *core) reorder() {
+	if !c.order.stale {
+		return
+	}
+	c.order.stale = false
+	select {
+	case c.order.changed <- struct{}{}:
+	default:
+	}
+	c.order.ranks = liveness.Ranks(c.order.distances)
+	if c.mesh.SetRanks(c.order.ranks) {
+		c.metrics.reordered.Inc()
+		c.log.Info("order of the nearest clusters changed", "key", c.orderText(slices.Collect(maps.Keys(c.order.distances))))
+	}
+}
+
+// orderText names clusters in the order of their distance, and groups those that
+// count as equally near.
+func (c *core) orderText(names []string) string {
+	rank := func(name string) int {
+		if r, known := c.order.ranks[name]; known {
+			return int(r)
+		}
+		return len(c.order.ranks) // behind all
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b)) })
+	var text strings.Builder
+	for i, name := range names {
+		switch {
+		case i > 0 && rank(name) == rank(names[i-1]):
+			text.WriteString(", ")
+		case i > 0:
+			text.WriteString("; then ")
+		}
+		text.WriteString(name + " " + c.distanceText(name))
+	}
+	return text.String()
+}
+
+func (c *core) distanceText(name string) string {
+	if ns := c.order.distances[name]; ns > 0 {
+		return fmt.Sprintf("(%.1fms)", float64(ns)/1e6)
+	}
+	return "(unknown: no probe was answered)"
+}
+
+// nearest says in which order a service takes remote clusters, and why, or "" if
+// it does not ask for the nearest first.
+func (c *core) nearest(s *lb.Service) string {
+	if !s.Policy.Nearest() {
+		return ""
+	}
+	var names []string
+	for _, b := range s.Backends {
+		if !b.Local && s.IsNearest(b.Cluster) && !slices.Contains(names, b.Cluster) {
+			names = append(names, b.Cluster)
+		}
+	}
+	return c.orderText(names)
+}
+
+// unordered says so if a service wants an order that this node does not know.
+func (c *core) unordered(s *lb.Service) []string {
+	if c.cfg.Probe || !s.Policy.Nearest() {
+		return nil
+	}
+	return []string{"annotation clustermesh.io/tiers: \"nearest\" means all other clusters alike on this node, because nothing is probed here; remove --probe=false"}
+}
+
+// keepOrder writes the file after changes until ctx ends.
+func (a *Agent) keepOrder(ctx context.Context) error {
+	return a.keep(ctx, orderFile, a.core.order.changed, func(c *core) any {
+		return maps.Clone(c.order.distances)
+	})
+}
