@@ -15,6 +15,8 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	// reads metrics back in tests
 	github.com/prometheus/client_model v0.6.3
+	// reads pages of metrics in tests
+	github.com/prometheus/common v0.72.0
 	// testscript and txtar: golden scenarios and command tests
 	github.com/rogpeppe/go-internal v1.16.0
 	// commands and help
@@ -110,7 +112,6 @@ require (
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/pelletier/go-toml/v2 v2.2.4 // indirect
 	github.com/pmezard/go-difflib v1.0.1-0.20181226105442-5d4384ee4fb2 // indirect
-	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/sagikazarmark/locafero v0.11.0 // indirect
 	github.com/sourcegraph/conc v0.3.1-0.20240121214520-5f936abd7ae8 // indirect

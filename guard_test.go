@@ -33,9 +33,10 @@ var imports = map[string][]string{
 	"agent/liveness/probe":      {},
 	"agent/mesh":                {"agent/lb", "kvstore/schema"},
 	"agent/privilege":           {},
-	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
+	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/notice", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
 	"apiserver/export":          {"kvstore/schema"},
 	"apiserver/identity":        {"kvstore/schema"},
+	"apiserver/notice":          {"apiserver/export"},
 	"apiserver/source":          {"apiserver/export"},
 	"bpf":                       {"bpf/layout"},
 	"bpf/layout":                {},
@@ -48,6 +49,7 @@ var imports = map[string][]string{
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
 	"cmd/internal/cli":          {},
 	"deploy/examples":           {},
+	"deploy/observe":            {},
 	"deploy/release":            {},
 	"e2e":                       {},
 	"kvstore":                   {},
@@ -64,7 +66,7 @@ var imports = map[string][]string{
 // pure lists the packages that only compute, and what they must not reach for:
 // a clock, a network, a lock or a Kubernetes client in there would end their
 // being testable by value.
-var pure = []string{"agent/datapath", "agent/lb", "agent/liveness", "agent/mesh", "apiserver/export", "apiserver/identity", "bpf/layout", "kvstore/schema"}
+var pure = []string{"agent/datapath", "agent/lb", "agent/liveness", "agent/mesh", "apiserver/export", "apiserver/identity", "apiserver/notice", "bpf/layout", "kvstore/schema"}
 
 var impure = []string{"context", "time", "os", "net", "log", "log/slog", "sync", "go.etcd.io/", "google.golang.org/grpc", "k8s.io/"}
 

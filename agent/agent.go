@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
@@ -94,13 +93,7 @@ func dropPrivileges(cfg Config, kernel Kernel) error {
 	default:
 		cfg.Log.Info("dropped privileges", "key", kept.String(), "n", kept.Len())
 	}
-	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "clustermesh_agent_capabilities_held",
-		Help: "Linux capabilities that the agent holds: 0, or 1 before Linux 5.19, which is CAP_BPF; more in a binary with cgo.",
-	}, func() float64 {
-		held, _ := privilege.Held() // reading one's own cannot fail
-		return float64(held.Len())
-	}))
+	showCapabilities(cfg.Registry)
 	return nil
 }
 

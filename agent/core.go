@@ -71,6 +71,7 @@ type link struct {
 	// nodes are those of a remote cluster by key, if nodes are probed.
 	nodes        map[string]netip.Addr
 	nodesProblem []string // why they are not followed, if so
+	contact   contact
 }
 
 // retryPause is how long a service that the maps could not take waits for the
@@ -89,7 +90,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
 		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName]spilled{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
 	}
-	cfg.Registry.MustRegister(newCollector(c))
+	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
 	c.mesh.SetZone(cfg.Zone)
 	c.written = readWritten(cfg.StateDir, c.log)
 	c.order = newOrder()
@@ -293,6 +294,7 @@ func (c *core) removeCluster(name string) {
 
 func (c *core) connecting(name string) {
 	c.lose(name)
+	c.link(name).contact.connecting(time.Now())
 	c.mesh.Connecting(name)
 }
 
@@ -320,6 +322,7 @@ func (c *core) connected(name, endpoint string, config schema.ClusterConfig) (fr
 func (c *core) disconnected(name string, err error) {
 	l := c.link(name)
 	l.failures++
+	l.contact.disconnected(time.Now())
 	c.lose(name)
 	if name == c.cfg.ClusterName { // its word may be long in coming
 		c.hearAll()
@@ -339,6 +342,7 @@ func (c *core) update(name string, u kvstore.Update) {
 	c.mesh.Apply(name, changes)
 	if u.Synced {
 		c.mesh.Synced(name)
+		c.link(name).contact.synced(time.Now())
 		c.regain(name)
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}

@@ -24,6 +24,7 @@ func TestMetricsInventory(t *testing.T) {
 	s.awaitCluster("east", "refused something", func(c *api.Cluster) bool {
 		return c.GetState() == "synced" && len(c.GetRejections()) > 0 && c.GetRank() > 0
 	})
+	showCapabilities(s.agent.cfg.Registry)
 	got := inventory(t, s.agent.cfg.Registry)
 	path := filepath.Join("testdata", "metrics.golden")
 	if *update {

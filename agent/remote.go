@@ -252,13 +252,14 @@ func (r *remote) watchHeartbeat(ctx context.Context, conn connection) error {
 	g.Go(func() error {
 		w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: schema.HeartbeatKey, MaxKeys: 16})
 		return w.Follow(ctx, conn, func(u kvstore.Update) error {
-			if len(u.Changes) > 0 {
-				select {
-				case beats <- struct{}{}:
-				default:
-				}
+			if len(u.Changes) == 0 {
+				return nil
 			}
-			return nil
+			select {
+			case beats <- struct{}{}:
+			default:
+			}
+			return r.core.do(ctx, func(c *core) { c.heard(r.name) })
 		})
 	})
 	g.Go(func() error { return expectBeats(ctx, beats, r.cfg.HeartbeatTimeout) })

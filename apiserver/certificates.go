@@ -26,6 +26,8 @@ type certificates struct {
 	trust   *certs.Trust
 	renewer *certs.Renewer // nil without a CA directory
 	expiry  *prometheus.Desc
+	left    *prometheus.Desc
+	failing *prometheus.Desc
 	renewed prometheus.Counter
 	failed  prometheus.Counter
 
@@ -42,6 +44,10 @@ func newCertificates(config Config, log *slog.Logger) (*certificates, error) {
 	c := &certificates{
 		expiry: prometheus.NewDesc("clustermesh_certificate_expiry_timestamp_seconds",
 			"Unix time at which the server's certificate in use, or the last CA of readers, ends.", []string{"certificate"}, nil),
+		left: prometheus.NewDesc("clustermesh_certificate_remaining_ratio",
+			"Part of its life that the server's certificate in use still has, from 1 to 0.", []string{"certificate"}, nil),
+		failing: prometheus.NewDesc("clustermesh_certificate_renewal_failing",
+			"1 while the server's certificate cannot be renewed in the CA directory, else 0.", nil, nil),
 		renewed: counter("renewals_total", "Certificates of the server that were renewed in the CA directory."),
 		failed:  counter("renewal_errors_total", "Failed attempts to renew the server's certificate in the CA directory."),
 	}
@@ -124,9 +130,27 @@ func (c *certificates) complaints(now time.Time) (all []string) {
 	return all
 }
 
+// remaining is the part of a certificate's life that it still has.
+func remaining(leaf *x509.Certificate, now time.Time) float64 {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	return min(max(float64(leaf.NotAfter.Sub(now))/float64(life), 0), 1)
+}
+
+// problems is 1 while the certificate cannot be renewed.
+func (c *certificates) problems() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.problem != "" {
+		return 1
+	}
+	return 0
+}
+
 // Describe sends all descriptions.
 func (c *certificates) Describe(out chan<- *prometheus.Desc) {
 	out <- c.expiry
+	out <- c.left
+	out <- c.failing
 	c.renewed.Describe(out)
 	c.failed.Describe(out)
 }
@@ -135,7 +159,9 @@ func (c *certificates) Describe(out chan<- *prometheus.Desc) {
 func (c *certificates) Collect(out chan<- prometheus.Metric) {
 	if leaf, err := c.inUse(); err == nil {
 		gauge(out, c.expiry, int(leaf.NotAfter.Unix()), "server")
+		gauge(out, c.left, remaining(leaf, time.Now()), "server")
 	}
+	gauge(out, c.failing, c.problems())
 	gauge(out, c.expiry, int(c.trust.End().Unix()), "client-ca")
 	c.renewed.Collect(out)
 	c.failed.Collect(out)

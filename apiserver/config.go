@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/apiserver/source"
@@ -76,6 +77,12 @@ type Config struct {
 	CiliumCompat bool
 	HealthListen string
 
+	// Events (--events) tells owners of services what became of their export, as
+	// Kubernetes Events. NobodyImportsAfter (--nobody-imports-after) is how long no
+	// other cluster is connected before they are told that; 0 is never.
+	Events             bool
+	NobodyImportsAfter time.Duration
+
 	Version string       // shown in metrics
 	Log     *slog.Logger // nil discards
 
@@ -102,6 +109,7 @@ func (c Config) Validate() error {
 		needed("--tls-client-ca", tls.ClientCA, "name the PEM file of the CAs that readers' certificates come from"),
 		c.validateCADir(),
 		optionalAddress("--http", c.HTTP, true), optionalAddress("--health-listen", c.HealthListen, c.CiliumCompat),
+		c.validateEvents(),
 		oneOf("--identity-source", c.IdentitySource, "", "auto", "own", "cilium"),
 		oneOf("--mcs-api", c.MCSAPI, "", "auto", "true", "false", "absent"),
 		oneOf("--endpoint-slices-export-mode", c.EndpointSlices, "", schema.ModeServicesAndEndpointSlices, schema.ModeEndpointSlicesOnly),
@@ -155,6 +163,13 @@ func (c Config) validateSource() error {
 	}
 	if c.Manifests == "" && c.Kubeconfig == "" && !c.InCluster {
 		return errors.New(`--kubeconfig "": there is no source, and this is no pod with a service account; set --kubeconfig or --manifests`)
+	}
+	return nil
+}
+
+func (c Config) validateEvents() error {
+	if d := c.NobodyImportsAfter; d < 0 || d%time.Second != 0 {
+		return fmt.Errorf("--nobody-imports-after %s: not a number of seconds of 0 or more; write a duration such as 10m", d)
 	}
 	return nil
 }

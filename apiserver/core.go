@@ -22,6 +22,7 @@ type core struct {
 	table    *identity.Table
 	journal  *journal
 	status   *status
+	events   *events // nil for none
 	log      *slog.Logger
 	batches  chan source.Batch
 	lives    chan *life
@@ -111,6 +112,7 @@ func (c *core) apply(changes []export.Change) {
 		c.status.journalFailed()
 	}
 	c.life.publish(records)
+	c.events.note(c.exporter.TakeServices(), c.synced)
 	c.status.setExport(c.exporter, c.table.Stats())
 }
 

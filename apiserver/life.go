@@ -40,7 +40,7 @@ func (a *apiserver) newLife() (*life, error) {
 		l.publishers[k] = kvstore.NewPublisher(s.Store(), kvstore.PublisherConfig{
 			Prefix: schema.WatchPrefix(k, a.config.ClusterName, false),
 			Canary: schema.CanaryKey(k, a.config.ClusterName, false),
-			Log:    a.log,
+			Log:    a.log, Acknowledged: a.measures.acknowledged(k),
 		})
 	}
 	return l, nil
@@ -180,6 +180,7 @@ func (a *apiserver) publish(ctx context.Context, l *life) error {
 func now() []byte { return schema.EncodeTime(time.Now().Unix()) }
 
 func (a *apiserver) keepFailed(err error) {
+	a.measures.announce.Inc()
 	a.log.Warn("failed to write the cluster's announcement or heartbeat, will retry", "err", err)
 }
 

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"runtime"
+	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/kvstore"
@@ -17,6 +18,7 @@ type descriptions struct {
 	records, exportProblems                *prometheus.Desc
 	identities, identityLimit, journalFail *prometheus.Desc
 	identitySource                         *prometheus.Desc
+	lag, bootstrap                         *prometheus.Desc
 }
 
 func newDescriptions() descriptions {
@@ -38,6 +40,8 @@ func newDescriptions() descriptions {
 		identities:     d("identities", "Numbers of identities, by whether they are in use or in quarantine.", "state"),
 		identityLimit:  d("identities_limit", "Numbers in the cluster's range."),
 		journalFail:    d("identity_journal_errors_total", "Failed attempts to keep identities on disk."),
+		lag:            d("publisher_lag_seconds", "How long the oldest change that the store has not acknowledged has waited, 0 for none.", "kind"),
+		bootstrap:      d("bootstrap_duration_seconds", "Time until everything was published for the first time, 0 before."),
 		identitySource: d("identity_source", "Always 1; where identities, pod addresses and nodes come from.", "source"),
 	}
 }
@@ -47,7 +51,7 @@ func (s *status) Describe(out chan<- *prometheus.Desc) {
 	d := s.metrics
 	for _, one := range []*prometheus.Desc{
 		d.ready, d.buildInfo, d.lives, d.pending, d.operations, d.publishErrors, d.objects, d.sourceErrors,
-		d.sourceProblems, d.records, d.exportProblems, d.identities, d.identityLimit, d.journalFail, d.identitySource,
+		d.sourceProblems, d.records, d.exportProblems, d.identities, d.identityLimit, d.journalFail, d.identitySource, d.lag, d.bootstrap,
 	} {
 		out <- one
 	}
@@ -64,6 +68,7 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 	d := s.metrics
 	gauge(out, d.ready, ready)
 	gauge(out, d.buildInfo, 1, "apiserver", s.version, runtime.Version())
+	gauge(out, d.bootstrap, s.bootstrap.Seconds())
 	counter(out, d.lives, s.lives)
 	counter(out, d.sourceErrors, s.sourceErrors)
 	counter(out, d.journalFail, s.journalErrors)
@@ -74,11 +79,12 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 
 func (s *status) collectPublishers(out chan<- prometheus.Metric) {
 	for _, k := range s.kinds {
-		stats, pending := s.past[k], 0
+		stats, pending, lag := s.past[k], 0, 0.0
 		if s.life != nil {
 			p := s.life.publishers[k]
-			stats, pending = add(stats, p.Stats()), p.Pending()
+			stats, pending, lag = add(stats, p.Stats()), p.Pending(), p.Lag(time.Now()).Seconds()
 		}
+		gauge(out, s.metrics.lag, lag, k.String())
 		s.collectPublisher(out, k.String(), stats, pending)
 	}
 }
@@ -108,7 +114,7 @@ func (s *status) collectExport(out chan<- prometheus.Metric) {
 	}
 }
 
-func gauge[N int | uint64](out chan<- prometheus.Metric, d *prometheus.Desc, value N, labels ...string) {
+func gauge[N int | uint64 | float64](out chan<- prometheus.Metric, d *prometheus.Desc, value N, labels ...string) {
 	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
 }
 

@@ -35,6 +35,8 @@ type apiserver struct {
 	core     *core
 	status   *status
 	registry *prometheus.Registry
+	measures *measures
+	events   *events // nil for none
 	http     net.Listener
 	health   net.Listener // for Cilium's health check, nil for none
 	began    time.Time
@@ -64,6 +66,7 @@ func (a *apiserver) run(ctx context.Context) error {
 	group.Go(func() error { return serveHTTP(ctx, "--health-listen", a.health, a.ciliumHealth()) })
 	group.Go(func() error { return a.core.run(ctx) })
 	group.Go(func() error { return a.certs.run(ctx) })
+	group.Go(func() error { return a.events.run(ctx) })
 	group.Go(func() error { return a.origin.Run(ctx, a.core.sink(ctx)) })
 	if a.peers != nil {
 		group.Go(func() error { return a.peers.Run(ctx) })
@@ -84,15 +87,21 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 		if err := a.peers.Load(); err != nil {
 			return nil, fmt.Errorf("--peers %q: %w; create the directory", config.Peers, err)
 		}
+		a.registry.MustRegister(peerGauges(a.peers)...)
 	}
 	if a.origin, err = newOrigin(config, a.log); err != nil {
 		return nil, err
 	}
 	a.status = newStatus(config)
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status, a.certs)
+	a.measures = newMeasures(a.registry, config.kinds())
 	if a.core, err = newCore(config, a.status, a.log); err != nil {
 		return nil, err
 	}
+	if a.events, err = newEvents(config, a.registry, a.status.remoteReaders); err != nil {
+		return nil, err
+	}
+	a.core.events = a.events
 	return a, a.listen(ctx)
 }
 

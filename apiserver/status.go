@@ -97,6 +97,14 @@ func (s *status) current() *life {
 	return s.life
 }
 
+// remoteReaders counts the connections of other clusters to the present life.
+func (s *status) remoteReaders() int {
+	if l := s.current(); l != nil {
+		return l.server.RemoteReaders()
+	}
+	return 0
+}
+
 func add(a, b kvstore.PublisherStats) kvstore.PublisherStats {
 	a.Puts += b.Puts
 	a.Deletes += b.Deletes

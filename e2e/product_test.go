@@ -85,6 +85,7 @@ type agent struct {
 	state    string
 	socket   string
 	http     string
+	more     []string // flags besides
 	lab      *lab.Lab
 }
 
@@ -135,12 +136,12 @@ func (a *agent) removeCluster(t *testing.T, name string) {
 }
 
 func (a *agent) flags() []string {
-	return []string{
+	return append([]string{
 		"--cluster-name", a.node.cluster.name, "--cluster-id", fmt.Sprint(a.node.cluster.id),
 		"--node-name", a.node.name, "--clusters", a.clusters, "--cgroup", a.node.lab.Cgroup,
 		"--bpffs", a.bpffs, "--state-dir", a.state, "--http", a.http, "--api-socket", a.socket,
 		"--probe-node-port", "10250", // where nothing listens, which is an answer too
-	}
+	}, a.more...)
 }
 
 func (a *agent) start(t *testing.T) {

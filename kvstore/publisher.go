@@ -35,6 +35,10 @@ type PublisherConfig struct {
 	LifeCheck time.Duration
 	// RetryMin and RetryMax bound the delay after a failure; default 50 ms, 5 s.
 	RetryMin, RetryMax time.Duration
+	// Acknowledged, if set, is told for each change how long it waited until the
+	// store had it. Changes of one key that coalesced count as the first of them.
+	// It must not block.
+	Acknowledged func(time.Duration)
 	// Log receives failures; default is to discard.
 	Log *slog.Logger
 }
@@ -117,13 +121,14 @@ type Publisher struct {
 	entries  map[string]*entry
 	queue    fifo
 	parked   map[string]parking
-	pending  int  // entries queued
-	inflight int  // entries in the transaction under way
-	limit    int  // operations of the next transaction
-	synced   bool // the initial set is complete
-	listed   bool // the store's content is known
-	armed    bool // the canary is queued or written
-	finished bool // done is closed
+	pending  int   // entries queued
+	inflight int   // entries in the transaction under way
+	written  int64 // since when the oldest of these waits, in Unix nanoseconds; 0 for none
+	limit    int   // operations of the next transaction
+	synced   bool  // the initial set is complete
+	listed   bool  // the store's content is known
+	armed    bool  // the canary is queued or written
+	finished bool  // done is closed
 	stats    PublisherStats
 
 	// Used by Run alone.
@@ -142,6 +147,7 @@ type entry struct {
 	stored  bool   // the store has the key, or may have it
 	certain bool   // stored and hash are known to be so
 	hash    uint64 // of the stored value
+	since   int64  // when it was queued, in Unix nanoseconds; 0 if it is not
 }
 
 // NewPublisher returns a publisher into the store. The configuration must be
@@ -219,6 +225,9 @@ func (p *Publisher) markQueued(e *entry) {
 		e.queued = true
 		p.pending++
 	}
+	if e.since == 0 {
+		e.since = time.Now().UnixNano()
+	}
 }
 
 func (p *Publisher) nudge() {
@@ -273,6 +282,25 @@ func (p *Publisher) Pending() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pending + p.inflight
+}
+
+// Lag returns for how long the oldest change that the store has not acknowledged
+// has waited, 0 if there is none.
+func (p *Publisher) Lag(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest := p.written
+	if p.pending > 0 {
+		for _, e := range p.entries {
+			if e.since != 0 && (oldest == 0 || e.since < oldest) {
+				oldest = e.since
+			}
+		}
+	}
+	if oldest == 0 {
+		return 0
+	}
+	return max(0, time.Duration(now.UnixNano()-oldest))
 }
 
 // Len returns the size of the set plus the leftovers not dealt with.

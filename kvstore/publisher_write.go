@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,7 @@ type batch struct {
 	ops     []Op
 	entries []*entry
 	hashes  []uint64
+	since   []int64 // when each was queued
 	bytes   int
 	canary  bool
 	parked  bool          // a single key from the parking
@@ -29,6 +31,8 @@ type batch struct {
 
 func (b *batch) add(op Op, e *entry, hash uint64) {
 	b.ops, b.entries, b.hashes = append(b.ops, op), append(b.entries, e), append(b.hashes, hash)
+	b.since = append(b.since, e.since)
+	e.since = 0
 	b.bytes += len(op.Key) + len(op.Value)
 }
 
@@ -54,6 +58,9 @@ func (p *Publisher) take(now time.Time) batch {
 		}
 	}
 	p.inflight = len(b.ops)
+	if len(b.since) > 0 {
+		p.written = slices.Min(b.since)
+	}
 	return b
 }
 
@@ -89,6 +96,7 @@ func (p *Publisher) takeKey(key string, b *batch) bool {
 	p.pending--
 	hash := maphash.Bytes(p.seed, e.want)
 	if e.settled(hash) {
+		e.since = 0
 		p.release(key, e)
 		return true
 	}
@@ -119,7 +127,7 @@ func (p *Publisher) takeParked(now time.Time, b *batch) bool {
 		p.takeKey(key, b)
 		if len(b.ops) == 1 { // else it is wanted as stored again
 			b.parked, b.delay = true, spot.delay
-			p.inflight = 1
+			p.inflight, p.written = 1, b.since[0]
 			return true
 		}
 	}
@@ -141,6 +149,9 @@ func (p *Publisher) write(ctx context.Context, b batch) error {
 		p.finish(err == nil)
 	}
 	p.settle(b, err == nil)
+	if err == nil {
+		p.acknowledge(b)
+	}
 	switch {
 	case err == nil:
 		p.backoff.Reset()
@@ -167,7 +178,7 @@ func (p *Publisher) finish(ok bool) {
 func (p *Publisher) settle(b batch, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.inflight = 0
+	p.inflight, p.written = 0, 0
 	if !ok {
 		p.giveBack(b)
 		return
@@ -179,6 +190,17 @@ func (p *Publisher) settle(b batch, ok bool) {
 		e.certain, e.stored, e.hash = true, !op.Delete, b.hashes[i]
 		p.count(op)
 		p.release(op.Key, e)
+	}
+}
+
+// acknowledge tells how long the changes of a written batch had waited.
+func (p *Publisher) acknowledge(b batch) {
+	if p.cfg.Acknowledged == nil {
+		return
+	}
+	now := time.Now().UnixNano()
+	for _, since := range b.since {
+		p.cfg.Acknowledged(max(0, time.Duration(now-since)))
 	}
 }
 
@@ -200,6 +222,7 @@ func (p *Publisher) giveBack(b batch) {
 	for i := len(b.ops) - 1; i >= 0; i-- {
 		e, key := b.entries[i], b.ops[i].Key
 		e.stored, e.certain = true, false
+		e.since = b.since[i] // it waits on
 		p.markQueued(e)
 		if len(b.ops) > 1 {
 			p.queue.unpop(key)

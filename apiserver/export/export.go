@@ -91,6 +91,7 @@ type Exporter struct {
 	namespaces map[string]*corev1.Namespace
 	services   map[name]*corev1.Service
 	shared     names // services that are open to other clusters
+	noted      names // services computed anew since TakeServices
 	exports    map[name]*ServiceExport
 	slices     map[name]*discoveryv1.EndpointSlice
 	slicesOf   map[name]names // by service
@@ -135,7 +136,7 @@ func newDirty() dirty {
 func New(config Config, identities Identities) *Exporter {
 	return &Exporter{
 		config: config, identities: identities,
-		namespaces: map[string]*corev1.Namespace{}, services: map[name]*corev1.Service{}, shared: names{},
+		namespaces: map[string]*corev1.Namespace{}, services: map[name]*corev1.Service{}, shared: names{}, noted: names{},
 		exports: map[name]*ServiceExport{}, cilium: newCiliumState(),
 		slices: map[name]*discoveryv1.EndpointSlice{}, slicesOf: map[name]names{},
 		nodes: map[string]*corev1.Node{}, pods: map[name]*pod{},

@@ -30,6 +30,7 @@ func (e *Exporter) exportService(n name) {
 	e.set(schema.KindLocalService, schema.LocalServiceKey(e.config.Cluster, n.namespace, n.name), local)
 	e.report(f.object, f.found)
 	e.share(n, shared)
+	e.noted[n] = struct{}{}
 	e.exportExport(n)
 }
 

@@ -65,7 +65,9 @@ func isMeshAnnotation(name string) bool {
 }
 
 func trimService(o *corev1.Service) *corev1.Service {
-	return &corev1.Service{ObjectMeta: trimMeta(&o.ObjectMeta), Spec: corev1.ServiceSpec{
+	meta := trimMeta(&o.ObjectMeta)
+	meta.UID = o.UID // Events are about it
+	return &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
 		Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs, Ports: o.Spec.Ports,
 		Selector: o.Spec.Selector, SessionAffinity: o.Spec.SessionAffinity, SessionAffinityConfig: o.Spec.SessionAffinityConfig,
 		InternalTrafficPolicy: o.Spec.InternalTrafficPolicy, TrafficDistribution: o.Spec.TrafficDistribution,

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver"
 	"github.com/clustermesh/clustermesh/cmd/internal/cli"
@@ -103,6 +104,8 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
 	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
 	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
+	f.BoolVar(&o.Events, "events", true, "write Kubernetes Events about services: exported, withdrawn, what is wrong, nobody imports")
+	f.DurationVar(&o.NobodyImportsAfter, "nobody-imports-after", 10*time.Minute, "with --events, how long no other cluster is connected before owners of exported services are told; 0 for never")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9962", "address of /metrics, /healthz and /readyz; empty for none")
 	o.log.Add(f)
 }

@@ -39,12 +39,34 @@ type serviceMonitor struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              struct {
+		JobLabel  string               `json:"jobLabel"`
 		Selector  metav1.LabelSelector `json:"selector"`
 		Endpoints []struct {
 			Port     string          `json:"port"`
 			Interval metav1.Duration `json:"interval"`
 		} `json:"endpoints"`
 	} `json:"spec"`
+}
+
+// prometheusRule has the members of monitoring.coreos.com/v1 that the chart sets.
+type prometheusRule struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              ruleFile `json:"spec"`
+}
+
+// ruleFile is what Prometheus reads rules from.
+type ruleFile struct {
+	Groups []struct {
+		Name  string `json:"name"`
+		Rules []struct {
+			Alert       string            `json:"alert"`
+			Expr        string            `json:"expr"`
+			For         string            `json:"for"`
+			Labels      map[string]string `json:"labels"`
+			Annotations map[string]string `json:"annotations"`
+		} `json:"rules"`
+	} `json:"groups"`
 }
 
 // decodeForeign decodes a kind that is not Kubernetes' own, and says whether it is.
@@ -56,6 +78,8 @@ func decodeForeign(document []byte) (bool, error) {
 	switch head.APIVersion + "/" + head.Kind {
 	case "cert-manager.io/v1/Certificate":
 		return true, yaml.UnmarshalStrict(document, &certificate{})
+	case "monitoring.coreos.com/v1/PrometheusRule":
+		return true, yaml.UnmarshalStrict(document, &prometheusRule{})
 	case "monitoring.coreos.com/v1/ServiceMonitor":
 		return true, yaml.UnmarshalStrict(document, &serviceMonitor{})
 	}

@@ -44,7 +44,8 @@ type gateway struct {
 	health  *health.Server
 	ranges  chan struct{} // one per listing being read
 	logs    *rate.Limiter // a peer that keeps trying must not flood the log
-	life    *life         // set by run before anything is served
+	streams *streams
+	life    *life // set by run before anything is served
 	closing <-chan struct{}
 }
 
@@ -52,7 +53,7 @@ func newGateway(cfg Config, m *metrics) *gateway {
 	g := &gateway{
 		cfg: cfg, metrics: m,
 		conns:  newConnSet(cfg.Limits, cfg.Log, m, newRegistry(cfg, m)),
-		health: health.NewServer(),
+		health: health.NewServer(), streams: newStreams(),
 		ranges: make(chan struct{}, cfg.Limits.Ranges),
 		logs:   rate.NewLimiter(logsPerSecond, logsAtOnce),
 	}

@@ -101,7 +101,7 @@ func (m *metrics) register(reg prometheus.Registerer, s *Server) (unregister fun
 			reg.Unregister(c)
 		}
 	}
-	all := append(storeGauges(s), m.handshakeFailures, m.refusals, m.peerRefusals, m.requests, m.connections, m.watches)
+	all := append(storeGauges(s), m.handshakeFailures, m.refusals, m.peerRefusals, m.requests, m.connections, m.watches, newPeerCollector(s))
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
 			unregister()
@@ -110,6 +110,17 @@ func (m *metrics) register(reg prometheus.Registerer, s *Server) (unregister fun
 		done = append(done, c)
 	}
 	return unregister, nil
+}
+
+// watchLag is 0 while there is no life.
+func (s *Server) watchLag() float64 {
+	l, err := s.enter()
+	if err != nil {
+		return 0
+	}
+	defer l.leave()
+	_, _, head := l.ring.stats()
+	return float64(s.gateway.streams.lag(head))
 }
 
 // storeGauges read the running life whenever they are collected.
@@ -126,6 +137,9 @@ func storeGauges(s *Server) []prometheus.Collector {
 	}
 	return []prometheus.Collector{
 		gauge("revision", "Revision of the embedded store.", func(l *life) float64 { return float64(l.etcd.KV().Rev()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "clustermesh_gateway_watch_lag_revisions", Help: "Revisions of the store that the slowest watch has not been sent yet.",
+		}, func() float64 { return s.watchLag() }),
 		gauge("size_bytes", "Size of the embedded store's database file.", func(l *life) float64 { return float64(l.etcd.Backend().Size()) }),
 		gauge("quota_bytes", "Size at which the embedded store gives up.", func(*life) float64 { return float64(s.cfg.QuotaBytes) }),
 		gauge("ring_bytes", "Memory of the history that watches are served from.", func(l *life) float64 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -43,10 +44,11 @@ type watchStream struct {
 	watches  []*watcher // by age
 	nextID   int64
 	scratch  []*revision
-	revision int64       // everything up to here is sent
-	slow     *time.Timer // closes the connection if a reply stays unread
-	report   bool        // a progress reply is asked for
-	target   int64       // the revision it must have reached
+	revision int64        // everything up to here is sent
+	slow     *time.Timer  // closes the connection if a reply stays unread
+	report   bool         // a progress reply is asked for
+	target   int64        // the revision it must have reached
+	next     atomic.Int64 // the first revision not sent; 0 without a watch
 }
 
 // serveWatch answers Watch.Watch.
@@ -59,6 +61,7 @@ func (g *gateway) serveWatch(s grpc.ServerStream) error {
 	ws := &watchStream{g: g, c: c, grpc: s}
 	ws.slow = time.AfterFunc(time.Hour, func() { c.cut(refusedUnread) })
 	ws.slow.Stop()
+	g.streams.add(ws)
 	defer ws.close()
 	reqs, done := make(chan *pb.WatchRequest), make(chan error, 1)
 	go receive(s, reqs, done)
@@ -84,6 +87,7 @@ func receive(s grpc.ServerStream, reqs chan<- *pb.WatchRequest, done chan<- erro
 
 func (ws *watchStream) close() {
 	ws.slow.Stop()
+	ws.g.streams.remove(ws)
 	ws.forget(len(ws.watches))
 }
 
@@ -139,12 +143,14 @@ func endOf(err error) error {
 func (ws *watchStream) catchUp() (<-chan struct{}, error) {
 	if len(ws.watches) == 0 {
 		ws.report = false
+		ws.next.Store(0)
 		return nil, nil
 	}
 	from := ws.watches[0].next
 	for _, w := range ws.watches {
 		from = min(from, w.next)
 	}
+	ws.next.Store(from)
 	v := ws.g.life.ring.read(from, ws.g.cfg.Limits.ReplyBytes, ws.scratch[:0])
 	defer func() { clear(v.revs); ws.scratch = v.revs }()
 	if from < v.floor {
