@@ -71,7 +71,7 @@ type link struct {
 	// nodes are those of a remote cluster by key, if nodes are probed.
 	nodes        map[string]netip.Addr
 	nodesProblem []string // why they are not followed, if so
-	contact   contact
+	contact      contact
 }
 
 // retryPause is how long a service that the maps could not take waits for the
