@@ -49,6 +49,8 @@ require (
 	golang.org/x/sync v0.24.0
 	// mmap, flock, bpf mounts
 	golang.org/x/sys v0.49.0
+	// tells terminals from files, and their size
+	golang.org/x/term v0.47.0
 	// rate limits per peer
 	golang.org/x/time v0.15.0
 	// gateway, connection, local API (>= 1.82.1: GHSA-hrxh-6v49-42gf)
@@ -132,7 +134,6 @@ require (
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
-	golang.org/x/term v0.47.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260817212433-ac3dfec99bb1 // indirect

@@ -43,7 +43,7 @@ var imports = map[string][]string{
 	"certs":                     {"certs/internal/disk"},
 	"certs/internal/disk":       {},
 	"certs/join":                {"certs", "certs/internal/disk"},
-	"cmd/clustermesh":           {"agent/api", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance"},
+	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance"},
 	"cmd/clustermesh-agent":     {"agent", "agent/devices", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},

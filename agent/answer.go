@@ -150,7 +150,7 @@ func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
 	for _, b := range s.Backends {
 		k := backendKey{b.Addr, b.Protocol, b.Cluster}
 		if seen[k] == nil {
-			seen[k] = backendAnswer(s, lb.Choice{Backend: b, Reason: "no-frontend"})
+			seen[k] = backendAnswer(s, lb.Choice{Backend: b, Reason: noFrontend})
 		}
 	}
 	for _, b := range seen {
@@ -159,6 +159,9 @@ func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
 	slices.SortFunc(out.Backends, compareBackends)
 	return out
 }
+
+// noFrontend is the reason of a backend that no frontend can use.
+const noFrontend = "no-frontend"
 
 type backendKey struct {
 	addr     netip.AddrPort

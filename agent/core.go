@@ -335,9 +335,9 @@ func (c *core) disconnected(name string, err error) {
 }
 
 func (c *core) update(name string, u kvstore.Update) {
-	changes := make([]mesh.Change, len(u.Changes))
+	changes, now := make([]mesh.Change, len(u.Changes)), time.Now().Unix()
 	for i, ch := range u.Changes {
-		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted}
+		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted, Heard: mesh.Heard{Revision: ch.ModRevision, At: now}}
 	}
 	c.mesh.Apply(name, changes)
 	if u.Synced {

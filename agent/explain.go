@@ -1,9 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,10 +70,7 @@ func (c *core) explainAddress(a netip.Addr, port uint16) *api.ExplainResponse {
 func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 	e := &api.Explanation{Namespace: name.Namespace, Name: name.Name, Affinity: lb.AffinityNone.String()}
 	for _, s := range c.mesh.Shares(name) {
-		e.Clusters = append(e.Clusters, &api.Share{
-			Cluster: s.Cluster, Local: s.Local, State: s.State.String(), Says: s.Says,
-			Backends: uint32(s.Backends), Provisional: uint32(s.Provisional), Held: uint32(s.Held),
-		})
+		e.Clusters = append(e.Clusters, shareAnswer(s))
 	}
 	service, tables, global := c.tables(name)
 	e.Global = global
@@ -79,10 +80,86 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 		for _, t := range tables {
 			e.Frontends = append(e.Frontends, decision(&service, &t, held))
 		}
+		for _, b := range unmatched(&service) {
+			e.Unmatched = append(e.Unmatched, backendAnswer(&service, lb.Choice{Backend: b, Reason: noFrontend}))
+		}
 	}
 	e.Findings = append(c.problemsOf(&service), c.nodeOnly(&service)...)
 	e.Findings = append(e.Findings, c.serviceFindings(name, e, len(service.Backends))...)
+	e.Findings = append(e.Findings, c.partFindings(&service, e)...)
+	e.Findings = append(e.Findings, c.unheard()...)
 	return e
+}
+
+func shareAnswer(s mesh.Share) *api.Share {
+	out := &api.Share{
+		Cluster: s.Cluster, Local: s.Local, State: s.State.String(), Says: s.Says, Unshared: s.Unshared,
+		Backends: uint32(s.Backends), Provisional: uint32(s.Provisional), Held: uint32(s.Held), Revision: s.Heard.Revision,
+	}
+	if s.Heard.At > 0 {
+		out.AgeSeconds = max(time.Since(time.Unix(s.Heard.At, 0)), 0).Seconds()
+	}
+	return out
+}
+
+// unmatched are the backends that no frontend can use. A service without
+// frontends has another fault.
+func unmatched(s *lb.Service) []lb.Backend {
+	var out []lb.Backend
+	for _, b := range s.Backends {
+		if len(s.Frontends) > 0 && !slices.ContainsFunc(s.Frontends, func(f lb.Frontend) bool { return lb.Matches(f, b) }) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// partFindings says what is wrong with a cluster's part in a service.
+func (c *core) partFindings(s *lb.Service, e *api.Explanation) []string {
+	var out []string
+	lost := map[string][]string{}
+	for _, b := range unmatched(s) {
+		lost[b.Cluster] = append(lost[b.Cluster], fmt.Sprintf("%s/%s", cmp.Or(strings.Join(b.Names, ","), fmt.Sprint(b.Addr.Port())), b.Protocol))
+	}
+	for _, cluster := range slices.Sorted(maps.Keys(lost)) {
+		slices.Sort(lost[cluster])
+		out = append(out, fmt.Sprintf("port names differ: %d backends of cluster %s are not used, for their ports are %s and the service's own are %s; give the ports of the service the same names and protocols in both clusters",
+			len(lost[cluster]), cluster, strings.Join(slices.Compact(lost[cluster]), " "), portNames(s.Frontends)))
+	}
+	says := 0
+	for _, share := range e.GetClusters() {
+		if share.GetSays() {
+			says++
+		}
+		if share.GetUnshared() {
+			out = append(out, fmt.Sprintf("not shared: other clusters do not get the backends of cluster %s; remove the annotation service.cilium.io/shared: \"false\" there if they should", share.GetCluster()))
+		}
+	}
+	if others := c.remotes(); e.GetGlobal() && says == 1 && len(others) > 0 {
+		out = append(out, fmt.Sprintf("in one cluster only: of %s none shares a service %s; create it there with the same namespace and name and the annotation service.cilium.io/global: \"true\", and see that its namespace is not kept at home and that this cluster may read it",
+			strings.Join(others, ", "), s.Name))
+	}
+	return out
+}
+
+// remotes are the configured clusters besides the own.
+func (c *core) remotes() []string {
+	var out []string
+	for _, s := range c.mesh.Status() {
+		if s.Configured && !s.Local {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+func portNames(list []lb.Frontend) string {
+	var out []string
+	for _, f := range list {
+		out = append(out, fmt.Sprintf("%s/%s", cmp.Or(f.PortName, fmt.Sprint(f.Addr.Port())), f.Protocol))
+	}
+	slices.Sort(out)
+	return strings.Join(slices.Compact(out), " ")
 }
 
 func decision(s *lb.Service, t *lb.FrontendTable, held []lb.Backend) *api.Decision {
@@ -152,7 +229,7 @@ func (c *core) serviceFindings(name lb.ServiceName, e *api.Explanation, backends
 	if err := c.failed[name]; err != nil {
 		out = append(out, "the maps do not hold its latest state: "+err.Error())
 	}
-	return append(out, c.unheard()...)
+	return out
 }
 
 // unheard names the clusters that may have more to say, or say nothing at all.

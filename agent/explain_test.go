@@ -120,3 +120,40 @@ func TestExplainAnAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestExplainParts: revision and age of what each cluster says, what is not
+// shared, what is in one cluster only, and ports without a frontend.
+func TestExplainParts(t *testing.T) {
+	s := newSimulation(t)
+	s.clusters["home"].adjust = func(l *schema.LocalService) {
+		l.Shared = l.Name != "s2"
+		l.Frontends[0].PortName = "http"
+		for i := range l.Backends {
+			l.Backends[i].PortNames = []string{map[bool]string{true: "http", false: "web"}[l.Name != "s3"]}
+		}
+	}
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("home", "s2", "10.1.0.2:80")
+	s.say("home", "s3", "10.1.0.3:80")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(strings.Replace(s.want(all...), "[10.1.0.3:80]", "[]", 1))
+	for name, want := range map[string]string{
+		"s1": "",
+		"s2": "not shared: other clusters do not get the backends of cluster home",
+		"s3": "port names differ: 1 backends of cluster home are not used, for their ports are web/TCP and the service's own are http/TCP",
+	} {
+		e := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: name}).GetServices()[0]
+		text := strings.Join(e.GetFindings(), "\n")
+		if !strings.Contains(text, want) || strings.Contains(text, "in one cluster only: of east, west none shares") != (name != "s1") {
+			t.Errorf("%s: %q lacks %q, or says wrongly where it is", name, text, want)
+		}
+		if (len(e.GetUnmatched()) == 1) != (name == "s3") {
+			t.Errorf("%s: unmatched %v", name, e.GetUnmatched())
+		}
+		for _, c := range e.GetClusters() {
+			if c.GetRevision() == 0 || c.GetAgeSeconds() < 0 || c.GetUnshared() != (name == "s2") {
+				t.Errorf("%s: share %v", name, c)
+			}
+		}
+	}
+}

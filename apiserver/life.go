@@ -95,6 +95,7 @@ func (a *apiserver) serve(ctx context.Context) error {
 		if !started && failures == 1 && !a.lived || failures >= maxFailedLives {
 			return fmt.Errorf("serve the store: %w", err)
 		}
+		a.status.setStoreFailure(err)
 		a.log.Error("store failed, will be rebuilt from the source", "n", failures, "err", err)
 		sleep(ctx, time.Second<<(failures-1))
 	}

@@ -1,8 +1,11 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
@@ -32,6 +35,7 @@ type status struct {
 	identities     identity.Stats
 	problemReasons map[export.Reason]int
 	source         string        // of identities, "" until known
+	storeFailure   string        // why the last life ended, "" while one goes on
 	bootstrap      time.Duration // until everything was published, 0 before
 }
 
@@ -70,6 +74,7 @@ func (s *status) identitySource() string {
 func (s *status) setBootstrap(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.storeFailure = ""
 	if s.bootstrap == 0 {
 		s.bootstrap = d
 	}
@@ -88,6 +93,17 @@ func (s *status) setLife(l *life) {
 		s.lives++
 	}
 	s.life = l
+}
+
+// setStoreFailure notes why a life of the store ended. The next one that
+// publishes everything forgets it.
+func (s *status) setStoreFailure(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.storeFailure = strings.ReplaceAll(err.Error(), "\n", ", ")
+	if errors.Is(err, syscall.ENOSPC) {
+		s.storeFailure += "; free space on the disk of --data-dir, the store is rebuilt by itself"
+	}
 }
 
 // current returns the present life, nil between two.
@@ -148,6 +164,9 @@ func (s *status) missing() []string {
 	var missing []string
 	if !s.synced {
 		missing = append(missing, "source: not synced")
+	}
+	if s.life == nil && s.storeFailure != "" {
+		return append(missing, "store: not running: "+s.storeFailure)
 	}
 	if s.life == nil {
 		return append(missing, "store: not running")

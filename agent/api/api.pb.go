@@ -1262,7 +1262,9 @@ type Explanation struct {
 	// What is wrong with the service, and what to do.
 	Findings []string `protobuf:"bytes,7,rep,name=findings,proto3" json:"findings,omitempty"`
 	// As in Service.
-	Nearest       string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
+	Nearest string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
+	// Backends that no frontend can use, because of protocol or port name.
+	Unmatched     []*Backend `protobuf:"bytes,8,rep,name=unmatched,proto3" json:"unmatched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1353,6 +1355,13 @@ func (x *Explanation) GetNearest() string {
 	return ""
 }
 
+func (x *Explanation) GetUnmatched() []*Backend {
+	if x != nil {
+		return x.Unmatched
+	}
+	return nil
+}
+
 // Decision is a frontend with the decision on every backend that matches it.
 type Decision struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1419,7 +1428,13 @@ type Share struct {
 	// In use from before a reconnect or a restart, until the cluster is synced.
 	Provisional uint32 `protobuf:"varint,6,opt,name=provisional,proto3" json:"provisional,omitempty"`
 	// Withdrawn all at once and still in use.
-	Held          uint32 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	Held uint32 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	// Of the own cluster: the others do not get its backends.
+	Unshared bool `protobuf:"varint,8,opt,name=unshared,proto3" json:"unshared,omitempty"`
+	// Revision of the cluster's store that the latest record comes from, and how
+	// long ago it was heard; 0 if it was not heard in this life of the agent.
+	Revision      int64   `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
+	AgeSeconds    float64 `protobuf:"fixed64,10,opt,name=age_seconds,json=ageSeconds,proto3" json:"age_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1499,6 +1514,27 @@ func (x *Share) GetProvisional() uint32 {
 func (x *Share) GetHeld() uint32 {
 	if x != nil {
 		return x.Held
+	}
+	return 0
+}
+
+func (x *Share) GetUnshared() bool {
+	if x != nil {
+		return x.Unshared
+	}
+	return false
+}
+
+func (x *Share) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Share) GetAgeSeconds() float64 {
+	if x != nil {
+		return x.AgeSeconds
 	}
 	return 0
 }
@@ -1982,7 +2018,7 @@ const file_api_proto_rawDesc = "" +
 	"\x0fExplainResponse\x12=\n" +
 	"\bservices\x18\x01 \x03(\v2!.clustermesh.agent.v1.ExplanationR\bservices\x127\n" +
 	"\arefused\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.RefusedR\arefused\x12\x1a\n" +
-	"\bfindings\x18\x03 \x03(\tR\bfindings\"\xa0\x02\n" +
+	"\bfindings\x18\x03 \x03(\tR\bfindings\"\xdd\x02\n" +
 	"\vExplanation\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1991,10 +2027,11 @@ const file_api_proto_rawDesc = "" +
 	"\tfrontends\x18\x05 \x03(\v2\x1e.clustermesh.agent.v1.DecisionR\tfrontends\x127\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1b.clustermesh.agent.v1.ShareR\bclusters\x12\x1a\n" +
 	"\bfindings\x18\a \x03(\tR\bfindings\x12\x18\n" +
-	"\anearest\x18\x14 \x01(\tR\anearest\"\x81\x01\n" +
+	"\anearest\x18\x14 \x01(\tR\anearest\x12;\n" +
+	"\tunmatched\x18\b \x03(\v2\x1d.clustermesh.agent.v1.BackendR\tunmatched\"\x81\x01\n" +
 	"\bDecision\x12:\n" +
 	"\bfrontend\x18\x01 \x01(\v2\x1e.clustermesh.agent.v1.FrontendR\bfrontend\x129\n" +
-	"\bbackends\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"\xb3\x01\n" +
+	"\bbackends\x18\x02 \x03(\v2\x1d.clustermesh.agent.v1.BackendR\bbackends\"\x8c\x02\n" +
 	"\x05Share\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\bR\x05local\x12\x14\n" +
@@ -2002,7 +2039,12 @@ const file_api_proto_rawDesc = "" +
 	"\x04says\x18\x04 \x01(\bR\x04says\x12\x1a\n" +
 	"\bbackends\x18\x05 \x01(\rR\bbackends\x12 \n" +
 	"\vprovisional\x18\x06 \x01(\rR\vprovisional\x12\x12\n" +
-	"\x04held\x18\a \x01(\rR\x04held\"\xc9\x01\n" +
+	"\x04held\x18\a \x01(\rR\x04held\x12\x1a\n" +
+	"\bunshared\x18\b \x01(\bR\bunshared\x12\x1a\n" +
+	"\brevision\x18\t \x01(\x03R\brevision\x12\x1f\n" +
+	"\vage_seconds\x18\n" +
+	" \x01(\x01R\n" +
+	"ageSeconds\"\xc9\x01\n" +
 	"\aRefused\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1c\n" +
@@ -2090,26 +2132,27 @@ var file_api_proto_depIdxs = []int32{
 	18, // 10: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
 	16, // 11: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
 	17, // 12: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
-	8,  // 13: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
-	9,  // 14: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
-	8,  // 15: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
-	0,  // 16: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
-	5,  // 17: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
-	10, // 18: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
-	13, // 19: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
-	19, // 20: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
-	21, // 21: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
-	1,  // 22: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
-	6,  // 23: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
-	11, // 24: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
-	14, // 25: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
-	20, // 26: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
-	22, // 27: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
-	22, // [22:28] is the sub-list for method output_type
-	16, // [16:22] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	9,  // 13: clustermesh.agent.v1.Explanation.unmatched:type_name -> clustermesh.agent.v1.Backend
+	8,  // 14: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
+	9,  // 15: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
+	8,  // 16: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
+	0,  // 17: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
+	5,  // 18: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
+	10, // 19: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
+	13, // 20: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
+	19, // 21: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
+	21, // 22: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
+	1,  // 23: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
+	6,  // 24: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
+	11, // 25: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
+	14, // 26: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
+	20, // 27: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
+	22, // 28: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_api_proto_init() }

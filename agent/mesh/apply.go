@@ -18,6 +18,14 @@ type Change struct {
 	Key     string
 	Value   []byte
 	Deleted bool
+	Heard
+}
+
+// Heard is which state of a cluster's store something comes from, and when it was
+// heard, in seconds of a clock that is the caller's. Nothing is decided by it.
+type Heard struct {
+	Revision int64
+	At       int64
 }
 
 // Apply takes changes of the named cluster in order. Keys of the local cluster
@@ -41,6 +49,7 @@ func (m *Mesh) Apply(name string, changes []Change) {
 }
 
 func (m *Mesh) apply(c *cluster, ch *Change) {
+	m.heard = ch.Heard
 	c.readmit(ch.Key)
 	ns, short, err := schema.ParseServiceKey(c.kind, c.name, c.cached, ch.Key)
 	if err != nil {
@@ -112,7 +121,7 @@ func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
 	}
 	records := m.records(m.localBackends(v))
 	s := m.ensure(name)
-	if m.setSaid(s.ensurePart(c), true, records) {
+	if m.setSaid(m.hearPart(s, c), true, records) {
 		m.touch(s)
 	}
 	if f := faceOf(v, s.terms()); !f.equal(s.said) {
@@ -141,9 +150,16 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 	}
 	records := m.records(raw)
 	s := m.ensure(name)
-	if m.setSaid(s.ensurePart(c), true, records) {
+	if m.setSaid(m.hearPart(s, c), true, records) {
 		m.touch(s)
 	}
+}
+
+// hearPart is the part of s that the change under way is about.
+func (m *Mesh) hearPart(s *service, c *cluster) *part {
+	p := s.ensurePart(c)
+	p.heard = m.heard
+	return p
 }
 
 // fits checks the bounds on what is kept of one cluster, as if name's record
@@ -285,7 +301,7 @@ func firstZone(a, b string) string {
 }
 
 func faceOf(v *schema.LocalService, former *terms) *face {
-	f := &face{affinity: affinityOf(v.Affinity), terms: termsOf(v, former), frontends: make([]lb.Frontend, len(v.Frontends))}
+	f := &face{affinity: affinityOf(v.Affinity), unshared: !v.Shared, terms: termsOf(v, former), frontends: make([]lb.Frontend, len(v.Frontends))}
 	for i, fe := range v.Frontends {
 		f.frontends[i] = lb.Frontend{
 			Addr:     netip.AddrPortFrom(fe.Address.Unmap(), fe.Port),

@@ -43,6 +43,7 @@ type part struct {
 	kept      []record
 	first     *slice     // of a list, if the cluster is read from slices
 	brake     *withdrawn // nil unless the cluster has a brake
+	heard     Heard      // of the latest record, or slice, that counts in said
 }
 
 func (p *part) isPresent() bool { return p != nil && p.present }
@@ -76,12 +77,13 @@ func (p *part) inForce() int {
 // the policy.
 type face struct {
 	affinity  lb.Affinity
+	unshared  bool          // other clusters do not get our backends
 	frontends []lb.Frontend // unmapped, sorted by compareFrontends, each key once
 	terms     *terms        // nil without any
 }
 
 func (f *face) equal(o *face) bool {
-	return f != nil && o != nil && f.affinity == o.affinity && slices.Equal(f.frontends, o.frontends) && f.terms.equal(o.terms)
+	return f != nil && o != nil && f.affinity == o.affinity && f.unshared == o.unshared && slices.Equal(f.frontends, o.frontends) && f.terms.equal(o.terms)
 }
 
 func compareFrontends(a, b lb.Frontend) int {
@@ -232,7 +234,7 @@ func (m *Mesh) forget(p *part) {
 // is, so nothing becomes dirty.
 func (m *Mesh) keep(c *cluster, s *service) {
 	if c.local && s.said != nil {
-		s.kept, s.said = &face{affinity: s.said.affinity, terms: s.said.terms, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
+		s.kept, s.said = &face{affinity: s.said.affinity, unshared: s.said.unshared, terms: s.said.terms, frontends: canonicalFrontends(slices.Clone(s.frontends()))}, nil
 	}
 	p := s.part(c)
 	if p == nil || !p.present && p.inForce() == 0 {

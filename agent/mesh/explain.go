@@ -19,6 +19,10 @@ type Share struct {
 	// reconnect or restart until it is synced; Held what it withdrew and the
 	// brake keeps in use.
 	Backends, Provisional, Held int
+	// Unshared is true of our own cluster if the others do not get its backends.
+	Unshared bool
+	// Heard is of the latest record that counts.
+	Heard Heard
 }
 
 // Shares returns what each cluster adds to a service, the own one first and the
@@ -34,6 +38,7 @@ func (m *Mesh) Shares(name lb.ServiceName) []Share {
 		out = append(out, Share{
 			Cluster: p.cluster.name, Local: p.cluster.local, State: p.cluster.state, Says: p.present,
 			Backends: len(p.said), Provisional: len(difference(p.kept, p.said)), Held: p.inForce(),
+			Unshared: p.cluster.local && s.said != nil && s.said.unshared, Heard: p.heard,
 		})
 	}
 	slices.SortFunc(out, func(a, b Share) int {

@@ -32,6 +32,7 @@ type Mesh struct {
 	// ranks are those of SetRanks; never changed, only replaced.
 	ranks map[string]uint8
 
+	heard     Heard      // of the change under way
 	unsettled []*service // whose slices changed in the Apply under way
 
 	raw        []rawBackend // scratch memory

@@ -162,6 +162,7 @@ func (m *Mesh) dropSlice(c *cluster, id string) {
 func (m *Mesh) unsettle(s *service, p *part) {
 	count(&p.cluster.services, p.present, p.first != nil)
 	p.present = p.first != nil
+	p.heard = m.heard
 	if !p.unsettled {
 		p.unsettled = true
 		m.unsettled = append(m.unsettled, s)

@@ -64,8 +64,6 @@ type sink struct {
 	secret join.SecretOptions
 }
 
-const formatYAML = "yaml"
-
 func sinkFlags(cmd *cobra.Command, s *sink) {
 	f := cmd.Flags()
 	homeFlags(cmd, &s.home)

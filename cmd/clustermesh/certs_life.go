@@ -197,11 +197,10 @@ func (a *app) printRotation(r certs.Rotation, dir string) error {
 	add("active", &r.Active)
 	add("next", r.Next)
 	add("old", r.Old)
-	if err := a.print(r, t); err != nil || a.format == formatJSON {
+	if err := a.print(r, t); err != nil || a.forMachines() {
 		return err
 	}
-	_, err := fmt.Fprintln(a.stdout, nextStep(r, dir))
-	return err
+	return a.line(nextStep(r, dir))
 }
 
 func nextStep(r certs.Rotation, dir string) string {
@@ -231,7 +230,7 @@ func (a *app) inspectDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	if a.format == formatJSON {
+	if a.forMachines() {
 		return a.print(struct {
 			Rotation certs.Rotation `json:"rotation"`
 			Issued   []certs.Issued `json:"issued"`

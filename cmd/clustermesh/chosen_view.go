@@ -37,13 +37,18 @@ func printUsed(w io.Writer, list []chosenView) {
 func printChosen(w io.Writer, list []chosenView) {
 	fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON\tTIER\tWEIGHT\tSHARE")
 	for _, b := range list {
-		tier, weight, share := "-", "-", "-"
-		if b.Tier > 0 {
-			tier = fmt.Sprint(b.Tier)
-		}
-		if b.Selected {
-			weight, share = fmt.Sprint(b.Weight), fmt.Sprintf("%.2f%%", b.Share)
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", b.backendView, tier, weight, share)
+		fmt.Fprintf(w, "  %s\n", b.row())
 	}
+}
+
+// row is a backend with all its parts.
+func (b chosenView) row() string {
+	tier, weight, share := "-", "-", "-"
+	if b.Tier > 0 {
+		tier = fmt.Sprint(b.Tier)
+	}
+	if b.Selected {
+		weight, share = fmt.Sprint(b.Weight), fmt.Sprintf("%.2f%%", b.Share)
+	}
+	return fmt.Sprintf("%s\t%s\t%s\t%s", b.backendView, tier, weight, share)
 }

@@ -60,14 +60,14 @@ func exampleFiles(dir string) fs.FS {
 }
 
 func (a *app) storyWriter() io.Writer {
-	if a.format == formatJSON {
+	if a.forMachines() {
 		return a.stderr
 	}
 	return a.stdout
 }
 
 func (a *app) printReport(r demo.Report, failed error) error {
-	if a.format == formatJSON {
+	if a.forMachines() {
 		return a.print(r, table{})
 	}
 	if failed == nil {

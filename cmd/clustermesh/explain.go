@@ -16,13 +16,16 @@ func newExplain(a *app) *cobra.Command {
 		Use:   "explain NAMESPACE/NAME | ADDRESS[:PORT]",
 		Short: "Say why a service or address is used as it is, and what was refused",
 		Long: `explain shows, for each frontend of a service, every backend with the cluster it
-comes from, whether it is used, and why; what each cluster adds; what of it was
-refused, and what to do about that. For an address it shows the services that
+comes from, its tier, weight and share, the filters that kept or dropped it, and
+why; what each cluster adds, from which revision of its store and since when; why
+the service is not global, not shared, in one cluster only, or empty; what of it
+was refused, and what to do about that. For an address it shows the services that
 have it as a frontend or a backend, and who may not name it.`,
-		Example: "  clustermesh explain default/rebel-base\n  clustermesh explain 10.3.0.17:8080 -o json",
+		Example: "  clustermesh explain default/rebel-base --watch\n  clustermesh explain 10.3.0.17:8080 -o json",
 		Args:    cobra.ExactArgs(1),
 	}
-	return askAgent(c, func(ctx context.Context, agent api.AgentClient, args []string) error {
+	completeFrom(c, serviceNames)
+	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, args []string) error {
 		request, err := explainRequest(args[0])
 		if err != nil {
 			return err
@@ -61,7 +64,8 @@ maps now. clustermesh status says what is held.`,
 		Example: "  clustermesh release west",
 		Args:    cobra.ExactArgs(1),
 	}
-	return askAgent(c, func(ctx context.Context, agent api.AgentClient, args []string) error {
+	completeFrom(c, remoteNames)
+	return a.askAgent(c, func(ctx context.Context, agent api.AgentClient, args []string) error {
 		r, err := agent.Release(ctx, &api.ReleaseRequest{Cluster: args[0]})
 		if err != nil {
 			return err

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
 )
 
 type explanationView struct {
@@ -23,12 +26,40 @@ type explainedService struct {
 	Clusters  []shareView    `json:"clusters"`
 	Nearest   string         `json:"nearest"`
 	Findings  []string       `json:"findings"`
+
+	// Unmatched are backends that no frontend can use.
+	Unmatched []judgedView `json:"unmatched"`
 }
 
 type decisionView struct {
 	Frontend frontendView `json:"frontend"`
 	PortName string       `json:"portName"`
-	Backends []chosenView `json:"backends"`
+	Backends []judgedView `json:"backends"`
+}
+
+// judgedView is a backend with every filter that it passed, the one that dropped
+// it, if any, and what that means.
+type judgedView struct {
+	chosenView
+	Passed    []string `json:"passed"`
+	DroppedBy string   `json:"droppedBy"`
+	Why       string   `json:"why"`
+}
+
+func newJudged(list []*api.Backend) []judgedView {
+	out := []judgedView{}
+	for _, b := range newChosen(list) {
+		dropped, why := lb.DroppedBy(b.Reason)
+		v := judgedView{chosenView: b, Passed: []string{}, DroppedBy: string(dropped), Why: why}
+		for _, f := range lb.Filters() {
+			if f == dropped {
+				break
+			}
+			v.Passed = append(v.Passed, string(f))
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 type shareView struct {
@@ -39,6 +70,10 @@ type shareView struct {
 	Backends    uint32 `json:"backends"`
 	Provisional uint32 `json:"provisional"`
 	Held        uint32 `json:"held"`
+	// Unshared is of the own cluster: the others do not get its backends.
+	Unshared   bool    `json:"unshared"`
+	Revision   int64   `json:"revision"` // of the cluster's store, 0 if not heard yet
+	AgeSeconds float64 `json:"ageSeconds"`
 }
 
 type refusedView struct {
@@ -78,13 +113,15 @@ func newExplanation(r *api.ExplainResponse) explanationView {
 func newExplained(s *api.Explanation) explainedService {
 	v := explainedService{
 		Namespace: s.GetNamespace(), Name: s.GetName(), Global: s.GetGlobal(), Affinity: s.GetAffinity(), Nearest: s.GetNearest(),
-		Frontends: []decisionView{}, Clusters: []shareView{}, Findings: append([]string{}, s.GetFindings()...),
+		Frontends: []decisionView{}, Clusters: []shareView{}, Findings: append([]string{}, s.GetFindings()...), Unmatched: newJudged(s.GetUnmatched()),
 	}
 	for _, d := range s.GetFrontends() {
-		v.Frontends = append(v.Frontends, decisionView{newFrontend(d.GetFrontend()), d.GetFrontend().GetPortName(), newChosen(d.GetBackends())})
+		v.Frontends = append(v.Frontends, decisionView{newFrontend(d.GetFrontend()), d.GetFrontend().GetPortName(), newJudged(d.GetBackends())})
 	}
 	for _, c := range s.GetClusters() {
-		v.Clusters = append(v.Clusters, shareView{c.GetCluster(), c.GetLocal(), c.GetState(), c.GetSays(), c.GetBackends(), c.GetProvisional(), c.GetHeld()})
+		v.Clusters = append(v.Clusters, shareView{
+			c.GetCluster(), c.GetLocal(), c.GetState(), c.GetSays(), c.GetBackends(), c.GetProvisional(), c.GetHeld(), c.GetUnshared(), c.GetRevision(), c.GetAgeSeconds(),
+		})
 	}
 	return v
 }
@@ -98,11 +135,26 @@ func (v explanationView) table(w io.Writer) {
 		fmt.Fprintf(w, "! %s\n", line)
 	}
 	for _, r := range v.Refused {
-		fmt.Fprintf(w, "! refused (%s): %s of cluster %s: %s\n", r.Reason, r.Key, r.Cluster, r.Text)
+		addresses := ""
 		if len(r.Addresses) > 0 {
-			fmt.Fprintf(w, "    addresses: %s\n", strings.Join(r.Addresses, ", "))
+			addresses = " (" + strings.Join(r.Addresses, ", ") + ")"
 		}
-		fmt.Fprintf(w, "    remedy: %s\n", r.Remedy)
+		fmt.Fprintf(w, "! refused (%s): %s of cluster %s: %s%s; remedy: %s\n", r.Reason, r.Key, r.Cluster, r.Text, addresses, r.Remedy)
+	}
+}
+
+// heard is the revision and its age as two columns.
+func (c shareView) heard() string {
+	if c.Revision == 0 {
+		return "-\t-"
+	}
+	return fmt.Sprintf("%d\t%s", c.Revision, time.Duration(c.AgeSeconds*float64(time.Second)).Round(time.Second))
+}
+
+func printJudged(w io.Writer, list []judgedView) {
+	fmt.Fprintln(w, "  BACKEND\tCLUSTER\tSTATE\tUSED\tREASON\tTIER\tWEIGHT\tSHARE\tFILTER\tWHY")
+	for _, b := range list {
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", b.row(), cmp.Or(b.DroppedBy, "all passed"), b.Why)
 	}
 }
 
@@ -113,7 +165,7 @@ func (s explainedService) table(w io.Writer) {
 	}
 	fmt.Fprintf(w, "%s/%s  %s, affinity %s\n", s.Namespace, s.Name, kind, s.Affinity)
 	printNearest(w, s.Nearest)
-	fmt.Fprintln(w, "  CLUSTER\tSTATE\tHAS IT\tBACKENDS\tPROVISIONAL\tHELD")
+	fmt.Fprintln(w, "  CLUSTER\tSTATE\tHAS IT\tSHARED\tBACKENDS\tPROVISIONAL\tHELD\tREVISION\tAGE")
 	for _, c := range s.Clusters {
 		name, has := c.Cluster, "no"
 		if c.Local {
@@ -122,11 +174,15 @@ func (s explainedService) table(w io.Writer) {
 		if c.Says {
 			has = "yes"
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%d\t%d\t%d\n", name, c.State, has, c.Backends, c.Provisional, c.Held)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.State, has, yes(c.Says && !c.Unshared), c.Backends, c.Provisional, c.Held, c.heard())
 	}
 	for _, d := range s.Frontends {
 		fmt.Fprintf(w, "\n  frontend %s %s\n", d.Frontend, d.PortName)
-		printChosen(w, d.Backends)
+		printJudged(w, d.Backends)
+	}
+	if len(s.Unmatched) > 0 {
+		fmt.Fprint(w, "\n  no frontend\n")
+		printJudged(w, s.Unmatched)
 	}
 	for _, line := range s.Findings {
 		fmt.Fprintf(w, "  ! %s\n", line)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +31,8 @@ interrupted. On a busy node --sample keeps that cheap.`,
 	}
 	c.Flags().Uint32Var(&request.SampleEvery, "sample", 1, "report one of so many choices, picked at random")
 	c.Flags().DurationVar(&length, "for", 0, "end after this time; 0 for never")
-	askAgentUntil(c, 0, func(ctx context.Context, agent api.AgentClient, args []string) error {
+	completeFrom(c, serviceNames)
+	a.askAgentUntil(c, 0, func(ctx context.Context, agent api.AgentClient, args []string) error {
 		if len(args) == 1 {
 			namespace, name, ok := strings.Cut(args[0], "/")
 			if !ok || namespace == "" || name == "" {
@@ -40,6 +40,7 @@ interrupted. On a busy node --sample keeps that cheap.`,
 			}
 			request.Namespace, request.Name = namespace, name
 		}
+		a.stream = true // one document for each choice
 		if length > 0 {
 			bounded, cancel := context.WithTimeout(ctx, length)
 			defer cancel()
@@ -66,10 +67,10 @@ func (a *app) follow(ctx context.Context, stream api.Agent_MonitorClient) error 
 			return err
 		}
 		v := newChoice(c)
-		if a.format == formatJSON {
-			err = json.NewEncoder(a.stdout).Encode(v) // one line each
+		if a.forMachines() {
+			err = a.encode(v)
 		} else {
-			_, err = fmt.Fprintln(a.stdout, v.line())
+			err = a.line(v.line())
 		}
 		if err != nil {
 			return err

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,36 +25,75 @@ func newNodeCommands(a *app) []*cobra.Command {
 	return []*cobra.Command{newStatusCommand(a), newServicesCommand(a), newMapsCommand(a), newMonitor(a)}
 }
 
+// askLimit bounds a question to the agent, which answers from memory.
+const askLimit = 10 * time.Second
+
 // asker puts one question to an agent and shows the answer.
 type asker func(ctx context.Context, agent api.AgentClient, args []string) error
 
 // askAgent adds the flag that all of them share and runs ask with a client.
-func askAgent(c *cobra.Command, ask asker) *cobra.Command {
-	return askAgentUntil(c, 10*time.Second, ask)
+func (a *app) askAgent(c *cobra.Command, ask asker) *cobra.Command {
+	return a.askAgentUntil(c, askLimit, ask)
 }
 
 // askAgentUntil is askAgent with a limit of time of its own, 0 for none.
-func askAgentUntil(c *cobra.Command, limit time.Duration, ask asker) *cobra.Command {
-	socket := c.Flags().String("api-socket", envOr("CLUSTERMESH_API_SOCKET", defaultAPISocket), "unix socket of the agent's local API")
+func (a *app) askAgentUntil(c *cobra.Command, limit time.Duration, ask asker) *cobra.Command {
+	socket := socketFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		conn, err := grpc.NewClient("unix:"+*socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		w, err := watchOf(c.Flags())
 		if err != nil {
-			return fmt.Errorf("open --api-socket %q: %w", *socket, err)
+			return err
+		}
+		conn, agent, err := dialAgent(*socket)
+		if err != nil {
+			return err
 		}
 		defer conn.Close()
-		ctx := c.Context()
-		if limit > 0 {
-			bounded, cancel := context.WithTimeout(ctx, limit)
-			defer cancel()
-			ctx = bounded
+		once := func(ctx context.Context) error {
+			if limit > 0 {
+				waiting := a.progress("waiting for the agent at " + *socket)
+				defer waiting.end()
+				bounded, cancel := context.WithTimeout(ctx, limit)
+				defer cancel()
+				ctx = bounded
+			}
+			return agentError(*socket, ask(ctx, agent, args))
 		}
-		err = ask(ctx, api.NewAgentClient(conn), args)
-		if s, ok := status.FromError(err); err != nil && ok {
-			return fmt.Errorf("ask the agent at %q: %s; check that clustermesh-agent runs on this node and that you are root", *socket, s.Message())
+		if w.on {
+			return a.again(c.Context(), w, once)
 		}
-		return err
+		return once(c.Context())
 	}
 	return c
+}
+
+func socketFlag(c *cobra.Command) *string {
+	return c.Flags().String("api-socket", envOr("CLUSTERMESH_API_SOCKET", defaultAPISocket), "unix socket of the agent's local API")
+}
+
+// dialAgent opens no connection yet: the first question does.
+func dialAgent(socket string) (*grpc.ClientConn, api.AgentClient, error) {
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open --api-socket %q: %w", socket, err)
+	}
+	return conn, api.NewAgentClient(conn), nil
+}
+
+// shortAgentError is an error of the local API without its wrapping.
+func shortAgentError(err error) error {
+	if s, ok := status.FromError(err); err != nil && ok {
+		return errors.New(s.Message())
+	}
+	return err
+}
+
+// agentError says of an error of the local API what an operator can do.
+func agentError(socket string, err error) error {
+	if s, ok := status.FromError(err); err != nil && ok {
+		return fmt.Errorf("ask the agent at %q: %s; check that clustermesh-agent runs on this node and that you are root", socket, s.Message())
+	}
+	return err
 }
 
 func envOr(name, fallback string) string {
@@ -65,25 +103,14 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
-// show prints v as JSON, or calls draw with a writer that aligns columns
-// separated by tabs.
-func (a *app) show(v any, draw func(w io.Writer)) error {
-	if a.format == formatJSON {
-		return a.print(v, table{})
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	draw(w)
-	return w.Flush()
-}
-
 func newStatusCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show how this node sees each cluster and its own data path",
-		Example: "  clustermesh status\n  clustermesh status -o json",
+		Example: "  clustermesh status\n  clustermesh status --watch\n  clustermesh status -o json",
 		Args:    cobra.NoArgs,
 	}
-	return askAgent(c, func(ctx context.Context, agent api.AgentClient, _ []string) error {
+	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, _ []string) error {
 		r, err := agent.Status(ctx, &api.StatusRequest{})
 		if err != nil {
 			return err
@@ -97,10 +124,11 @@ func newServicesCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "services [NAMESPACE/NAME]",
 		Short:   "List global services, each backend, and why it is used or not",
-		Example: "  clustermesh services\n  clustermesh services default/rebel-base -o wide",
+		Example: "  clustermesh services\n  clustermesh services default/rebel-base -o wide --watch",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	return askAgent(c, func(ctx context.Context, agent api.AgentClient, args []string) error {
+	completeFrom(c, serviceNames)
+	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, args []string) error {
 		request := &api.ServicesRequest{}
 		if len(args) == 1 {
 			namespace, name, ok := strings.Cut(args[0], "/")
@@ -132,7 +160,7 @@ func newMapsCommand(a *app) *cobra.Command {
 		Example: "  clustermesh maps\n  clustermesh maps -o json",
 		Args:    cobra.NoArgs,
 	}
-	return askAgent(c, func(ctx context.Context, agent api.AgentClient, _ []string) error {
+	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, _ []string) error {
 		r, err := agent.Maps(ctx, &api.MapsRequest{})
 		if err != nil {
 			return err

@@ -1,27 +1,42 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
+
+	"go.yaml.in/yaml/v3"
 )
 
+// The output formats. JSON is the stable one; YAML has the same members in the
+// same order.
 const (
 	formatTable = "table"
 	formatWide  = "wide" // a table with more columns, where there are more
 	formatJSON  = "json"
+	formatYAML  = "yaml"
 )
 
+func formats() []string { return []string{formatTable, formatWide, formatJSON, formatYAML} }
+
 func (a *app) checkFormat() error {
-	switch a.format {
-	case formatTable, formatWide, formatJSON:
-		return nil
+	for _, known := range formats() {
+		if a.format == known {
+			return nil
+		}
 	}
-	return usage(fmt.Errorf("--output %q: use table, wide or json", a.format))
+	return usage(fmt.Errorf("--output %q: use table, wide, json or yaml", a.format))
 }
 
-// table is the text form of an answer. An empty table prints its header alone.
+// forMachines tells the formats that programs read from the tables.
+func (a *app) forMachines() bool { return a.format == formatJSON || a.format == formatYAML }
+
+// table is aligned text for people.
 type table struct {
 	header []string
 	rows   [][]string
@@ -36,16 +51,110 @@ func (t *table) add(cells ...string) {
 	t.rows = append(t.rows, cells)
 }
 
-// print writes value as JSON or t as text, whichever the user asked for.
-func (a *app) print(value any, t table) error {
-	if a.format == formatJSON {
-		enc := json.NewEncoder(a.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(value)
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+func (t *table) draw(w io.Writer) {
 	for _, row := range append([][]string{t.header}, t.rows...) {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	return w.Flush()
+}
+
+// print writes value in the format for machines that was asked for, or the
+// table.
+func (a *app) print(value any, t table) error { return a.show(value, t.draw) }
+
+// show is print for tables that draw themselves: draw gets a writer that aligns
+// columns separated by tabs.
+func (a *app) show(value any, draw func(w io.Writer)) error {
+	if a.forMachines() {
+		return a.encode(value)
+	}
+	p := a.painter()
+	w := tabwriter.NewWriter(p, 0, 0, 2, ' ', 0)
+	draw(w)
+	return errors.Join(w.Flush(), p.Close())
+}
+
+// line writes one line of text for people.
+func (a *app) line(text string) error {
+	p := a.painter()
+	_, err := fmt.Fprintln(p, text)
+	return errors.Join(err, p.Close())
+}
+
+// encode writes value for machines: one document, or one of a stream, which is
+// a line of JSON or a YAML document that begins with "---".
+func (a *app) encode(value any) error {
+	if a.format == formatYAML {
+		return a.encodeYAML(value)
+	}
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	if !a.stream {
+		enc.SetIndent("", "  ")
+	}
+	return enc.Encode(notNull(value))
+}
+
+// notNull makes an empty list of a nil one: lists are always there.
+func notNull(value any) any {
+	if v := reflect.ValueOf(value); v.Kind() == reflect.Slice && v.IsNil() {
+		return []struct{}{}
+	}
+	return value
+}
+
+func (a *app) encodeYAML(value any) error {
+	text, err := json.Marshal(notNull(value))
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	node, err := yamlNode(d)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if a.stream {
+		out.WriteString("---\n")
+	}
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(node), enc.Close()); err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(out.Bytes())
+	return err
+}
+
+// yamlNode reads one JSON value, members in their order.
+func yamlNode(d *json.Decoder) (*yaml.Node, error) {
+	t, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch v := t.(type) {
+	case json.Delim:
+		return yamlCollection(d, v)
+	case string:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}, nil
+	case nil:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
+	}
+	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(t)}, nil
+}
+
+func yamlCollection(d *json.Decoder, open json.Delim) (*yaml.Node, error) {
+	n := &yaml.Node{Kind: yaml.SequenceNode}
+	if open == '{' {
+		n.Kind = yaml.MappingNode // names and values take turns in Content
+	}
+	for d.More() {
+		item, err := yamlNode(d)
+		if err != nil {
+			return nil, err
+		}
+		n.Content = append(n.Content, item)
+	}
+	_, err := d.Token() // the closing one
+	return n, err
 }

@@ -17,6 +17,8 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	format         string
+	colour         bool // of tables
+	stream         bool // of documents, for formats that programs read
 	started        bool // a command's own code has begun: flags and arguments were fine
 }
 
@@ -40,7 +42,7 @@ func (e usageError) Unwrap() error      { return e.error }
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, colour: wantsColour(stdout)}
 	root := newRoot(a)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -73,7 +75,7 @@ agent of a node what it sees and does, and demonstrates a mesh on one machine.
 Every flag is also an environment variable: --api-socket is
 CLUSTERMESH_API_SOCKET. The command line wins.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly.`,
+Exit codes: 0 done, 1 failed, 2 used wrongly; see "clustermesh help exit-codes".`,
 		Example:       "  clustermesh certs init --dir pki\n  clustermesh certs issue --dir pki --kind server --cluster east --host mesh.east.example.com",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -88,12 +90,19 @@ Exit codes: 0 done, 1 failed, 2 used wrongly.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.PersistentFlags().StringVarP(&a.format, "output", "o", formatTable, "output format: table, wide or json")
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.PersistentFlags().StringVarP(&a.format, "output", "o", formatTable, "output format: table, wide (a table with more columns), json or yaml")
 	root.AddCommand(newCerts(a), newDemo(a), newTroubleshoot(a))
 	root.AddCommand(newNodeCommands(a)...)
 	root.AddCommand(newExplain(a), newRelease(a))
 	root.AddCommand(newJoinCommands(a)...)
+	root.AddCommand(newSysdump(a), newCompletion(a), newExitCodes())
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Example = "  clustermesh help explain\n  clustermesh help exit-codes"
+	}
+	if err := completeFormats(root); err != nil {
+		panic(err) // the flag was added above
+	}
 	return asGroup(root)
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"strconv"
@@ -13,9 +14,11 @@ import (
 
 // TestMain makes the test binary the command itself when a script runs it.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	commands := map[string]func(){
 		"clustermesh": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
-	})
+	}
+	maps.Copy(commands, children())
+	testscript.Main(m, commands)
 }
 
 func TestScripts(t *testing.T) {

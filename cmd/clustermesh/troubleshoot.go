@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,9 @@ import (
 
 // troubleshootFlags are the flags of the command.
 type troubleshootFlags struct {
+	node            nodeFlags
+	apiserver       string
+	dataDir         string
 	clusters        string
 	name            string
 	cert, key, ca   string
@@ -28,36 +33,52 @@ type troubleshootFlags struct {
 func newTroubleshoot(a *app) *cobra.Command {
 	var f troubleshootFlags
 	c := &cobra.Command{
-		Use:   "troubleshoot FILE|ENDPOINT...",
-		Short: "Find out why a cluster is not ready: check all that its readers rely on",
-		Long: `Check, point by point, what Cilium's and this product's agents rely on in another
-cluster: the network, certificates, access, paging and watches, the heartbeat,
-the cluster's announcement, its canaries and every entry it publishes.
+		Use:   "troubleshoot [FILE|ENDPOINT...]",
+		Short: "Find out what is wrong with this node, an apiserver, or the way to a cluster",
+		Long: `Look for faults, point by point, and say of each its cause, what was seen and what
+to do about it, in one line.
 
-A FILE is a cluster file as in the agent's --clusters directory, named like its
-cluster. An ENDPOINT is https://host:port and needs --name, --cert, --key and
---ca. Nothing is written. A check that builds on one that did not pass is
-skipped, so that one fault is one failure. With -o json each finding also says
-what a reader does because of it.
+Without arguments, and with --node, this node is checked: whether its agent
+answers and is ready, the state of each cluster, how full the maps are, features
+of the kernel, cgroup2 and the bpf file system, and what else on the node balances
+services. --apiserver asks a clustermesh-apiserver what it lacks, --data-dir looks
+at its disk.
 
-Exit codes: 0 nothing failed, 1 something failed, 2 used wrongly.`,
-		Example: "  clustermesh troubleshoot --clusters /etc/clustermesh/clusters\n" +
-			"  clustermesh troubleshoot /etc/clustermesh/clusters/west --own-id 1 --wait\n" +
-			"  clustermesh troubleshoot https://west.mesh.cilium.io:2379 --name west --cert remote.crt --key remote.key --ca ca.crt",
+With FILE, ENDPOINT or --clusters, all that Cilium's and this product's agents
+rely on in another cluster is checked: DNS, TCP, certificates and clocks, access,
+paging and watches, the heartbeat, the cluster's announcement, its canaries and
+every entry it publishes; and then whether ids and pod ranges of the clusters
+differ. A FILE is a cluster file as in the agent's --clusters directory, named
+like its cluster. An ENDPOINT is https://host:port and needs --name, --cert, --key
+and --ca. A check that builds on one that did not pass is skipped, so that one
+fault is one failure.
+
+Nothing is written. In other formats than the table each finding also says what a
+reader does because of it. Exit codes: 0 nothing failed, 1 something failed, 2
+used wrongly.`,
+		Example: "  clustermesh troubleshoot\n" +
+			"  clustermesh troubleshoot --clusters /etc/clustermesh/clusters --node\n" +
+			"  clustermesh troubleshoot /etc/clustermesh/clusters/west --own-id 1 --wait -o yaml\n" +
+			"  clustermesh troubleshoot https://west.mesh.cilium.io:2379 --name west --cert remote.crt --key remote.key --ca ca.crt\n" +
+			"  clustermesh troubleshoot --apiserver http://127.0.0.1:9962 --data-dir /var/lib/clustermesh",
 		RunE: func(c *cobra.Command, args []string) error {
+			f.node.on = f.node.on || len(args) == 0 && f.clusters == "" && f.apiserver == "" && f.dataDir == ""
 			subjects, err := f.subjects(args)
 			if err := usage(err, f.validate()); err != nil {
 				return err
 			}
-			return a.troubleshoot(c.Context(), subjects, f.options())
+			return a.troubleshoot(c.Context(), subjects, f)
 		},
 	}
+	f.node.add(c)
 	f.add(c)
 	return c
 }
 
 func (f *troubleshootFlags) add(c *cobra.Command) {
 	flags := c.Flags()
+	flags.StringVar(&f.apiserver, "apiserver", "", "http:// address of a clustermesh-apiserver (its --http), to ask what it lacks")
+	flags.StringVar(&f.dataDir, "data-dir", "", "the apiserver's --data-dir, to see that its disk has room")
 	flags.StringVar(&f.clusters, "clusters", "", "directory of cluster files, all of which are checked")
 	flags.StringVar(&f.name, "name", "", "name of the cluster; a file's own name when not given")
 	flags.StringVar(&f.cert, "cert", "", "client certificate for an ENDPOINT")
@@ -78,6 +99,9 @@ func (f *troubleshootFlags) validate() error {
 	if f.maxID != 0 && f.maxID != 255 && f.maxID != 511 {
 		problems = append(problems, fmt.Errorf("--max-connected-clusters %d: it is 255 or 511", f.maxID))
 	}
+	if u, err := url.Parse(f.apiserver); f.apiserver != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		problems = append(problems, fmt.Errorf("--apiserver %q: give an address such as http://127.0.0.1:9962", f.apiserver))
+	}
 	return errors.Join(problems...)
 }
 
@@ -88,6 +112,7 @@ func (f *troubleshootFlags) options() conformance.Options {
 // subject is something to check: a target, or a file that yields none because
 // of problem.
 type subject struct {
+	title   string // of what is no cluster's endpoint
 	target  conformance.Target
 	file    string
 	problem error
@@ -109,9 +134,6 @@ func (f *troubleshootFlags) subjects(args []string) ([]subject, error) {
 	if f.clusters != "" {
 		found, err := f.fromDirectory()
 		all, problems = append(all, found...), append(problems, err)
-	}
-	if len(all) == 0 && errors.Join(problems...) == nil {
-		problems = append(problems, errors.New("there is nothing to check; give a cluster file, an endpoint or --clusters"))
 	}
 	return all, errors.Join(problems...)
 }
@@ -170,17 +192,29 @@ func (f *troubleshootFlags) fromFile(path string, among bool) []subject {
 // errFindings ends the command when something failed that has been told.
 var errFindings = errors.New("checks failed")
 
-func (a *app) troubleshoot(ctx context.Context, subjects []subject, o conformance.Options) error {
-	p := &findingPrinter{app: a}
+func (a *app) troubleshoot(ctx context.Context, subjects []subject, f troubleshootFlags) error {
+	p := a.findingPrinter()
+	defer p.waiting.end()
+	o := f.options()
+	if f.node.on {
+		p.section(subject{title: "this node"}, func() { o.OwnID = cmp.Or(o.OwnID, f.node.check(ctx, p)) })
+	}
+	if f.apiserver != "" || f.dataDir != "" {
+		p.section(subject{title: strings.TrimSpace("apiserver " + f.apiserver), target: conformance.Target{Endpoint: f.apiserver}}, func() { f.checkApiserver(ctx, p) })
+	}
+	var seen []conformance.Seen
+	o.OnSeen = func(s conformance.Seen) { seen = append(seen, s) }
+	o.OnResult = func(r conformance.Result) { p.add(resultView(r)) }
 	for _, s := range subjects {
-		p.begin(s)
-		if s.problem != nil {
-			p.add(fileFinding(s))
-		} else {
-			o.OnResult = func(r conformance.Result) { p.add(r) }
-			conformance.Run(ctx, s.target, o)
-		}
-		p.end()
+		o.OnCheck = func(c conformance.Check) { p.waiting.say("checking " + s.target.Cluster + ": " + c.Title) }
+		p.section(s, func() { p.examine(ctx, s, o) })
+	}
+	if len(seen) > 1 {
+		p.section(subject{title: "all clusters"}, func() {
+			for _, r := range conformance.Together(seen) {
+				p.add(resultView(r))
+			}
+		})
 	}
 	if err := p.flush(); err != nil {
 		return err
@@ -194,6 +228,14 @@ func (a *app) troubleshoot(ctx context.Context, subjects []subject, o conformanc
 	return nil
 }
 
+func (p *findingPrinter) examine(ctx context.Context, s subject, o conformance.Options) {
+	if s.problem != nil {
+		p.add(resultView(fileFinding(s)))
+		return
+	}
+	conformance.Run(ctx, s.target, o)
+}
+
 // fileFinding is the finding that a file cannot be used.
 func fileFinding(s subject) conformance.Result {
 	return conformance.Result{
@@ -201,7 +243,7 @@ func fileFinding(s subject) conformance.Result {
 			ID: "cluster-file", Group: "file", Title: "the cluster file is usable",
 			Why: "the agent keeps the file's last good state, or does without the cluster",
 		},
-		Outcome: conformance.Fail, Evidence: fmt.Sprintf("%s: %s", s.file, strings.ReplaceAll(s.problem.Error(), "\n", "; ")),
+		Outcome: conformance.Fail, Cause: "the cluster file cannot be used", Evidence: fmt.Sprintf("%s: %s", s.file, strings.ReplaceAll(s.problem.Error(), "\n", "; ")),
 		Remedy: "write an etcd client configuration: endpoints, trusted-ca-file, cert-file, key-file",
 	}
 }

@@ -37,11 +37,12 @@ type Check struct {
 }
 
 // Result is the outcome of one check at one target. Evidence is what was seen,
-// or why the check was skipped; Remedy is set if it failed. Both are printable
-// and short, whatever the server wrote.
+// or why the check was skipped; Cause, which is what is wrong, and Remedy are set
+// if it failed. All are printable and short, whatever the server wrote.
 type Result struct {
 	Check    Check
 	Outcome  Outcome
+	Cause    string
 	Evidence string
 	Remedy   string
 }
@@ -92,6 +93,11 @@ type Options struct {
 	// a deletion of such a key, a transaction whose condition cannot hold, and a
 	// lease longer than any server grants.
 	ProbeWrites bool
+	// OnCheck, if set, is called with the check that begins.
+	OnCheck func(Check)
+	// OnSeen, if set, is called at the end with what is to be compared with other
+	// clusters, see [Together].
+	OnSeen func(Seen)
 	// OnResult, if set, is called with each result as soon as it is known.
 	OnResult func(Result)
 }
@@ -125,6 +131,9 @@ func Run(ctx context.Context, t Target, o Options) []Result {
 	outcomes := map[string]Outcome{}
 	var results []Result
 	for _, c := range Checks() {
+		if o.OnCheck != nil {
+			o.OnCheck(c)
+		}
 		r := s.result(c, s.attempt(ctx, c, outcomes))
 		outcomes[c.ID] = r.Outcome
 		results = append(results, r)
@@ -132,6 +141,7 @@ func Run(ctx context.Context, t Target, o Options) []Result {
 			o.OnResult(r)
 		}
 	}
+	s.tell()
 	return results
 }
 
@@ -154,20 +164,27 @@ func (s *session) attempt(ctx context.Context, c Check, outcomes map[string]Outc
 func (s *session) result(c Check, f finding) Result {
 	r := Result{Check: c, Outcome: f.outcome, Evidence: printable(f.evidence)}
 	if f.outcome == Fail {
-		r.Remedy = strings.ReplaceAll(c.Remedy, "CLUSTER", s.target.Cluster)
+		named := strings.NewReplacer("CLUSTER", s.target.Cluster)
+		r.Cause = printable(named.Replace(cmp.Or(f.cause, causes()[c.ID], "not so: "+c.Title)))
+		r.Remedy = named.Replace(cmp.Or(f.remedy, c.Remedy))
 	}
 	return r
 }
 
 // finding is what a check found.
 type finding struct {
-	outcome  Outcome
-	evidence string
+	outcome       Outcome
+	evidence      string
+	cause, remedy string // of a failure, if the check knows better than its entry in the table
 }
 
-func pass(format string, args ...any) finding { return finding{Pass, fmt.Sprintf(format, args...)} }
-func fail(format string, args ...any) finding { return finding{Fail, fmt.Sprintf(format, args...)} }
-func skip(format string, args ...any) finding { return finding{Skip, fmt.Sprintf(format, args...)} }
+func pass(format string, args ...any) finding { return ended(Pass, format, args) }
+func fail(format string, args ...any) finding { return ended(Fail, format, args) }
+func skip(format string, args ...any) finding { return ended(Skip, format, args) }
+
+func ended(o Outcome, format string, args []any) finding {
+	return finding{outcome: o, evidence: fmt.Sprintf(format, args...)}
+}
 
 const maxEvidence = 400
 

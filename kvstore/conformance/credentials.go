@@ -60,9 +60,9 @@ func validNow(c *x509.Certificate) finding {
 	now := time.Now()
 	switch {
 	case now.Before(c.NotBefore):
-		return fail("certificate %q is not valid before %s; this machine's clock says %s", c.Subject, stamp(c.NotBefore), stamp(now))
+		return invalid(fail("certificate %q is not valid before %s; this machine's clock says %s", c.Subject, stamp(c.NotBefore), stamp(now)), c, true)
 	case now.After(c.NotAfter):
-		return fail("certificate %q expired on %s; this machine's clock says %s", c.Subject, stamp(c.NotAfter), stamp(now))
+		return invalid(fail("certificate %q expired on %s; this machine's clock says %s", c.Subject, stamp(c.NotAfter), stamp(now)), c, false)
 	}
 	return pass("certificate %q is valid for another %s, until %s", c.Subject, c.NotAfter.Sub(now).Round(time.Minute), stamp(c.NotAfter))
 }

@@ -108,6 +108,7 @@ func readNode(s *session, key string, value []byte) error {
 	if err != nil {
 		return err
 	}
+	s.seenNode(n)
 	for _, a := range n.IPAddresses {
 		if addr, err := netip.ParseAddr(a.IP); err == nil {
 			s.content.hosts[addr.Unmap()] = true

@@ -57,11 +57,12 @@ func join[T fmt.Stringer](list []T) string {
 
 func checkConnect(ctx context.Context, s *session) finding {
 	var failures []string
+	var last error
 	for _, addr := range s.addrs {
 		address := net.JoinHostPort(addr.String(), s.port)
 		conn, err := s.dialTCP(ctx, address)
 		if err != nil {
-			failures = append(failures, err.Error())
+			failures, last = append(failures, err.Error()), err
 			continue
 		}
 		conn.Close()
@@ -70,7 +71,7 @@ func checkConnect(ctx context.Context, s *session) finding {
 		}
 	}
 	if s.address == "" {
-		return fail("%s", strings.Join(failures, ", "))
+		return noConnection(fail("%s", strings.Join(failures, ", ")), last)
 	}
 	if len(failures) > 0 {
 		return pass("connected to %s, but not everywhere: %s", s.address, strings.Join(failures, ", "))

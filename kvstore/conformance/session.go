@@ -39,9 +39,10 @@ type session struct {
 	config    schema.ClusterConfig // config-json
 	canaries  []string             // read-synced: what follows the canary prefix
 
-	survey  survey   // page-order
-	history *history // watch-start
-	content content  // data checks
+	survey  survey         // page-order
+	history *history       // watch-start
+	content content        // data checks
+	ranges  []netip.Prefix // data-nodes
 }
 
 func newSession(t Target, o Options) *session {

@@ -56,7 +56,7 @@ func checkHandshake(ctx context.Context, s *session) finding {
 		conn.Close()
 	}
 	if s.seen == nil {
-		return fail("handshake: %v", err)
+		return noHandshake(fail("handshake: %v", err), err)
 	}
 	return pass("certificate %q of %q", s.leaf().Subject, s.leaf().Issuer)
 }
@@ -91,7 +91,7 @@ func checkChain(_ context.Context, s *session) finding {
 		Roots: s.roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return fail("%v (certificate %q of %q)", err, leaf.Subject, leaf.Issuer)
+		return s.elsewhere(fail("%v (certificate %q of %q)", err, leaf.Subject, leaf.Issuer))
 	}
 	root := chains[0][len(chains[0])-1]
 	return pass("signed by %q", root.Subject)
@@ -99,7 +99,7 @@ func checkChain(_ context.Context, s *session) finding {
 
 func checkHostName(_ context.Context, s *session) finding {
 	if err := s.leaf().VerifyHostname(s.host); err != nil {
-		return fail("%v", err)
+		return s.elsewhere(fail("%v", err))
 	}
 	names := strings.Join(s.leaf().DNSNames, ", ")
 	if len(s.leaf().IPAddresses) > 0 {

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
+)
+
+// everyCommand calls fn with each command, hidden ones and topics of help too.
+func everyCommand(fn func(*cobra.Command)) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		fn(c)
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot(&app{}))
+}
+
+func TestEveryCommandIsDocumented(t *testing.T) {
+	everyCommand(func(c *cobra.Command) {
+		if c.Short == "" || c.Example == "" {
+			t.Errorf("%s: give it a short help and an example", c.CommandPath())
+		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" || strings.HasSuffix(f.Usage, ".") {
+				t.Errorf("%s --%s: say what it is for, without a full stop: %q", c.CommandPath(), f.Name, f.Usage)
+			}
+		})
+	})
+}
+
+var (
+	quotedPattern = regexp.MustCompile(`'[^']*'|"[^"]*"`)
+	shellPattern  = regexp.MustCompile(` (\||\|\||>|<|   #) .*`)
+)
+
+// TestEveryExampleWorks: what the help shows is a command that there is, with
+// flags that it has.
+func TestEveryExampleWorks(t *testing.T) {
+	everyCommand(func(c *cobra.Command) {
+		for line := range strings.Lines(c.Example) {
+			text := quotedPattern.ReplaceAllString(shellPattern.ReplaceAllString(strings.TrimSpace(line), ""), "x")
+			words := strings.Fields(strings.TrimPrefix(text, "sudo "))
+			if len(words) == 0 || words[0] != "clustermesh" {
+				t.Errorf("%s: example %q does not begin with clustermesh", c.CommandPath(), line)
+				continue
+			}
+			found, rest, err := newRoot(&app{}).Find(words[1:])
+			if err == nil {
+				err = found.ParseFlags(rest)
+			}
+			if err != nil {
+				t.Errorf("%s: example %q: %v", c.CommandPath(), line, err)
+			}
+		}
+	})
+}
+
+// TestExitCodes: each code of the table is how a command ends, and the table is
+// what help shows.
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	for code, args := range map[int][]string{
+		cli.ExitOK:     {"certs", "init", "--dir", dir},
+		cli.ExitFailed: {"certs", "inspect", filepath.Join(dir, "missing.crt")},
+		cli.ExitUsage:  {"certs", "init"},
+	} {
+		var out, errs bytes.Buffer
+		if got := run(t.Context(), args, nil, &out, &errs); got != code || (code == cli.ExitOK) != (errs.Len() == 0) || code == cli.ExitUsage && out.Len() > 0 {
+			t.Errorf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errs)
+		}
+	}
+	var help bytes.Buffer
+	if code := run(t.Context(), []string{"help", "exit-codes"}, nil, &help, &help); code != cli.ExitOK {
+		t.Fatalf("exit code %d\n%s", code, &help)
+	}
+	for _, c := range exitCodes() {
+		if !strings.Contains(help.String(), fmt.Sprintf("  %d  %s\n", c.code, c.meaning)) {
+			t.Errorf("help exit-codes lacks %d:\n%s", c.code, &help)
+		}
+	}
+}
+
+// fakeAgent serves the local API with answers of the test's.
+type fakeAgent struct {
+	api.UnimplementedAgentServer
+	asked    atomic.Int32
+	services atomic.Pointer[api.ServicesResponse]
+	choices  []*api.Choice
+}
+
+func (f *fakeAgent) Services(context.Context, *api.ServicesRequest) (*api.ServicesResponse, error) {
+	f.asked.Add(1)
+	return f.services.Load(), nil
+}
+
+func (f *fakeAgent) Status(context.Context, *api.StatusRequest) (*api.StatusResponse, error) {
+	f.asked.Add(1)
+	return &api.StatusResponse{Cluster: "east", Node: "n1", Ready: true, Problems: []string{"evil\x1b[2Jtext"}, Clusters: []*api.Cluster{
+		{Name: "east", Local: true, State: "synced"}, {Name: "west", State: "stale", LastError: "true: \"quoted\"\nand more"},
+	}}, nil
+}
+
+func (f *fakeAgent) Monitor(_ *api.MonitorRequest, s grpc.ServerStreamingServer[api.Choice]) error {
+	for _, c := range f.choices {
+		if err := s.Send(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serveAgent returns the agent's socket.
+func serveAgent(t *testing.T, f *fakeAgent) string {
+	t.Helper()
+	f.services.CompareAndSwap(nil, &api.ServicesResponse{Services: []*api.Service{{Namespace: "shop", Name: "cart", Affinity: "none"}, {Namespace: "shop", Name: "till", Affinity: "local"}}})
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	api.RegisterAgentServer(server, f)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return socket
+}
+
+func mustRun(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), args, nil, &out, &errs); code != cli.ExitOK {
+		t.Fatalf("%v: exit code %d\n%s%s", args, code, &out, &errs)
+	}
+	return out.String()
+}
+
+// TestFormats: json and yaml of every kind of command say the same, and each
+// format is accepted everywhere.
+func TestFormats(t *testing.T) {
+	socket := serveAgent(t, &fakeAgent{})
+	dir := t.TempDir()
+	if err := certs.InitCA(dir, certs.CAOptions{Name: "yes: # no"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"certs", "inspect", filepath.Join(dir, "ca.crt")}, {"certs", "inspect", "--dir", dir}, {"invite", "list", "--dir", dir}, {"services", "--api-socket", socket}, {"status", "--api-socket", socket}} {
+		var fromJSON, fromYAML any
+		text := mustRun(t, append(args, "-o", "json")...)
+		if err := json.Unmarshal([]byte(text), &fromJSON); err != nil || fromJSON == nil {
+			t.Errorf("%v: %v in %s", args, err, text)
+		}
+		text = mustRun(t, append(args, "-o", "yaml")...)
+		if err := yaml.Unmarshal([]byte(text), &fromYAML); err != nil {
+			t.Errorf("%v: %v in %s", args, err, text)
+		}
+		again, err := json.Marshal(fromYAML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := json.Marshal(fromJSON)
+		if !bytes.Equal(normal(t, again), normal(t, want)) {
+			t.Errorf("%v: yaml says\n%s\njson says\n%s", args, again, want)
+		}
+		for _, format := range []string{formatTable, formatWide} {
+			if text := mustRun(t, append(args, "-o", format)...); strings.Contains(text, "\x1b") {
+				t.Errorf("%v -o %s: control characters in %q", args, format, text)
+			}
+		}
+	}
+}
+
+// normal has times in one spelling: YAML reads them as times.
+func normal(t *testing.T, text []byte) []byte {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(v any) any
+	walk = func(v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for k := range v {
+				v[k] = walk(v[k])
+			}
+		case []any:
+			for i := range v {
+				v[i] = walk(v[i])
+			}
+		case string:
+			if at, err := time.Parse(time.RFC3339Nano, v); err == nil {
+				return at.UTC().String()
+			}
+		}
+		return v
+	}
+	out, err := json.Marshal(walk(v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestWatchAppends: without a terminal each answer follows the other, as a
+// document each, until the command is interrupted.
+func TestWatchAppends(t *testing.T) {
+	agent := &fakeAgent{}
+	socket := serveAgent(t, agent)
+	for format, separator := range map[string]string{formatJSON: "\n", formatYAML: "---\n", formatTable: "shop/till"} {
+		agent.asked.Store(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		var out, errs bytes.Buffer
+		ended := make(chan int, 1)
+		go func() {
+			ended <- run(ctx, []string{"services", "--watch", "--interval", "1ms", "-o", format, "--api-socket", socket}, nil, &out, &errs)
+		}()
+		await(t, func() bool { return agent.asked.Load() >= 4 })
+		cancel()
+		if code := <-ended; code != cli.ExitOK || errs.Len() > 0 {
+			t.Errorf("%s: exit code %d\n%s", format, code, &errs)
+		}
+		if n := strings.Count(out.String(), separator); n < 3 || strings.Contains(out.String(), "\x1b") {
+			t.Errorf("%s: %d answers in\n%s", format, n, &out)
+		}
+		if format == formatJSON {
+			for line := range strings.Lines(out.String()) {
+				var v servicesView
+				if err := json.Unmarshal([]byte(line), &v); err != nil || len(v) != 2 {
+					t.Errorf("%v in line %q", err, line)
+				}
+			}
+		}
+	}
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"services", "--watch", "--api-socket", socket + "x"}, nil, &out, &errs); code != cli.ExitFailed || !strings.Contains(errs.String(), "check that clustermesh-agent runs") {
+		t.Errorf("without an agent: exit code %d, %s", code, &errs)
+	}
+	if code := run(t.Context(), []string{"services", "--watch", "--interval", "0s", "--api-socket", socket}, nil, &out, &errs); code != cli.ExitUsage {
+		t.Errorf("without an interval: exit code %d", code)
+	}
+}
+
+func await(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen within 30 s")
+		}
+	}
+}
+
+// TestMonitorInEveryFormat: a choice is a line, or a document.
+func TestMonitorInEveryFormat(t *testing.T) {
+	choice := &api.Choice{Namespace: "shop", Name: "cart", Frontend: &api.Frontend{Address: "10.96.0.1", Port: 80, Protocol: "TCP"}, Address: "10.1.0.1", Port: 8080, Cluster: "west"}
+	socket := serveAgent(t, &fakeAgent{choices: []*api.Choice{choice, choice}})
+	for format, want := range map[string]string{formatTable: "-> 10.1.0.1:8080 west\n", formatJSON: `"backend":"10.1.0.1:8080"`, formatYAML: "---\ntime: "} {
+		if text := mustRun(t, "monitor", "--api-socket", socket, "-o", format); strings.Count(text, want) != 2 {
+			t.Errorf("%s: %q does not hold %q twice", format, text, want)
+		}
+	}
+}
+
+// TestCompletion: scripts of every shell, and names that the agent knows.
+func TestCompletion(t *testing.T) {
+	for _, shell := range shells() {
+		if text := mustRun(t, "completion", shell); !strings.Contains(text, "__complete") {
+			t.Errorf("%s: %.200q", shell, text)
+		}
+	}
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"completion", "csh"}, nil, &out, &errs); code != cli.ExitUsage {
+		t.Errorf("csh: exit code %d", code)
+	}
+	socket := serveAgent(t, &fakeAgent{})
+	for question, want := range map[string][]string{
+		"services --api-socket " + socket + " ":           {"shop/cart", "shop/till"},
+		"explain --api-socket " + socket + " ":            {"shop/cart", "shop/till"},
+		"release --api-socket " + socket + " ":            {"west"},
+		"services --api-socket " + socket + ".no ":        {},
+		"services shop/cart --api-socket " + socket + " ": {},
+		"status -o ":  formats(),
+		"completion ": shells(),
+	} {
+		var out bytes.Buffer
+		run(t.Context(), append([]string{"__complete"}, strings.Split(question, " ")...), nil, &out, &bytes.Buffer{})
+		got := strings.Fields(out.String())
+		if len(got) == 0 || !strings.HasPrefix(got[len(got)-1], ":") {
+			t.Errorf("%q: got %q", question, out.String())
+			continue
+		}
+		if got = got[:len(got)-1]; len(got) != len(want) || len(want) > 0 && !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %q, want %q", question, got, want)
+		}
+	}
+}
