@@ -186,7 +186,7 @@ campaign-storm: ## a million changes of the maps against a model, with readers i
 campaign-storm: PACKAGE = bpf
 campaign-storm: TESTS   = ^TestStorm
 
-campaign-liveness: ## 2,400 simulated hours of loss and stalls: no living cluster is taken for dead
+campaign-liveness: ## 3,000 simulated hours of loss and stalls: no living cluster is taken for dead
 	$(GO) test -count=1 -timeout 1h -v -run Hour ./agent/liveness -hours 300
 
 campaign-rolling: ## roll 1,000 services under clients for ten minutes, and again with kills of the writer (root, eBPF)

@@ -29,10 +29,9 @@ type lookout struct {
 
 // watched is one remote cluster as the lookout sees it.
 type watched struct {
-	judge  *liveness.Judge
-	kinds  [kinds]targets
-	refill int // rounds until the targets are looked up again
-	seen   bool
+	judge *liveness.Judge
+	kinds [kinds]targets
+	seen  bool
 }
 
 // targets are those of one kind: of which a few are probed in turn.
@@ -40,6 +39,7 @@ type targets struct {
 	sample *liveness.Sample
 	asked  []netip.AddrPort // since the last round
 	heard  []liveness.Answer
+	refill int // rounds until they are looked up again
 }
 
 // kind is what a probe is sent to.
@@ -191,32 +191,33 @@ func (l *lookout) judge(c *core, w *watched, s mesh.ClusterStatus) {
 	if d.Check {
 		link.checks.request()
 	}
-	w.lookUp(c, s.Name)
-	l.send(s.Name, w, backend, d.Probes)
-	l.send(s.Name, w, node, d.NodeProbes)
+	for k, n := range [kinds]int{backend: d.Probes, node: d.NodeProbes} {
+		w.kinds[k].lookUp(c, s.Name, kind(k))
+		l.send(s.Name, &w.kinds[k], kind(k), n)
+	}
 	c.order.set(s.Name, w.judge.Distance())
 	smoothed, least := w.judge.RTT()
 	c.noteLife(s.Name, signs{Decision: d, rtt: time.Duration(smoothed), least: time.Duration(least), nodeRTT: time.Duration(w.judge.NodeRTT())})
 }
 
 // lookUp renews the targets now and then.
-func (w *watched) lookUp(c *core, name string) {
-	if w.refill--; w.refill > 0 {
+func (t *targets) lookUp(c *core, cluster string, k kind) {
+	if t.refill--; t.refill > 0 {
 		return
 	}
-	w.refill = refillRounds
-	w.kinds[backend].sample.Refill(c.mesh.Sample(name, poolSize))
-	if c.cfg.ProbeNodePort != 0 {
-		w.kinds[node].sample.Refill(c.nodeTargets(name, poolSize))
+	switch t.refill = refillRounds; {
+	case k == backend:
+		t.sample.Refill(c.mesh.Sample(cluster, poolSize))
+	case c.cfg.ProbeNodePort != 0:
+		t.sample.Refill(c.nodeTargets(cluster, poolSize))
 	}
-	if w.kinds[backend].sample.Len() == 0 || c.cfg.ProbeNodePort != 0 && w.kinds[node].sample.Len() == 0 {
-		w.refill = refillSoon
+	if t.sample.Len() == 0 {
+		t.refill = refillSoon
 	}
 }
 
-// send probes n targets of a kind, if there are any.
-func (l *lookout) send(cluster string, w *watched, k kind, n int) {
-	t := &w.kinds[k]
+// send probes n targets, if there are any.
+func (l *lookout) send(cluster string, t *targets, k kind, n int) {
 	for _, target := range t.sample.Next(n) {
 		if l.flying >= maxProbes {
 			return

@@ -29,7 +29,7 @@ type Config struct {
 // a second after its first answer. The simulation in this package's tests shows
 // what loss and stalls they endure.
 func Defaults() Config {
-	return Config{Silent: 8, RoughSilent: 18, Control: 5, Return: 5, Targets: 3, Burst: 4}
+	return Config{Silent: 8, RoughSilent: 18, Control: 5, Return: 5, Targets: 3, Burst: 6}
 }
 
 // Verdict is what is thought of a cluster.
@@ -117,6 +117,7 @@ type Judge struct {
 	owing           int  // rounds in a row that the control link was not up
 	steady          int  // rounds in a row that it was
 	distance        distance
+	round           int
 }
 
 // New returns a judge that takes the cluster for alive or, after a restart that
@@ -141,8 +142,19 @@ func (j *Judge) Round(o Observation) Decision {
 	if d.Verdict != Dead { // a dead cluster needs no more proof
 		d.Probes, d.NodeProbes = j.burst(&j.backends), j.burst(&j.nodes)
 	}
+	if j.round++; j.spare() && j.round%calmNodes != 0 {
+		d.NodeProbes = 0
+	}
 	d.Check = j.backends.silent > 0 || j.nodes.silent > 0 || j.owing > 0
 	return d
+}
+
+// calmNodes is in how many rounds a node is probed while backends answer, since
+// then nothing rests on nodes.
+const calmNodes = 5
+
+func (j *Judge) spare() bool {
+	return j.backends.data == DataOK && j.nodes.data == DataOK && j.backends.silent == 0 && j.nodes.silent == 0
 }
 
 func (j *Judge) burst(p *path) int {

@@ -62,6 +62,27 @@ func TestNodesTellNetworkFromBackends(t *testing.T) {
 	}
 }
 
+// TestNodesAreProbedLessInCalm: once they are known to answer, and as long as
+// backends do, but at each sign of silence as often as those.
+func TestNodesAreProbedLessInCalm(t *testing.T) {
+	j := New(Defaults(), false)
+	count := func(script string) (n int) {
+		for _, round := range strings.Fields(expand(script)) {
+			d, _ := playBoth(j, round)
+			n += d.NodeProbes
+		}
+		return n
+	}
+	for _, c := range []struct {
+		script string
+		want   int
+	}{{"4*aau", 4}, {"100*aau", 20}, {"1*asu", Defaults().Burst}, {"1*aau 4*anu", 1}, {"1*sau", 1}, {"100*nau", 100}} {
+		if got := count(c.script); got < c.want || got > c.want+c.want/50+1 {
+			t.Errorf("%s: %d probes of nodes, want %d", c.script, got, c.want)
+		}
+	}
+}
+
 // TestNodesAloneNeverKill: whatever nodes do, a cluster whose control link is
 // good is not dead, nor one whose backends answer.
 func TestNodesAloneNeverKill(t *testing.T) {

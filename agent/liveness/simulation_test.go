@@ -205,6 +205,17 @@ func TestAnHourOfLossAndStallsKillsNobody(t *testing.T) {
 	}
 }
 
+// TestAnHourThatKilled is one in which a living cluster was taken for dead, when a
+// silence was met with four probes a round.
+func TestAnHourThatKilled(t *testing.T) {
+	p := lossyPath(8<<32|251, 0.3)
+	p.calm = 60_000
+	var sum tally
+	if sum.add(newRun(p, 3, 0)); sum.dead > 0 {
+		t.Error("a living cluster was taken for dead")
+	}
+}
+
 // tally counts what happens in an hour.
 type tally struct{ dead, failing, nodes, lost, stalls int }
 
