@@ -62,7 +62,11 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer lock.Close()
 	cfg.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	kernel, err := bpf.Load(cfg.bpfOptions())
+	options := cfg.bpfOptions()
+	if options.HostNetns, err = cfg.hostNetns(); err != nil {
+		return err
+	}
+	kernel, err := bpf.Load(options)
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,10 @@ func compareBackends(a, b *api.Backend) int {
 }
 
 func frontendAnswer(f lb.Frontend) *api.Frontend {
-	return &api.Frontend{Address: f.Addr.Addr().String(), Port: uint32(f.Addr.Port()), Protocol: f.Protocol.String(), PortName: f.PortName}
+	return &api.Frontend{
+		Address: f.Addr.Addr().String(), Port: uint32(f.Addr.Port()), Protocol: f.Protocol.String(), PortName: f.PortName,
+		Kind: f.Kind.String(), Clients: f.Scope.String(),
+	}
 }
 
 // backendAnswers are those of a table, in its order, with the share of each.
@@ -222,10 +225,14 @@ func (c *core) mapEntries() (*api.MapsResponse, error) {
 
 func mapEntry(f layout.DumpFrontend, clusters map[uint16]layout.Cluster) *api.MapEntry {
 	protocol := lb.Protocol(f.Key.Proto)
+	front := &api.Frontend{
+		Address: address(f.Key.Addr), Port: port(f.Key.Port), Protocol: protocol.String(), PortName: text(f.Meta.PortName[:]),
+		Kind: lb.Kind(f.Meta.Kind).String(), Clients: lb.Scope(f.Key.Scope).String(),
+	}
 	e := &api.MapEntry{
 		Id: f.ID, Namespace: text(f.Meta.Namespace[:]), Name: text(f.Meta.Name[:]), Affinity: lb.Affinity(f.Region.Affinity).String(),
 		Offset: f.Header.Offset(), Generation: uint32(f.Header.Generation()),
-		Frontend: &api.Frontend{Address: address(f.Key.Addr), Port: port(f.Key.Port), Protocol: protocol.String(), PortName: text(f.Meta.PortName[:])},
+		Frontend: front,
 	}
 	for i, b := range f.Backends {
 		cluster := clusters[b.Cluster]

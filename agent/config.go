@@ -29,6 +29,15 @@ type Config struct {
 	// Zone is where this node is; "" takes it from what the own cluster publishes
 	// of the node, its label topology.kubernetes.io/zone.
 	Zone string
+	// NodePortAddresses are ranges: node ports of services are served at this node's
+	// addresses within, as far as its own cluster knows them. None means the
+	// internal ones, which Kubernetes calls InternalIP.
+	NodePortAddresses []string
+	// HostNetns says which network namespace is the node's own, in which
+	// node ports are reached by its loopback addresses: "initial", "agent" for that
+	// of this process, or the kernel's number (SO_NETNS_COOKIE) of another one. ""
+	// means "initial".
+	HostNetns string
 	// ClustersDir holds one etcd client YAML per cluster; the file name is the
 	// cluster name. It is followed live.
 	ClustersDir string
@@ -152,7 +161,9 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("--api-socket %q: longer than the 107 bytes a unix socket path may have; choose a shorter path", c.APISocket))
 	}
 	_, err := c.denied()
-	return errors.Join(append(errs, err, c.validateBrake(), c.validateProbing())...)
+	_, ranges := c.nodePortRanges()
+	_, netns := c.parseHostNetns()
+	return errors.Join(append(errs, err, ranges, netns, c.validateBrake(), c.validateProbing())...)
 }
 
 func (c Config) validateProbing() error {
@@ -176,17 +187,20 @@ func (c Config) validateBrake() error {
 	return errors.Join(errs...)
 }
 
-// denied parses DenyCIDRs; a single address stands for itself.
-func (c Config) denied() ([]netip.Prefix, error) {
+// denied parses DenyCIDRs.
+func (c Config) denied() ([]netip.Prefix, error) { return parseRanges("--deny-cidr", c.DenyCIDRs) }
+
+// parseRanges parses the values of a flag; a single address stands for itself.
+func parseRanges(flag string, texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	var errs []error
-	for _, text := range c.DenyCIDRs {
+	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)
 		if a, addr := netip.ParseAddr(text); addr == nil {
 			p, err = netip.PrefixFrom(a.WithZone(""), a.BitLen()), nil
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("--deny-cidr %q: not a range; write it like 10.96.0.0/12", text))
+			errs = append(errs, fmt.Errorf("%s %q: not a range; write it like 10.96.0.0/12", flag, text))
 			continue
 		}
 		out = append(out, p)

@@ -15,7 +15,7 @@ func (c *core) updateNodes(u kvstore.Update) {
 	from := schema.Source{Cluster: c.cfg.ClusterName, ClusterID: c.cfg.ClusterID}
 	for _, ch := range u.Changes {
 		if ch.Deleted {
-			c.setZone(ch.Key, nil)
+			c.setHere(ch.Key, nil)
 			delete(c.own, ch.Key)
 			continue
 		}
@@ -25,10 +25,13 @@ func (c *core) updateNodes(u kvstore.Update) {
 			continue
 		}
 		c.own[ch.Key] = rangesOf(n)
-		c.setZone(ch.Key, n.Labels)
+		c.setHere(ch.Key, n)
 	}
 	if u.Synced {
 		c.ownProblem = nil
+		if key := schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName); c.own[key] == nil {
+			c.setHere(key, nil)
+		}
 	}
 	if len(u.Changes) == 0 {
 		return
@@ -43,12 +46,20 @@ func (c *core) updateNodes(u kvstore.Update) {
 // zoneLabel is where Kubernetes keeps a node's zone.
 const zoneLabel = "topology.kubernetes.io/zone"
 
-// setZone takes in which zone this node is, if the key is its own and the
-// configuration does not say it.
-func (c *core) setZone(key string, labels map[string]string) {
-	if c.cfg.Zone == "" && key == schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName) {
-		c.mesh.SetZone(labels[zoneLabel])
+// setHere takes in what the own cluster says of this node, nil for nothing, if
+// the key is this node's: its zone, unless the configuration says it, and the
+// addresses that lead to the node ports of services.
+func (c *core) setHere(key string, n *schema.Node) {
+	if key != schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName) {
+		return
 	}
+	if n == nil {
+		n = &schema.Node{}
+	}
+	if c.cfg.Zone == "" {
+		c.mesh.SetZone(n.Labels[zoneLabel])
+	}
+	c.mesh.SetNodeAddresses(c.cfg.nodePortAddresses(n))
 }
 
 // rangesOf lists the addresses of a node and of its pods. What does not parse

@@ -39,6 +39,10 @@
  * refusal is EPERM, the only error a hook could give before. */
 const volatile __u8 cm_can_set_retval = 1;
 
+/* Set by the loader: the cookie of the network namespace that is the node's own,
+ * 0 for the initial one. */
+const volatile __u64 cm_host_netns = 0;
+
 /* The address and port that the system call names (or, in recvmsg and
  * getpeername, that it is about to report). */
 static __always_inline void cm_read(struct bpf_sock_addr *ctx, int v6,
@@ -174,6 +178,38 @@ static __always_inline void cm_forget_peer(struct bpf_sock_addr *ctx)
 		__builtin_memset(p, 0, sizeof(*p));
 }
 
+static __always_inline int cm_loopback(const struct cm_endpoint *e)
+{
+	if (e->addr[0] | e->addr[1])
+		return 0;
+	return e->addr[2] == bpf_htonl(0xffff) ?
+		       e->addr[3] == bpf_htonl(0x7f000001) :
+		       !e->addr[2] && e->addr[3] == bpf_htonl(1);
+}
+
+/* Is this socket in the node's own network namespace? There the loopback addresses
+ * are the node's, in others they are a pod's. */
+static __always_inline int cm_on_host(struct bpf_sock_addr *ctx)
+{
+	__u64 host = cm_host_netns;
+
+	if (!host)
+		host = bpf_get_netns_cookie(0);
+	return bpf_get_netns_cookie(ctx) == host;
+}
+
+/* The number of the frontend that a socket means by an address, 0 for none. */
+static __always_inline __u32 cm_find_for_socket(struct bpf_sock_addr *ctx,
+						const struct cm_endpoint *e,
+						__u8 proto)
+{
+	__u32 id = cm_find(e, proto, CM_SCOPE_ANY);
+
+	if (!id && cm_loopback(e) && cm_on_host(ctx))
+		id = cm_find(e, proto, CM_SCOPE_HOST);
+	return id;
+}
+
 /* connect() of TCP and UDP. A socket that now goes elsewhere forgets what it
  * was connected to before. */
 static __always_inline int cm_connect(struct bpf_sock_addr *ctx, int v6)
@@ -186,7 +222,7 @@ static __always_inline int cm_connect(struct bpf_sock_addr *ctx, int v6)
 	if (ctx->protocol != CM_IPPROTO_TCP && ctx->protocol != CM_IPPROTO_UDP)
 		return CM_ALLOW;
 	cm_read(ctx, v6, &frontend);
-	id = cm_find(&frontend, proto);
+	id = cm_find_for_socket(ctx, &frontend, proto);
 	if (!id) {
 		cm_forget_peer(ctx);
 		cm_count(misses);
@@ -253,7 +289,7 @@ static __always_inline int cm_sendmsg(struct bpf_sock_addr *ctx, int v6)
 		cm_write(ctx, v6, p->backend.addr, p->backend.port);
 		return CM_ALLOW;
 	}
-	id = cm_find(&frontend, CM_IPPROTO_UDP);
+	id = cm_find_for_socket(ctx, &frontend, CM_IPPROTO_UDP);
 	if (!id) {
 		cm_count(misses);
 		return CM_ALLOW;

@@ -28,6 +28,12 @@ struct cm_frontend_key {
 	__u8 scope;
 };
 
+/* Whose a frontend is. One for all may have another in its place for packets of
+ * clients outside. */
+#define CM_SCOPE_ANY 0
+#define CM_SCOPE_OUTSIDE 1
+#define CM_SCOPE_HOST 2 /* sockets of the node's own network namespace */
+
 /* cm_backend is one backend and one slot of an alias table: a draw that is not
  * below the threshold goes to the selected record that is alias places further,
  * modulo 2^16. An alias of 0 keeps every draw, so a set without weights is zero
@@ -66,7 +72,8 @@ struct cm_meta {
 	char name[64];
 	char port_name[64];
 	struct cm_frontend_key key;
-	__u8 pad[4];
+	__u8 kind;
+	__u8 pad[3];
 };
 
 struct cm_cluster {

@@ -94,7 +94,8 @@ type clustermeshCmMeta struct {
 	Name             [64]int8
 	PortName         [64]int8
 	Key              clustermeshCmFrontendKey
-	Pad              [4]uint8
+	Kind             uint8
+	Pad              [3]uint8
 }
 
 type clustermeshCmPeer struct {
@@ -158,6 +159,7 @@ const (
 	clustermeshProgCmSendmsg6     = "cm_sendmsg6"
 	clustermeshVarCmCanSetRetval  = "cm_can_set_retval"
 	clustermeshVarCmEventType     = "cm_event_type"
+	clustermeshVarCmHostNetns     = "cm_host_netns"
 	clustermeshVarCmRegionType    = "cm_region_type"
 )
 
@@ -241,6 +243,7 @@ type clustermeshMapSpecs struct {
 type clustermeshVariableSpecs struct {
 	CmCanSetRetval *ebpf.VariableSpec `ebpf:"cm_can_set_retval"`
 	CmEventType    *ebpf.VariableSpec `ebpf:"cm_event_type"`
+	CmHostNetns    *ebpf.VariableSpec `ebpf:"cm_host_netns"`
 	CmRegionType   *ebpf.VariableSpec `ebpf:"cm_region_type"`
 }
 
@@ -307,6 +310,7 @@ func (m *clustermeshMaps) Close() error {
 type clustermeshVariables struct {
 	CmCanSetRetval *ebpf.Variable `ebpf:"cm_can_set_retval"`
 	CmEventType    *ebpf.Variable `ebpf:"cm_event_type"`
+	CmHostNetns    *ebpf.Variable `ebpf:"cm_host_netns"`
 	CmRegionType   *ebpf.Variable `ebpf:"cm_region_type"`
 }
 

@@ -159,13 +159,17 @@ func (d *Datapath) pinnedSize(name string, size uint32) (uint32, error) {
 	return m.MaxEntries(), nil
 }
 
-// setConstants tells the programs what this kernel can do.
+// setConstants tells the programs what this kernel can do and which network
+// namespace is the node's own.
 func setConstants(spec *ebpf.CollectionSpec, opts Options) error {
 	has := uint8(1)
 	if opts.plainRefusal || !haveSetRetval() {
 		has = 0
 	}
 	if err := spec.Variables[clustermeshVarCmCanSetRetval].Set(has); err != nil {
+		return fmt.Errorf("set program constant: %w", err)
+	}
+	if err := spec.Variables[clustermeshVarCmHostNetns].Set(opts.HostNetns); err != nil {
 		return fmt.Errorf("set program constant: %w", err)
 	}
 	return nil

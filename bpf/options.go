@@ -50,6 +50,9 @@ type Options struct {
 	// beyond it take the slower one. MaxAffinity bounds the pairs of client and
 	// frontend with session affinity that are remembered. 0 takes the default.
 	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers, MaxAffinity uint32
+	// HostNetns is the cookie of the network namespace that is the node's own, for
+	// frontends of [layout.ScopeHost]; 0 is the initial one.
+	HostNetns uint64
 	// Log receives warnings and what Cleanup removed; nil discards.
 	Log *slog.Logger
 

@@ -336,6 +336,36 @@ static __always_inline int cm_keep_reply(struct cm_flow_key *reply,
 	return !bpf_map_update_elem(&cm_flows, reply, back, BPF_ANY);
 }
 
+/* A packet that misses its frontend while another CPU relinks the hash is sent
+ * again, so unlike a socket's one chance this look-up needs no second one. */
+static __always_inline __u32 cm_find_once(const struct cm_endpoint *e, __u8 proto,
+					  __u8 scope)
+{
+	struct cm_frontend_key key = {
+		.addr = { e->addr[0], e->addr[1], e->addr[2], e->addr[3] },
+		.port = e->port,
+		.proto = proto,
+		.scope = scope,
+	};
+	__u32 *id = bpf_map_lookup_elem(&cm_frontends, &key);
+
+	return id ? *id : 0;
+}
+
+/* The frontend that takes this one's place for clients outside, 0 for none. Its
+ * backends are on this node, so their replies pass here whatever their receiver
+ * is: these clients keep their address. */
+static __always_inline __u32 cm_find_outside(struct __sk_buff *skb,
+					     const struct cm_packet *p)
+{
+	__u32 index = skb->ifindex;
+	struct cm_device *d = bpf_map_lookup_elem(&cm_devices, &index);
+
+	if (!d || !(d->flags & CM_DEVICE_SNAT))
+		return 0;
+	return cm_find_once(&p->key.dst, p->key.proto, CM_SCOPE_OUTSIDE);
+}
+
 /* The first packet of a connection: picks a backend and makes both flows. */
 static __always_inline int cm_open(struct __sk_buff *skb,
 				   const struct cm_packet *p, __u32 id)
@@ -343,10 +373,11 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 	struct cm_flow there = { .src = p->key.src, .flags = CM_FLOW_FORWARD };
 	struct cm_flow back = { .src = p->key.dst, .dst = p->key.src };
 	struct cm_flow_key reply = { .proto = p->key.proto };
+	__u32 outside = cm_find_outside(skb, p);
 	struct cm_backend *b;
 	const __u32 *own;
 
-	b = cm_pick_for_address(id, bpf_get_prandom_u32(), &p->key.dst,
+	b = cm_pick_for_address(outside ? outside : id, bpf_get_prandom_u32(), &p->key.dst,
 				p->key.src.addr);
 	if (!b) {
 		cm_count(refused);
@@ -356,7 +387,7 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 	there.cluster = back.cluster = b->cluster;
 	reply.src = there.dst;
 	reply.dst = p->key.src;
-	own = cm_masquerade(skb, p, &there.dst);
+	own = outside ? 0 : cm_masquerade(skb, p, &there.dst);
 	if (own) {
 		there.flags |= CM_FLOW_REDIRECT;
 		back.flags |= CM_FLOW_REDIRECT;
@@ -377,20 +408,6 @@ static __always_inline int cm_open(struct __sk_buff *skb,
 full:
 	cm_count(forgotten);
 	return TC_ACT_SHOT;
-}
-
-/* A packet that misses its frontend while another CPU relinks the hash is sent
- * again, so unlike a socket's one chance this look-up needs no second one. */
-static __always_inline __u32 cm_find_once(const struct cm_endpoint *e, __u8 proto)
-{
-	struct cm_frontend_key key = {
-		.addr = { e->addr[0], e->addr[1], e->addr[2], e->addr[3] },
-		.port = e->port,
-		.proto = proto,
-	};
-	__u32 *id = bpf_map_lookup_elem(&cm_frontends, &key);
-
-	return id ? *id : 0;
 }
 
 /* Is this the first packet of a new connection, although the flow of an old one
@@ -425,7 +442,7 @@ static __always_inline int cm_handle(struct __sk_buff *skb, __u32 l2,
 	}
 	if (egress || p.error || !p.l4)
 		return CM_NEXT;
-	id = cm_find_once(&p.key.dst, p.key.proto);
+	id = cm_find_once(&p.key.dst, p.key.proto, CM_SCOPE_ANY);
 	return id ? cm_open(skb, &p, id) : CM_NEXT;
 }
 

@@ -115,7 +115,8 @@ type packetCmMeta struct {
 	Name             [64]int8
 	PortName         [64]int8
 	Key              packetCmFrontendKey
-	Pad              [4]uint8
+	Kind             uint8
+	Pad              [3]uint8
 }
 
 type packetCmPeer struct {

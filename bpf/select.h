@@ -65,12 +65,14 @@ static __always_inline __u32 cm_v6(const __u32 *addr)
 /* The number of the frontend at e, 0 if there is none. The second look-up is
  * insurance: a hash look-up can miss while another CPU relinks the chain, and a
  * miss would send the client to an address that nobody answers. */
-static __always_inline __u32 cm_find(const struct cm_endpoint *e, __u8 proto)
+static __always_inline __u32 cm_find(const struct cm_endpoint *e, __u8 proto,
+				     __u8 scope)
 {
 	struct cm_frontend_key key = {
 		.addr = { e->addr[0], e->addr[1], e->addr[2], e->addr[3] },
 		.port = e->port,
 		.proto = proto,
+		.scope = scope,
 	};
 	__u32 *id = bpf_map_lookup_elem(&cm_frontends, &key);
 

@@ -14,6 +14,17 @@ type shownEndpoint struct {
 	Address  string `json:"address"`
 	Port     uint16 `json:"port"`
 	Protocol string `json:"protocol"`
+	Clients  string `json:"clients"` // of a frontend
+}
+
+// frontend is the endpoint as one.
+func (e shownEndpoint) frontend(t *testing.T) oracle.Frontend {
+	t.Helper()
+	f := oracle.Frontend{Addr: e.addr(t), Protocol: e.Protocol}
+	if e.Clients != "any" {
+		f.Clients = e.Clients
+	}
+	return f
 }
 
 func (e shownEndpoint) addr(t *testing.T) netip.AddrPort {
@@ -94,7 +105,7 @@ func (w *world) requireCommandsAgree(t *testing.T) {
 	t.Helper()
 	p := w.look()
 	for _, n := range w.nodes() {
-		want := p.want[n.cluster.name]
+		want := p.want[n.name]
 		var entries []shownMap
 		n.agent.cli(t, &entries, "maps")
 		if has := mapsTable(t, entries); !has.Equal(want) {
@@ -122,7 +133,7 @@ func mapsTable(t *testing.T, entries []shownMap) oracle.Table {
 				entry.Others[backend] = true
 			}
 		}
-		table[oracle.Frontend{Addr: e.Frontend.addr(t), Protocol: e.Frontend.Protocol}] = entry
+		table[e.Frontend.frontend(t)] = entry
 	}
 	return table
 }
@@ -157,7 +168,7 @@ func requireServices(t *testing.T, n *node, services []shownService, want oracle
 	for _, s := range services {
 		name := s.Namespace + "/" + s.Name
 		for _, f := range s.Frontends {
-			key := oracle.Frontend{Addr: f.addr(t), Protocol: f.Protocol}
+			key := f.frontend(t)
 			if frontends[key] != name+" "+s.Affinity {
 				t.Errorf("clustermesh services on %s shows %s %s with affinity %s, want %q", n.name, name, f.Address, s.Affinity, frontends[key])
 			}

@@ -28,7 +28,7 @@ func checkDrain(t *testing.T, w *world) {
 		delete(others, n.name)
 		begin := time.Now()
 		n.agent.removeCluster(t, far.name)
-		alone := oracle.Expect(c.name, []kube.Objects{c.view.Objects()})
+		alone := oracle.Expect(c.name, n.name, []kube.Objects{c.view.Objects()})
 		took := awaitTable(t, n, alone)
 		t.Logf("%s left %s after %v", far.name, n.name, took.Sub(begin))
 		if took.Sub(begin) > drainLimit {

@@ -21,6 +21,7 @@ func TestMainJob(t *testing.T) {
 		check{"a_other_services_untouched", checkUntouched},
 		check{"a_beside_kube_proxy", checkBesideKubeProxy},
 		check{"a_packets", checkPackets},
+		check{"a_node_ports", checkNodePorts},
 		check{"a_monitor", checkMonitor},
 		check{"b_flips", checkFlips},
 		check{"b_hand_over", checkHandOver},

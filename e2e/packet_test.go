@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
-	"net/netip"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -18,15 +18,11 @@ import (
 func checkPackets(t *testing.T, w *world) {
 	ips, pods := w.rebelBase(t, 2)
 	n := w.clusters[1].nodes[0] // its pins are not all the agent's from now on
-	outside := w.outsider(t, n, ips[n.cluster])
-	must(t, n.lab.Forward())
-	p, err := w.lab.Start(lab.Spec{
-		Name: "devices-" + n.name, Path: binary("clustermesh-agent"), Node: n.lab,
-		Args: []string{"devices", "--bpffs", n.agent.bpffs, "--device", "eth0=snat"},
-	})
-	must(t, err)
-	t.Cleanup(p.Kill)
-	awaitLog(t, p, "balancing packets of device")
+	outside := w.machine(t, "outside", 99, nil)
+	for _, ip := range ips[n.cluster] {
+		must(t, outside.lab.RouteVia(ip, n.lab.Addr(ip.Is4())))
+	}
+	p := w.balancePackets(t, n, "devices")
 	var everywhere []*workload
 	for _, c := range w.clusters {
 		everywhere = append(everywhere, pods[c]...)
@@ -40,19 +36,35 @@ func checkPackets(t *testing.T, w *world) {
 	}
 }
 
-// outsider is a machine beside the nodes from which a service's addresses are
-// reached through node n.
-func (w *world) outsider(t *testing.T, n *node, ips []netip.Addr) *node {
+// balancePackets attaches the per-packet programs to a node's device.
+func (w *world) balancePackets(t *testing.T, n *node, name string) *lab.Process {
 	t.Helper()
-	machine, err := w.lab.AddNode("outside", prefixes("192.168.50.99/24", "fd00:50::99/64"), nil)
+	must(t, n.lab.Forward())
+	p, err := w.lab.Start(lab.Spec{
+		Name: name + "-" + n.name, Path: binary("clustermesh-agent"), Node: n.lab,
+		Args: []string{"devices", "--bpffs", n.agent.bpffs, "--device", "eth0=snat"},
+	})
 	must(t, err)
-	for _, ip := range ips {
-		must(t, machine.RouteVia(ip, n.lab.Addr(ip.Is4())))
+	t.Cleanup(p.Kill)
+	awaitLog(t, p, "balancing packets of device")
+	return p
+}
+
+// machine is one more machine beside the nodes, with a network namespace of its
+// own. Its processes are in the cgroup of node of, as a pod's there, or in none of
+// the nodes'.
+func (w *world) machine(t *testing.T, name string, number int, of *node) *node {
+	t.Helper()
+	made, err := w.lab.AddNode(name, prefixes(fmt.Sprintf("192.168.50.%d/24", number), fmt.Sprintf("fd00:50::%d/64", number)), nil)
+	must(t, err)
+	at := *made
+	if of != nil {
+		at.Cgroup = of.lab.Cgroup
 	}
-	host, err := pod.Start(w.lab, machine)
+	host, err := pod.Start(w.lab, &at)
 	must(t, err)
 	t.Cleanup(host.Close)
-	return &node{name: "outside", lab: machine, pods: host}
+	return &node{name: name, lab: made, pods: host}
 }
 
 // awaitLog waits until a process has logged a message.

@@ -80,7 +80,7 @@ type watchpoint struct {
 	version uint64
 	changed time.Time
 	objects []kube.Objects
-	want    map[string]oracle.Table // by cluster
+	want    map[string]oracle.Table // by node
 }
 
 func (w *world) look() watchpoint {
@@ -93,8 +93,8 @@ func (w *world) look() watchpoint {
 		}
 		p.objects = append(p.objects, c.view.Objects())
 	}
-	for _, c := range w.clusters {
-		p.want[c.name] = oracle.Expect(c.name, p.objects)
+	for _, n := range w.nodes() {
+		p.want[n.name] = oracle.Expect(n.cluster.name, n.name, p.objects)
 	}
 	return p
 }
@@ -139,7 +139,7 @@ func (w *world) differing(t *testing.T, p watchpoint) *node {
 			continue
 		}
 		has, err := n.maps.Table()
-		if err != nil || !has.Equal(p.want[n.cluster.name]) {
+		if err != nil || !has.Equal(p.want[n.name]) {
 			return n
 		}
 	}
@@ -155,7 +155,7 @@ func (w *world) explain(t *testing.T, n *node, p watchpoint) string {
 	if err != nil {
 		return fmt.Sprintf("%s: %v", n.name, err)
 	}
-	return fmt.Sprintf("maps of %s:\n%s\nlog of its agent:\n%s", n.name, has.Diff(p.want[n.cluster.name]), logTail(n.agent.Process))
+	return fmt.Sprintf("maps of %s:\n%s\nlog of its agent:\n%s", n.name, has.Diff(p.want[n.name]), logTail(n.agent.Process))
 }
 
 // now is the condition of a step that waits for no object.

@@ -159,7 +159,7 @@ func (c *cluster) addNodes(t *testing.T, l *lab.Lab) {
 		must(t, err)
 		n.pods, err = pod.Start(l, n.lab)
 		must(t, err)
-		must(t, c.kube.AddNode(live(t), n.name, n.lab.Addr(true), pods))
+		must(t, c.kube.AddNode(live(t), n.name, []netip.Addr{n.lab.Addr(true), n.lab.Addr(false)}, pods))
 		c.nodes = append(c.nodes, n)
 	}
 }

@@ -749,11 +749,16 @@ func (x *Service) GetNearest() string {
 }
 
 type Frontend struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	PortName      string                 `protobuf:"bytes,4,opt,name=port_name,json=portName,proto3" json:"port_name,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Address  string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Port     uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	PortName string                 `protobuf:"bytes,4,opt,name=port_name,json=portName,proto3" json:"port_name,omitempty"`
+	// What the address is: cluster-ip, external or node-port.
+	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	// For whom it is: any; outside, for packets of clients outside the cluster, in
+	// the place of the one for any; host, for sockets in the node's own namespace.
+	Clients       string `protobuf:"bytes,6,opt,name=clients,proto3" json:"clients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -812,6 +817,20 @@ func (x *Frontend) GetProtocol() string {
 func (x *Frontend) GetPortName() string {
 	if x != nil {
 		return x.PortName
+	}
+	return ""
+}
+
+func (x *Frontend) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Frontend) GetClients() string {
+	if x != nil {
+		return x.Clients
 	}
 	return ""
 }
@@ -1978,12 +1997,14 @@ const file_api_proto_rawDesc = "" +
 	"\n" +
 	"consistent\x18\b \x01(\bR\n" +
 	"consistent\x12\x18\n" +
-	"\anearest\x18\x14 \x01(\tR\anearest\"q\n" +
+	"\anearest\x18\x14 \x01(\tR\anearest\"\x9f\x01\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1b\n" +
-	"\tport_name\x18\x04 \x01(\tR\bportName\"\xf9\x01\n" +
+	"\tport_name\x18\x04 \x01(\tR\bportName\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\x12\x18\n" +
+	"\aclients\x18\x06 \x01(\tR\aclients\"\xf9\x01\n" +
 	"\aBackend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +

@@ -128,10 +128,25 @@ func wantSelection(t *lb.FrontendTable, selected int) Selection {
 	return s
 }
 
+// clients and kind are what few frontends have, "" for the others.
+func clients(s lb.Scope) string {
+	if s == lb.ScopeAny {
+		return ""
+	}
+	return "@" + s.String()
+}
+
+func kind(k lb.Kind) string {
+	if k == lb.KindClusterIP {
+		return ""
+	}
+	return "/" + k.String()
+}
+
 func formatFrontend(r *Restored, s *Selection, selected int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s/%s %s port=%s affinity=%s selected=%d total=%d", r.Frontend.Addr, r.Frontend.Protocol,
-		r.Service, r.Frontend.PortName, r.Affinity, selected, len(r.Backends))
+	fmt.Fprintf(&b, "%s/%s%s %s port=%s%s affinity=%s selected=%d total=%d", r.Frontend.Addr, r.Frontend.Protocol, clients(r.Frontend.Scope),
+		r.Service, r.Frontend.PortName, kind(r.Frontend.Kind), r.Affinity, selected, len(r.Backends))
 	if s.SessionAffinity > 0 {
 		fmt.Fprintf(&b, " sticky=%ds", s.SessionAffinity)
 	}
@@ -147,6 +162,9 @@ func formatFrontend(r *Restored, s *Selection, selected int) string {
 		fmt.Fprintf(&b, "  %s %s %s(%s) %s", mark, be.Addr, be.Cluster, strconv.Itoa(int(be.ClusterID)), be.State)
 		if be.Local {
 			b.WriteString(" local")
+		}
+		if be.Here {
+			b.WriteString(" here")
 		}
 		if i < len(s.Shares) {
 			fmt.Fprintf(&b, " share=%d", s.Shares[i])

@@ -14,7 +14,7 @@ import (
 
 // keyOf is the map key of a frontend.
 func keyOf(f lb.Frontend) layout.FrontendKey {
-	return layout.FrontendKey{Addr: f.Addr.Addr().As16(), Port: portBytes(f.Addr.Port()), Proto: uint8(f.Protocol)}
+	return layout.FrontendKey{Addr: f.Addr.Addr().As16(), Port: portBytes(f.Addr.Port()), Proto: uint8(f.Protocol), Scope: uint8(f.Scope)}
 }
 
 func portBytes(p uint16) (b [2]byte) {
@@ -29,7 +29,7 @@ func addrPort(addr [16]byte, port [2]byte) netip.AddrPort {
 // metaOf is the meta record of a frontend. Its error names a field that does
 // not fit; Kubernetes allows no such name.
 func metaOf(t *lb.FrontendTable) (layout.Meta, error) {
-	m := layout.Meta{Key: keyOf(t.Frontend)}
+	m := layout.Meta{Key: keyOf(t.Frontend), Kind: uint8(t.Frontend.Kind)}
 	ok := fill(&m.Namespace, t.Service.Namespace) && fill(&m.Name, t.Service.Name) && fill(&m.PortName, t.Frontend.PortName)
 	if !ok {
 		return m, fmt.Errorf("encode frontend %s, port %q of %s: namespace, name and port name must have at most %d bytes each, none of them 0",
@@ -81,6 +81,9 @@ func encodeBackend(c *lb.Choice, id uint32) layout.Backend {
 	if c.Local {
 		b.Flags |= layout.FlagLocal
 	}
+	if c.Here {
+		b.Flags |= layout.FlagHere
+	}
 	return b
 }
 
@@ -121,7 +124,7 @@ func decodeBackend(b *layout.Backend, proto uint8, clusters map[uint16]layout.Cl
 	return lb.Backend{
 		Addr: addrPort(b.Addr, b.Port), Protocol: lb.Protocol(proto),
 		Cluster: text(c.Name[:]), ClusterID: b.Cluster,
-		Local: b.Flags&layout.FlagLocal != 0, State: lb.State(b.State),
+		Local: b.Flags&layout.FlagLocal != 0, Here: b.Flags&layout.FlagHere != 0, State: lb.State(b.State),
 	}
 }
 

@@ -416,3 +416,23 @@ func BenchmarkSetWeighted(b *testing.B) {
 		}
 	}
 }
+
+// TestWhatTakesAPlaceIsNeverMissing: a frontend for clients outside is there before
+// the one whose place it takes for them comes, and until that one is gone.
+func TestWhatTakesAPlaceIsNeverMissing(t *testing.T) {
+	mem := newMemory(16, 256)
+	var log []string
+	mem.Fail = func(op string, k layout.FrontendKey) error {
+		log = append(log, fmt.Sprint(op, " ", lb.Scope(k.Scope)))
+		return nil
+	}
+	one := tables(0, 0, 2)[0]
+	outside := one
+	outside.Frontend.Scope = lb.ScopeOutside
+	r := datapath.New(mem)
+	must(r.Set(serviceName(0), []lb.FrontendTable{one, outside}))
+	must(r.Set(serviceName(0), nil))
+	if want := "[insert outside insert any delete any delete outside]"; fmt.Sprint(log) != want {
+		t.Errorf("%v, want %s", log, want)
+	}
+}

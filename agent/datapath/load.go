@@ -95,7 +95,7 @@ func (r *Reconciler) takeOver(d *layout.DumpFrontend, used map[uint32]bool) stri
 	used[d.ID] = true
 	r.generations[d.ID] = d.Header.Generation()
 	r.adopt(&frontend{
-		key: d.Key, id: d.ID, service: serviceOf(&d.Meta), port: text(d.Meta.PortName[:]),
+		key: d.Key, id: d.ID, service: serviceOf(&d.Meta), port: text(d.Meta.PortName[:]), kind: d.Meta.Kind,
 		region: region, content: content{
 			affinity: d.Region.Affinity, sticky: d.Region.Sticky, selected: d.Header.Selected(),
 			backends: d.Backends, table: d.Table,
@@ -187,10 +187,17 @@ func shares(selected []layout.Backend) []uint64 {
 	return out
 }
 
+func frontendOf(m *layout.Meta) lb.Frontend {
+	return lb.Frontend{
+		Addr: addrPort(m.Key.Addr, m.Key.Port), Protocol: lb.Protocol(m.Key.Proto), PortName: text(m.PortName[:]),
+		Kind: lb.Kind(m.Kind), Scope: lb.Scope(m.Key.Scope),
+	}
+}
+
 func restored(d *layout.DumpFrontend, clusters map[uint16]layout.Cluster) Restored {
 	out := Restored{
 		Service:  serviceOf(&d.Meta),
-		Frontend: lb.Frontend{Addr: addrPort(d.Key.Addr, d.Key.Port), Protocol: lb.Protocol(d.Key.Proto), PortName: text(d.Meta.PortName[:])},
+		Frontend: frontendOf(&d.Meta),
 		Affinity: lb.Affinity(d.Region.Affinity),
 		Backends: make([]lb.Backend, len(d.Backends)),
 	}

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,12 +70,12 @@ func (p *plan) prepareChange(t *lb.FrontendTable, meta layout.Meta, have *fronte
 		return err
 	}
 	sameSet := have.equal(&c)
-	if sameSet && have.port == t.Frontend.PortName {
+	if sameSet && have.port == t.Frontend.PortName && have.kind == meta.Kind {
 		have.weights = c.weights
 		return nil
 	}
 	next := *have
-	next.port = t.Frontend.PortName
+	next.port, next.kind = t.Frontend.PortName, meta.Kind
 	s := step{next: &next, have: have, newRegion: !sameSet, meta: meta, table: t}
 	if s.newRegion {
 		next.content = c
@@ -130,7 +131,7 @@ func (p *plan) prepareNew(t *lb.FrontendTable, meta layout.Meta) error {
 		return &CapacityError{Resource: "frontends", Need: 1, Limit: p.r.capacity.Frontends, Quarantined: p.r.waiting.numbers}
 	}
 	last := len(p.r.ids) - 1
-	next := &frontend{key: meta.Key, id: p.r.ids[last], service: p.service, port: t.Frontend.PortName}
+	next := &frontend{key: meta.Key, id: p.r.ids[last], service: p.service, port: t.Frontend.PortName, kind: meta.Kind}
 	c, err := p.encode(t, next.id, nil)
 	if err != nil {
 		return err
@@ -175,8 +176,10 @@ func (p *plan) cancel() {
 }
 
 // insert writes the new frontends, keys last. If a key cannot be inserted the
-// service's other new frontends are taken back.
+// service's other new frontends are taken back. What takes the place of another
+// for some clients goes before that one, so that they never have it.
 func (p *plan) insert() error {
+	slices.SortStableFunc(p.added, func(a, b step) int { return cmp.Compare(b.next.key.Scope, a.next.key.Scope) })
 	for i, s := range p.added {
 		if err := p.insertOne(s); err != nil {
 			return errors.Join(err, p.takeBack(i))
@@ -225,7 +228,7 @@ func (p *plan) switchOver() {
 		if s.newRegion {
 			p.report.Writes += p.r.storeRegion(s.next)
 		}
-		if s.next.port != s.have.port {
+		if s.next.port != s.have.port || s.next.kind != s.have.kind {
 			p.r.kernel.StoreMeta(s.next.id, s.meta)
 			p.report.Writes++
 		}
@@ -238,10 +241,12 @@ func (p *plan) switchOver() {
 	}
 }
 
-// remove takes out the service's frontends that are not wanted any more.
+// remove takes out the service's frontends that are not wanted any more, in the
+// opposite order of insert.
 func (p *plan) remove() error {
 	var errs []error
-	for _, f := range slices.Clone(p.r.services[p.service]) {
+	all := slices.SortedStableFunc(slices.Values(p.r.services[p.service]), func(a, b *frontend) int { return cmp.Compare(a.key.Scope, b.key.Scope) })
+	for _, f := range all {
 		if slices.Contains(p.stays, f) || slices.ContainsFunc(p.added, func(s step) bool { return s.next == f }) {
 			continue
 		}

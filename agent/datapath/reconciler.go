@@ -32,6 +32,7 @@ type frontend struct {
 	id      uint32
 	service lb.ServiceName
 	port    string
+	kind    uint8
 	region  span
 	content
 }

@@ -61,6 +61,8 @@ func genFrontend(t *rapid.T, addr string, port uint16) lb.Frontend {
 	return lb.Frontend{
 		Addr: netip.AddrPortFrom(netip.MustParseAddr(addr), port), Protocol: lb.TCP,
 		PortName: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "name"),
+		Kind:     rapid.SampledFrom([]lb.Kind{lb.KindClusterIP, lb.KindExternal, lb.KindNodePort}).Draw(t, "kind"),
+		Scope:    rapid.SampledFrom([]lb.Scope{lb.ScopeAny, lb.ScopeAny, lb.ScopeOutside, lb.ScopeHost}).Draw(t, "scope"),
 	}
 }
 
@@ -71,6 +73,7 @@ func genBackend(t *rapid.T) lb.Backend {
 			rapid.Uint16Range(1, 3).Draw(t, "port")),
 		Protocol: lb.TCP, Cluster: fmt.Sprintf("c%d", id), ClusterID: id, Local: id == 1,
 		Names: rapid.SampledFrom([][]string{nil, {"a"}, {"b"}}).Draw(t, "names"),
+		Here:  rapid.Bool().Draw(t, "here") && id == 1,
 		State: lb.State(rapid.IntRange(0, int(lb.Maintenance)).Draw(t, "state")),
 	}
 }
@@ -93,7 +96,7 @@ func (w world) set(u update) {
 
 func (u update) has(f lb.Frontend) bool {
 	for _, t := range u.tables {
-		if t.Frontend.Addr == f.Addr && t.Frontend.Protocol == f.Protocol {
+		if t.Frontend.Same(f) {
 			return true
 		}
 	}

@@ -71,10 +71,37 @@ func (s State) String() string {
 	return "state-" + strconv.Itoa(int(s))
 }
 
+// String names what the address is.
+func (k Kind) String() string {
+	switch k {
+	case KindClusterIP:
+		return "cluster-ip"
+	case KindExternal:
+		return "external"
+	case KindNodePort:
+		return "node-port"
+	}
+	return "kind-" + strconv.Itoa(int(k))
+}
+
+// String names the clients.
+func (s Scope) String() string {
+	switch s {
+	case ScopeAny:
+		return "any"
+	case ScopeOutside:
+		return "outside"
+	case ScopeHost:
+		return "host"
+	}
+	return "scope-" + strconv.Itoa(int(s))
+}
+
 // Format renders tables as text, sorted by service and frontend, so that equal
 // sets of tables give equal texts. A frontend is one line, each of its backends
 // an indented one: "+" takes new connections, "-" does not. What is usual is
-// left out: even shares, no session affinity, keeping connections.
+// left out: cluster IPs, clients of any kind, even shares, no session affinity,
+// keeping connections.
 func Format(tables []FrontendTable) string {
 	sorted := slices.Clone(tables)
 	slices.SortStableFunc(sorted, compareTables)
@@ -90,11 +117,17 @@ func (t FrontendTable) String() string { return Format([]FrontendTable{t}) }
 
 func compareTables(a, b FrontendTable) int {
 	return cmp.Or(a.Service.Compare(b.Service), a.Frontend.Addr.Compare(b.Frontend.Addr),
-		cmp.Compare(a.Frontend.Protocol, b.Frontend.Protocol))
+		cmp.Compare(a.Frontend.Protocol, b.Frontend.Protocol), cmp.Compare(a.Frontend.Scope, b.Frontend.Scope))
 }
 
 func formatTable(b *strings.Builder, t *FrontendTable) {
 	write(b, t.Service.String(), " ", t.Frontend.Addr.String(), "/", t.Frontend.Protocol.String())
+	if t.Frontend.Kind != KindClusterIP {
+		write(b, " ", t.Frontend.Kind.String())
+	}
+	if t.Frontend.Scope != ScopeAny {
+		write(b, " clients=", t.Frontend.Scope.String())
+	}
 	writeField(b, " port=", t.Frontend.PortName)
 	write(b, " affinity=", t.Affinity.String())
 	formatPolicy(b, t)

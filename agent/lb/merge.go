@@ -20,8 +20,8 @@ import (
 // out of contact for too long, then quarantined ones. So as long as any backend
 // of a cluster that the policy names may be used at all, one is selected.
 //
-// The tables are sorted by address, port and protocol of the frontend, one per
-// distinct triple. Addresses come back without IPv4-mapping. The result shares
+// The tables are sorted by address, port, protocol and scope of the frontend, one
+// per distinct four. Addresses come back without IPv4-mapping. The result shares
 // name slices with s and is otherwise the caller's.
 func Merge(s Service) []FrontendTable {
 	m := merger{s: &s, pool: canonicalBackends(s.Backends), nearest: s.Policy.nearest()}
@@ -47,6 +47,7 @@ type merger struct {
 	fates  []fate
 	sites  []site
 	plain  bool // all selected backends have the same share
+	here   bool // the frontend at hand uses only backends on this node
 	// nearest is the tier that asks for the nearest clusters, or -1.
 	nearest int
 }
@@ -56,6 +57,7 @@ func (m *merger) table(f Frontend) FrontendTable {
 		Service: m.s.Name, Frontend: f, Affinity: m.s.Affinity,
 		Consistent: m.s.Policy.Consistent, OnWithdraw: m.s.Policy.OnWithdraw, SessionAffinity: m.s.SessionAffinity,
 	}
+	m.here = f.Scope == ScopeOutside || m.s.NodeOnly && f.Kind == KindClusterIP
 	matching := m.candidates(f)
 	d := m.decide(m.previous(f))
 	t.Spilling, t.Kept, t.Ramping = d.spilling, d.kept, d.ramping
@@ -65,7 +67,7 @@ func (m *merger) table(f Frontend) FrontendTable {
 
 func (m *merger) previous(f Frontend) FrontendTable {
 	for i := range m.s.Previous {
-		if p := &m.s.Previous[i]; unmap(p.Frontend.Addr) == f.Addr && p.Frontend.Protocol == f.Protocol {
+		if p := &m.s.Previous[i]; unmap(p.Frontend.Addr) == f.Addr && p.Frontend.Protocol == f.Protocol && p.Frontend.Scope == f.Scope {
 			return *p
 		}
 	}
@@ -101,7 +103,7 @@ func (m *merger) admit(s *site, i int) fate {
 	switch {
 	case m.claimed(i):
 		return byDuplicate
-	case m.s.NodeOnly && !b.Here:
+	case m.here && !b.Here:
 		return byOtherNode
 	case s.level == excluded:
 		return byExcluded
@@ -223,16 +225,17 @@ func compareHere(a, b Backend) int {
 }
 
 // canonicalFrontends returns the frontends unmapped, sorted and with one entry
-// per address, port and protocol (the first port name in order).
+// per address, port, protocol and scope (the first kind and port name in order).
 func canonicalFrontends(in []Frontend) []Frontend {
 	out := slices.Clone(in)
 	for i := range out {
 		out[i].Addr = unmap(out[i].Addr)
 	}
 	slices.SortFunc(out, func(a, b Frontend) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), strings.Compare(a.PortName, b.PortName))
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Scope, b.Scope),
+			cmp.Compare(a.Kind, b.Kind), strings.Compare(a.PortName, b.PortName))
 	})
-	return slices.CompactFunc(out, func(a, b Frontend) bool { return a.Addr == b.Addr && a.Protocol == b.Protocol })
+	return slices.CompactFunc(out, Frontend.Same)
 }
 
 // claims returns for each backend of the sorted pool the index of the nearest

@@ -18,6 +18,10 @@ func genPolicyService(t *rapid.T) lb.Service {
 	if len(s.Frontends) > 0 {
 		s.Frontends = append(s.Frontends[:1], lb.Frontend{Addr: netip.MustParseAddrPort("10.96.0.9:80"), Protocol: lb.TCP})
 	}
+	for i := range s.Frontends {
+		s.Frontends[i].Kind = rapid.SampledFrom([]lb.Kind{lb.KindClusterIP, lb.KindExternal, lb.KindNodePort}).Draw(t, "kind")
+		s.Frontends[i].Scope = rapid.SampledFrom([]lb.Scope{lb.ScopeAny, lb.ScopeAny, lb.ScopeOutside, lb.ScopeHost}).Draw(t, "scope")
+	}
 	salt := rapid.IntRange(0, 5).Draw(t, "salt")
 	for range rapid.IntRange(0, 16).Draw(t, "more") {
 		b := genBackend(t)
@@ -140,7 +144,7 @@ type judged struct {
 	nodes, zones bool // near by the distribution
 }
 
-func judge(s lb.Service, b lb.Backend) (judged, bool) {
+func judge(s lb.Service, f lb.Frontend, b lb.Backend) (judged, bool) {
 	tiers := s.Policy.Tiers
 	switch {
 	case len(tiers) > 0:
@@ -177,7 +181,12 @@ func judge(s lb.Service, b lb.Backend) (judged, bool) {
 	j.lost = !b.Local && st.WithdrawAfter > 0 && age >= st.WithdrawAfter
 	j.nodes = s.Distribution == lb.PreferSameNode && b.Here
 	j.zones = s.Distribution != lb.DistributionNone && s.Zone != "" && b.Zone == s.Zone
-	return j, named && (!s.NodeOnly || b.Here)
+	return j, named && (!nodeOnly(s, f) || b.Here)
+}
+
+// nodeOnly reports whether a frontend keeps to this node.
+func nodeOnly(s lb.Service, f lb.Frontend) bool {
+	return f.Scope == lb.ScopeOutside || s.NodeOnly && f.Kind == lb.KindClusterIP
 }
 
 // byDistance makes room in the ranks for those that nearest stands for: of the 16
@@ -221,7 +230,7 @@ func where(all []judged, ok func(judged) bool) []judged {
 func shareOracle(s lb.Service, f lb.Frontend) map[key]float64 {
 	var all []judged
 	for _, b := range owners(s, f) {
-		if j, ok := judge(s, b); ok {
+		if j, ok := judge(s, f, b); ok {
 			all = append(all, j)
 		}
 	}

@@ -44,7 +44,7 @@ func TestNeverEmpty(t *testing.T) {
 				if c.Selected {
 					selected++
 				}
-				if c.Reason == lb.ReasonExcluded && len(s.Policy.Tiers) == 0 || c.Reason == lb.ReasonOtherNode && !s.NodeOnly {
+				if c.Reason == lb.ReasonExcluded && len(s.Policy.Tiers) == 0 || c.Reason == lb.ReasonOtherNode && !nodeOnly(s, table.Frontend) {
 					t.Fatalf("no ground for %s\n%s", c.Reason, table)
 				}
 			}
@@ -252,6 +252,29 @@ func TestHereIsOrdered(t *testing.T) {
 		s.Backends = order
 		if got := shares(lb.Merge(s)[0]); len(got) != 1 {
 			t.Errorf("selected %v", got)
+		}
+	}
+}
+
+// TestFrontendsOfScopes: what is for clients outside keeps to this node, whatever
+// the service says of clients inside, and the other way round.
+func TestFrontendsOfScopes(t *testing.T) {
+	s := regions(1, 2)
+	s.Backends[0].Here = true
+	at := netip.MustParseAddrPort("192.0.2.1:80")
+	s.Frontends = append(s.Frontends,
+		lb.Frontend{Addr: at, Protocol: lb.TCP, Kind: lb.KindExternal},
+		lb.Frontend{Addr: at, Protocol: lb.TCP, Kind: lb.KindExternal, Scope: lb.ScopeOutside},
+		lb.Frontend{Addr: at, Protocol: lb.TCP, Kind: lb.KindNodePort, Scope: lb.ScopeHost})
+	for nodeOnly, want := range map[bool][]int{false: {2, 2, 1, 2}, true: {1, 2, 1, 2}} {
+		s.NodeOnly = nodeOnly
+		tables := lb.Merge(s)
+		var got []int
+		for _, table := range tables {
+			got = append(got, len(shares(table)))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("internal policy Local %v: %v backends, want %v\n%s", nodeOnly, got, want, lb.Format(tables))
 		}
 	}
 }

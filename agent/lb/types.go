@@ -45,12 +45,45 @@ const (
 	Maintenance
 )
 
-// Frontend is one address that clients connect to: a cluster IP of the local
-// service and one of its ports.
+// Kind says what the address of a frontend is.
+type Kind uint8
+
+// The kinds of frontends: a cluster IP, an external IP or one of a load balancer,
+// an address of this node with a port that the service has on every node. The
+// numbers are part of the map layout.
+const (
+	KindClusterIP Kind = iota
+	KindExternal
+	KindNodePort
+)
+
+// Scope says whose connections a frontend is for.
+type Scope uint8
+
+// A frontend of ScopeAny is for the sockets of this node and for packets that pass
+// its devices. One of ScopeOutside takes its place for packets of clients outside,
+// which then get backends on this node only and keep their address; it never is
+// without the other. One of ScopeHost is for sockets in the node's own network
+// namespace. The numbers are part of the map layout.
+const (
+	ScopeAny Scope = iota
+	ScopeOutside
+	ScopeHost
+)
+
+// Frontend is one address that clients connect to, of the local service and one
+// of its ports. Address with port, protocol and scope identify it.
 type Frontend struct {
 	Addr     netip.AddrPort
 	Protocol Protocol
 	PortName string
+	Kind     Kind
+	Scope    Scope
+}
+
+// Same reports whether f and o are one frontend, whatever their port names.
+func (f Frontend) Same(o Frontend) bool {
+	return f.Addr == o.Addr && f.Protocol == o.Protocol && f.Scope == o.Scope
 }
 
 // Backend is one endpoint that can answer for a service. ClusterID 0 is never
@@ -79,7 +112,7 @@ type Service struct {
 
 	Policy       Policy
 	Distribution Distribution
-	// NodeOnly restricts the service to backends on the agent's node, without
+	// NodeOnly restricts the cluster IPs to backends on the agent's node, without
 	// any fallback: internalTrafficPolicy Local.
 	NodeOnly bool
 	// Zone is that of the agent's node, "" if unknown.

@@ -125,6 +125,7 @@ func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
 		m.touch(s)
 	}
 	if f := faceOf(v, s.terms()); !f.equal(s.said) {
+		m.expand(f)
 		m.reface(s, func() { s.said = f })
 	}
 }
@@ -300,17 +301,28 @@ func firstZone(a, b string) string {
 	return a
 }
 
+// faceOf reads a record's local side but for the frontends that follow from it.
 func faceOf(v *schema.LocalService, former *terms) *face {
-	f := &face{affinity: affinityOf(v.Affinity), unshared: !v.Shared, terms: termsOf(v, former), frontends: make([]lb.Frontend, len(v.Frontends))}
-	for i, fe := range v.Frontends {
-		f.frontends[i] = lb.Frontend{
+	f := &face{affinity: affinityOf(v.Affinity), unshared: !v.Shared, terms: termsOf(v, former), ports: nodePortsOf(v)}
+	f.onNode = v.ExternalTrafficPolicy == schema.TrafficPolicyLocal
+	f.fixed = canonicalFrontends(append(frontendsOf(v.Frontends, false), f.outside(frontendsOf(v.ExternalFrontends, true))...))
+	return f
+}
+
+// frontendsOf reads addresses, all of them external or those that say so.
+func frontendsOf(list []schema.LocalFrontend, external bool) []lb.Frontend {
+	out := make([]lb.Frontend, len(list))
+	for i, fe := range list {
+		out[i] = lb.Frontend{
 			Addr:     netip.AddrPortFrom(fe.Address.Unmap(), fe.Port),
 			Protocol: protocol(fe.Protocol),
 			PortName: strings.Clone(fe.PortName),
 		}
+		if external || fe.External {
+			out[i].Kind = lb.KindExternal
+		}
 	}
-	f.frontends = canonicalFrontends(f.frontends)
-	return f
+	return out
 }
 
 func affinityOf(s string) lb.Affinity {

@@ -78,23 +78,27 @@ func (p *part) inForce() int {
 type face struct {
 	affinity  lb.Affinity
 	unshared  bool          // other clusters do not get our backends
+	fixed     []lb.Frontend // as said, sorted and each key once like frontends
+	ports     []nodePort    // what else frontends has, at this node's addresses
+	onNode    bool          // clients outside get only backends on this node
 	frontends []lb.Frontend // unmapped, sorted by compareFrontends, each key once
 	terms     *terms        // nil without any
 }
 
 func (f *face) equal(o *face) bool {
-	return f != nil && o != nil && f.affinity == o.affinity && f.unshared == o.unshared && slices.Equal(f.frontends, o.frontends) && f.terms.equal(o.terms)
+	return f != nil && o != nil && f.affinity == o.affinity && f.unshared == o.unshared && f.onNode == o.onNode && slices.Equal(f.fixed, o.fixed) &&
+		slices.Equal(f.ports, o.ports) && f.terms.equal(o.terms)
 }
 
 func compareFrontends(a, b lb.Frontend) int {
-	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol))
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Scope, b.Scope))
 }
 
-// canonicalFrontends sorts in place and drops repeated keys (the first port
-// name in order stays).
+// canonicalFrontends sorts in place and drops repeated keys (the first kind and
+// port name in order stay).
 func canonicalFrontends(in []lb.Frontend) []lb.Frontend {
 	slices.SortFunc(in, func(a, b lb.Frontend) int {
-		return cmp.Or(compareFrontends(a, b), strings.Compare(a.PortName, b.PortName))
+		return cmp.Or(compareFrontends(a, b), cmp.Compare(a.Kind, b.Kind), strings.Compare(a.PortName, b.PortName))
 	})
 	return slices.CompactFunc(in, func(a, b lb.Frontend) bool { return compareFrontends(a, b) == 0 })
 }
@@ -253,10 +257,23 @@ func (m *Mesh) keep(c *cluster, s *service) {
 	c.kept++
 }
 
-// claim is what makes a frontend one: no two services can have it.
+// claim is what makes a frontend one: no two services can have it. What takes the
+// place of another for some clients goes with that one.
 type claim struct {
 	addr  netip.AddrPort
 	proto lb.Protocol
+	host  bool // it is for the node's own sockets
+}
+
+func claimOf(f lb.Frontend) claim { return claim{f.Addr, f.Protocol, f.Scope == lb.ScopeHost} }
+
+// holder is the service that has the best claim to a frontend; nil if none has,
+// for what takes the place of a frontend that is not there.
+func (m *Mesh) holder(f lb.Frontend) *service {
+	if holders := m.claims[claimOf(f)]; len(holders) > 0 {
+		return holders[0]
+	}
+	return nil
 }
 
 // reface changes a service's local side through change and keeps the index of
@@ -269,13 +286,13 @@ func (m *Mesh) reface(s *service, change func()) {
 	m.enlist(s)
 	after := s.frontends()
 	for _, f := range before {
-		if _, stays := findFrontend(after, f); !stays {
-			m.unclaim(s, claim{f.Addr, f.Protocol})
+		if _, stays := findFrontend(after, f); !stays && f.Scope != lb.ScopeOutside {
+			m.unclaim(s, claimOf(f))
 		}
 	}
 	for _, f := range after {
-		if _, was := findFrontend(before, f); !was {
-			m.addClaim(s, claim{f.Addr, f.Protocol})
+		if _, was := findFrontend(before, f); !was && f.Scope != lb.ScopeOutside {
+			m.addClaim(s, claimOf(f))
 		}
 	}
 	m.touch(s)

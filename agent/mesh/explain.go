@@ -79,7 +79,7 @@ func (m *Mesh) Contested(name lb.ServiceName) map[lb.Frontend]lb.ServiceName {
 	}
 	out := map[lb.Frontend]lb.ServiceName{}
 	for _, f := range s.frontends() {
-		if holder := m.claims[claim{f.Addr, f.Protocol}][0]; holder != s {
+		if holder := m.holder(f); holder != nil && holder != s {
 			out[f] = holder.name
 		}
 	}

@@ -88,6 +88,7 @@ func TestStateMachine(t *testing.T) {
 			"restart":    m.restart,
 			"lose":       m.lose,
 			"move":       m.move,
+			"readdress":  m.readdress,
 			"":           m.check,
 		})
 	})

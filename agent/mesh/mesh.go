@@ -27,7 +27,10 @@ type Mesh struct {
 	pinned    ranges // that policies give to clusters
 	expelling bool   // what goes now is the operator's doing
 
-	zone string            // of our own node
+	zone      string       // of our own node
+	nodeAddrs []netip.Addr // of our own node that lead to node ports; sorted, never changed in place
+	heardNode bool         // they were told, not recalled
+
 	lost map[string]uint32 // seconds out of contact, by cluster
 	// ranks are those of SetRanks; never changed, only replaced.
 	ranks map[string]uint8
@@ -112,7 +115,7 @@ func (m *Mesh) owned(s *service) []lb.Frontend {
 	all := s.frontends()
 	own := make([]lb.Frontend, 0, len(all))
 	for _, f := range all {
-		if m.claims[claim{f.Addr, f.Protocol}][0] == s {
+		if m.holder(f) == s {
 			own = append(own, f)
 		}
 	}

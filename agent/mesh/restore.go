@@ -70,6 +70,7 @@ func (m *Mesh) restoreFrontend(r *Restored) {
 		fe := r.Frontend
 		fe.Addr = netip.AddrPortFrom(fe.Addr.Addr().Unmap(), fe.Addr.Port())
 		fe.PortName = strings.Clone(fe.PortName)
+		m.recallNodeAddress(fe)
 		f.frontends = canonicalFrontends(append(f.frontends, fe))
 		s.kept = &f
 	})
@@ -81,6 +82,9 @@ func (m *Mesh) restoreFrontend(r *Restored) {
 func (m *Mesh) collect(raw map[partKey][]rawBackend, r *Restored, b *lb.Backend) {
 	k := partKey{r.Service, m.restoredCluster(b)}
 	rec := record{addr: b.Addr.Addr().As16(), port: b.Addr.Port(), proto: b.Protocol, state: k.cluster.revive(b.State &^ here)}
+	if b.Here && k.cluster.local {
+		rec.state |= here
+	}
 	raw[k] = append(raw[k], rawBackend{record: rec, name: r.Frontend.PortName})
 }
 

@@ -64,6 +64,8 @@ type entry struct {
 	service   lb.ServiceName // that it is about
 	value     []byte
 	frontends []lb.Frontend
+	ports     []uint16 // on every node
+	onNode    bool     // is where clients outside have to stay
 	affinity  lb.Affinity
 	terms     lb.Service // what else the own cluster says, backends and frontends aside
 	backends  []lb.Backend
@@ -95,7 +97,7 @@ func genLocal(t *rapid.T, n lb.ServiceName) entry {
 		s.Frontends = append(s.Frontends, f)
 		e.frontends = append(e.frontends, lb.Frontend{Addr: netip.AddrPortFrom(f.Address, f.Port), Protocol: lb.TCP, PortName: f.PortName})
 	}
-	slices.SortFunc(s.Frontends, func(a, b schema.LocalFrontend) int { return cmp.Compare(a.Port, b.Port) })
+	genOutside(t, &s, &e)
 	for _, i := range rapid.SliceOfNDistinct(rapid.Uint8Range(1, 4), 0, 3, rapid.ID).Draw(t, "backends") {
 		e.addLocal(t, &s, i)
 	}
@@ -187,6 +189,7 @@ func (e *entry) addRemote(t *rapid.T, s *schema.Service, a netip.Addr) {
 // everything anew each time it is asked.
 type oracle struct {
 	delivered map[string]map[item]entry           // by cluster
+	node      []netip.Addr                        // addresses of our node
 	restored  map[string]map[lb.ServiceName]entry // by cluster, until it is synced
 	zone      string
 	lost      map[string]uint32
@@ -212,7 +215,7 @@ func (o *oracle) said(cluster string) map[lb.ServiceName]entry {
 	for _, e := range o.delivered[cluster] {
 		sum := out[e.service]
 		sum.affinity, sum.terms = e.affinity, e.terms // the own cluster has one record per service
-		sum.frontends = append(sum.frontends, e.frontends...)
+		sum.frontends = append(sum.frontends, o.expanded(e)...)
 		sum.backends = join(append(slices.Clone(sum.backends), e.backends...))
 		out[e.service] = sum
 	}
@@ -252,6 +255,7 @@ func (o *oracle) restore(tables []lb.FrontendTable) {
 	for _, t := range tables {
 		e := at(own, t.Service)
 		e.affinity, e.frontends = t.Affinity, append(e.frontends, t.Frontend)
+		o.recall(t.Frontend)
 		e.terms = lb.Service{SessionAffinity: t.SessionAffinity, Policy: lb.Policy{Consistent: t.Consistent}}
 		o.restored[own][t.Service] = e
 		name := t.Frontend.PortName
@@ -281,7 +285,7 @@ func (o *oracle) keep(cluster string) {
 }
 
 func addRestored(in []lb.Backend, b lb.Backend, name string) []lb.Backend {
-	b.Names, b.Zone, b.Here = nil, "", false
+	b.Names, b.Zone = nil, ""
 	i := slices.IndexFunc(in, func(o lb.Backend) bool { return o.Addr == b.Addr })
 	if i < 0 {
 		in, i = append(in, b), len(in)
@@ -306,12 +310,12 @@ func (o *oracle) services() map[lb.ServiceName]lb.Service {
 			out[n] = s
 		}
 	}
-	owner := map[netip.AddrPort]lb.ServiceName{}
+	owner := map[lb.Frontend]lb.ServiceName{}
 	for _, n := range slices.SortedFunc(maps.Keys(out), lb.ServiceName.Compare) {
 		s := out[n]
 		for _, f := range overlay(said[own][n].frontends, o.restored[own][n].frontends, frontendKey) {
-			if first, taken := owner[f.Addr]; !taken || first == n {
-				owner[f.Addr] = n
+			if first, taken := owner[claimKey(f)]; !taken || first == n {
+				owner[claimKey(f)] = n
 				s.Frontends = append(s.Frontends, f)
 			}
 		}
@@ -323,11 +327,10 @@ func (o *oracle) services() map[lb.ServiceName]lb.Service {
 	return out
 }
 
-func frontendKey(f lb.Frontend) netip.AddrPort { return f.Addr }
-func backendKey(b lb.Backend) netip.AddrPort   { return b.Addr }
+func backendKey(b lb.Backend) netip.AddrPort { return b.Addr }
 
 // overlay is said, and what was kept under other keys.
-func overlay[T any](said, kept []T, key func(T) netip.AddrPort) []T {
+func overlay[T any, K comparable](said, kept []T, key func(T) K) []T {
 	out := slices.Clone(said)
 	for _, k := range kept {
 		if !slices.ContainsFunc(said, func(s T) bool { return key(s) == key(k) }) {
@@ -377,7 +380,7 @@ func (k kernel) restored() []mesh.Restored {
 	for _, t := range k.tables() {
 		r := mesh.Restored{Service: t.Service, Frontend: t.Frontend, Affinity: t.Affinity, SessionAffinity: t.SessionAffinity, Consistent: t.Consistent}
 		for _, c := range t.Backends {
-			c.Names, c.Zone, c.Here = nil, "", false
+			c.Names, c.Zone = nil, ""
 			r.Backends = append(r.Backends, c.Backend)
 		}
 		out = append(out, r)

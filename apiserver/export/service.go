@@ -86,9 +86,10 @@ func (e *Exporter) encodeLocal(s *corev1.Service, p policy, m *merge, f *finding
 	record := schema.LocalService{
 		Cluster: e.config.Cluster, ClusterID: e.config.ClusterID, Namespace: s.Namespace, Name: s.Name,
 		Shared: p.shared, Affinity: p.affinity, Headless: headless(s),
-		Frontends: localFrontends(s, f), Backends: m.localBackends(), Policy: own(s.Annotations, f),
+		Frontends: frontendsAt(clusterIPs(s, f), s, false, f), Backends: m.localBackends(), Policy: own(s.Annotations, f),
 	}
 	localPolicy(&record, s)
+	outside(&record, s, f)
 	return fitLocal(&record, f)
 }
 
@@ -137,32 +138,6 @@ func clusterIPs(s *corev1.Service, f *findings) []netip.Addr {
 	return addresses
 }
 
-// externalIPs returns the addresses outside the cluster's range that lead to the
-// service: its external IPs and those of its load balancer. There are none for
-// a service that limits who may come in by them or where such clients may go:
-// what enforces that would be passed by.
-func externalIPs(s *corev1.Service, f *findings) []netip.Addr {
-	if headless(s) || s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal || len(s.Spec.LoadBalancerSourceRanges) > 0 {
-		return nil
-	}
-	var addresses []netip.Addr
-	for _, text := range s.Spec.ExternalIPs {
-		if a, ok := parseAddress(text, "externalIP", f); ok {
-			addresses = append(addresses, a)
-		}
-	}
-	for _, in := range s.Status.LoadBalancer.Ingress {
-		if in.IPMode != nil && *in.IPMode == corev1.LoadBalancerIPModeProxy {
-			continue // what lies behind it expects to see the proxy
-		}
-		if a, ok := parseAddress(in.IP, "load balancer address", f); ok {
-			addresses = append(addresses, a)
-		}
-	}
-	own := clusterIPs(s, &findings{})
-	return slices.DeleteFunc(addresses, func(a netip.Addr) bool { return slices.Contains(own, a) })
-}
-
 // parseAddress parses an address into the form that is used in keys. An empty
 // text is no address and no problem.
 func parseAddress(text, field string, f *findings) (netip.Addr, bool) {
@@ -200,17 +175,22 @@ func parsePort(number int32, protocol corev1.Protocol, f *findings) (schema.L4, 
 	return l4, true
 }
 
-func localFrontends(s *corev1.Service, f *findings) []schema.LocalFrontend {
+// frontendsAt are all ports of a service at some addresses, each once.
+func frontendsAt(addresses []netip.Addr, s *corev1.Service, external bool, f *findings) []schema.LocalFrontend {
 	frontends := []schema.LocalFrontend{}
 	ports := servicePorts(s, f)
-	for _, a := range slices.Concat(clusterIPs(s, f), externalIPs(s, f)) {
+	for _, a := range addresses {
 		for _, portName := range slices.Sorted(maps.Keys(ports)) {
 			l4 := ports[portName]
-			frontends = append(frontends, schema.LocalFrontend{Address: a, Port: l4.Port, Protocol: l4.Protocol, PortName: portName})
+			frontends = append(frontends, schema.LocalFrontend{Address: a, Port: l4.Port, Protocol: l4.Protocol, PortName: portName, External: external})
 		}
 	}
+	sortFrontends(frontends)
+	return slices.Compact(frontends) // an address may be external and of the load balancer
+}
+
+func sortFrontends(frontends []schema.LocalFrontend) {
 	slices.SortStableFunc(frontends, func(a, b schema.LocalFrontend) int {
 		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return slices.Compact(frontends) // an address may be external and of the load balancer
 }

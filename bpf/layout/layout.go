@@ -17,8 +17,16 @@ type FrontendKey struct {
 	Addr  [16]byte
 	Port  [2]byte
 	Proto uint8
-	Scope uint8 // always 0 today
+	Scope uint8 // a Scope constant
 }
+
+// Scopes of a frontend, equal to those of package lb. A key of another scope than
+// ScopeAny is never looked up by programs that do not know it.
+const (
+	ScopeAny     uint8 = 0 // sockets and packets
+	ScopeOutside uint8 = 1 // packets of clients outside, where there is one of ScopeAny
+	ScopeHost    uint8 = 2 // sockets of the node's own network namespace
+)
 
 // Header is the value of map cm_headers: which run of the slab holds a
 // frontend's backends, and how one is chosen. Layout: flags<<58 | offset<<32 |
@@ -85,8 +93,12 @@ const (
 	StateMaintenance uint8 = 4
 )
 
-// FlagLocal marks a backend of the agent's own cluster.
-const FlagLocal uint8 = 1 << 0
+// Flags of a backend record: it is of the agent's own cluster, it is on this
+// node. They are for the next life of the agent; no eBPF program reads them.
+const (
+	FlagLocal uint8 = 1 << 0
+	FlagHere  uint8 = 1 << 1
+)
 
 // Region is the record just before a region's first backend (slab index
 // Header.Offset()-1). It is written with the backends, before the switch, so a
@@ -125,7 +137,8 @@ type Meta struct {
 	Name      [64]byte
 	PortName  [64]byte
 	Key       FrontendKey
-	_         [4]byte
+	Kind      uint8 // what the address is, see package lb
+	_         [3]byte
 }
 
 // Cluster is one record of map cm_clusters, indexed by cluster id.

@@ -70,6 +70,8 @@ func (o *options) addRunFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
 	f.StringVar(&o.NodeName, "node-name", "", "name of this node")
 	f.StringVar(&o.Zone, "zone", "", "zone of this node, for services that prefer near backends; empty for the label topology.kubernetes.io/zone of the node")
+	f.StringSliceVar(&o.NodePortAddresses, "node-port-addresses", nil, "range of this node's addresses at which node ports of global services are served; may be repeated; none for the node's internal addresses (InternalIP)")
+	f.StringVar(&o.HostNetns, "host-netns", "initial", "network namespace that is the node's own, in which node ports are reached by 127.0.0.1 and ::1: initial, agent (this process's), or a cookie (SO_NETNS_COOKIE)")
 	f.StringVar(&o.ClustersDir, "clusters", "", "directory with one etcd client YAML per cluster, named like the cluster")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9964", "address of /metrics, /healthz and /readyz; empty for none")
 	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")

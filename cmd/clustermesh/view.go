@@ -67,6 +67,9 @@ type frontendView struct {
 	Address  string `json:"address"`
 	Port     uint32 `json:"port"`
 	Protocol string `json:"protocol"`
+	// Kind is cluster-ip, external or node-port; Clients is any, outside or host.
+	Kind    string `json:"kind"`
+	Clients string `json:"clients"`
 }
 
 type backendView struct {
@@ -183,7 +186,7 @@ func (v statusView) faults() []string {
 }
 
 func newFrontend(f *api.Frontend) frontendView {
-	return frontendView{f.GetAddress(), f.GetPort(), f.GetProtocol()}
+	return frontendView{f.GetAddress(), f.GetPort(), f.GetProtocol(), f.GetKind(), f.GetClients()}
 }
 
 func newBackends(list []*api.Backend) []backendView {
@@ -244,7 +247,23 @@ func (s serviceView) extras() (text string) {
 	return text
 }
 
-func (f frontendView) String() string { return endpoint(f.Address, f.Port, f.Protocol) }
+// String also says what is not usual.
+func (f frontendView) String() string {
+	text := endpoint(f.Address, f.Port, f.Protocol)
+	switch f.Kind {
+	case "external":
+		text += " (external)"
+	case "node-port":
+		text += " (node port)"
+	}
+	switch f.Clients {
+	case "outside":
+		text += " for clients outside"
+	case "host":
+		text += " for this node's own processes"
+	}
+	return text
+}
 
 func endpoint(address string, port uint32, protocol string) string {
 	return net.JoinHostPort(address, strconv.FormatUint(uint64(port), 10)) + "/" + protocol

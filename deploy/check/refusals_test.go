@@ -50,6 +50,7 @@ func refusals() []refusal {
 		{"Cilium's slices without Cilium", east + "apiserver: {identitySource: own, ciliumEndpointSlices: true}", "/apiserver/ciliumEndpointSlices"},
 		{"a boolean where a word belongs", east + "apiserver: {mcsAPI: true}", "/apiserver/mcsAPI"},
 		{"digest that is none", east + "agent: {image: {digest: latest}}", "/agent/image/digest"},
+		{"namespace that is none", east + "agent: {hostNetns: pod}", "/agent/hostNetns"},
 		{"range that is none", east + "agent: {denyCIDRs: [pods]}", "/agent/denyCIDRs/0"},
 		{"profile without name", east + "agent: {seccomp: {type: Localhost}}", "/agent/seccomp/localhostProfile"},
 		{"name without profile", east + "agent: {seccomp: {localhostProfile: agent.json}}", "/agent/seccomp/localhostProfile"},

@@ -14,7 +14,8 @@ const (
 // [DecodeService]. Frontends and backends come out sorted by address, port and
 // protocol; two entries for one of those are refused. MaxFrontends and
 // MaxBackends bound distinct addresses, MaxPorts the entries of each. The
-// error is an *[Error].
+// error is an *[Error]. Members that are not known are skipped, so that agents and
+// apiservers of different versions understand each other.
 //
 // The result is the caller's, except that equal lists of names of different
 // backends may be one slice: they must not be modified.
@@ -96,6 +97,23 @@ func (d *localReader) policy(have *seen, s *LocalService) {
 		d.once(have, 13)
 		s.Policy = orNone(d.texts(d.limits.MaxNames))
 	default:
+		d.outside(have, s)
+	}
+}
+
+// outside reads the members about clients outside the cluster.
+func (d *localReader) outside(have *seen, s *LocalService) {
+	switch string(d.path[d.depth]) {
+	case "externalTrafficPolicy":
+		d.once(have, 14)
+		s.ExternalTrafficPolicy = d.oneOf("", TrafficPolicyLocal)
+	case "nodePorts":
+		d.once(have, 15)
+		s.NodePorts = d.nodePorts()
+	case "externalFrontends":
+		d.once(have, 16)
+		s.ExternalFrontends = d.frontends()
+	default:
 		d.skip()
 	}
 }
@@ -133,12 +151,46 @@ func (d *localReader) frontend() LocalFrontend {
 		case "portName":
 			d.once(&have, 3)
 			f.PortName = d.intern()
+		case "external":
+			d.once(&have, 4)
+			f.External = d.flag()
 		default:
 			d.skip()
 		}
 	}
 	d.require(have, "address", "port", "protocol")
 	return f
+}
+
+func (d *localReader) nodePorts() []LocalNodePort {
+	var list []LocalNodePort
+	for more := d.open('['); more && d.more(']'); {
+		d.room(len(list), d.limits.MaxPorts)
+		list = append(list, d.nodePort())
+	}
+	return list
+}
+
+func (d *localReader) nodePort() LocalNodePort {
+	var p LocalNodePort
+	var have seen
+	for more := d.open('{'); more && d.more('}'); {
+		switch string(d.name()) {
+		case "port":
+			d.once(&have, 0)
+			p.Port = d.port()
+		case "protocol":
+			d.once(&have, 1)
+			p.Protocol = d.protocol()
+		case "portName":
+			d.once(&have, 2)
+			p.PortName = d.intern()
+		default:
+			d.skip()
+		}
+	}
+	d.require(have, "port", "protocol")
+	return p
 }
 
 func (d *localReader) backends() []LocalBackend {
@@ -233,8 +285,12 @@ func (d *localReader) arrange(s *LocalService) {
 	}
 	sortIfNeeded(s.Frontends, compareFrontends)
 	sortIfNeeded(s.Backends, compareBackends)
+	sortIfNeeded(s.NodePorts, compareNodePorts)
+	sortIfNeeded(s.ExternalFrontends, compareFrontends)
 	checkSorted(d, "frontends", s.Frontends, LocalFrontend.l4, d.limits.MaxFrontends)
 	checkSorted(d, "backends", s.Backends, LocalBackend.l4, d.limits.MaxBackends)
+	checkSorted(d, "nodePorts", s.NodePorts, LocalNodePort.l4, 1)
+	checkSorted(d, "externalFrontends", s.ExternalFrontends, LocalFrontend.l4, d.limits.MaxFrontends)
 }
 
 func sortIfNeeded[T any](list []T, compare func(a, b T) int) {
@@ -244,5 +300,7 @@ func sortIfNeeded[T any](list []T, compare func(a, b T) int) {
 }
 
 func compareFrontends(a, b LocalFrontend) int { return a.l4().compare(b.l4()) }
+
+func compareNodePorts(a, b LocalNodePort) int { return a.l4().compare(b.l4()) }
 
 func compareBackends(a, b LocalBackend) int { return a.l4().compare(b.l4()) }

@@ -146,6 +146,8 @@ func (s *LocalService) Encode() []byte {
 	c := *s
 	c.Frontends = sortedCopy(s.Frontends, compareFrontends)
 	c.Backends = sortedCopy(s.Backends, compareBackends)
+	c.NodePorts = sortedCopy(s.NodePorts, compareNodePorts)
+	c.ExternalFrontends = sortedCopy(s.ExternalFrontends, compareFrontends)
 	return marshal(&c)
 }
 

@@ -217,6 +217,30 @@ func TestDecodeLocalServiceNamesTheWrongField(t *testing.T) {
 	})
 }
 
+func TestDecodeNodePortsNamesTheWrongField(t *testing.T) {
+	runFieldTests(t, localPort, []fieldTest{
+		{`"externalTrafficPolicy":"Local"`, `"externalTrafficPolicy":"Far"`, "externalTrafficPolicy"},
+		{`"externalTrafficPolicy":"Local"`, `"externalTrafficPolicy":""`, ""},
+		{`"external":true`, `"external":"yes"`, "frontends/external"},
+		{`"external":true`, `"outside":true`, ""},
+		{`"nodePorts":[`, `"nodePorts":{`, "nodePorts"},
+		{`"nodePorts":[`, `"nodePorts":[],"nodePorts":[`, "nodePorts"},
+		{`"nodePorts":[`, `"newer":[`, ""},
+		{`"port":30080`, `"port":0`, "nodePorts/port"},
+		{`"port":30080`, `"port":30053`, "nodePorts"},
+		{`"port":30080,`, ``, "nodePorts/port"},
+		{`{"port":30080,"protocol":"TCP"`, `{"port":30080`, "nodePorts/protocol"},
+		{`{"port":30080,"protocol":"TCP"`, `{"port":30080,"address":"x","protocol":"TCP"`, ""},
+		{`"portName":"dns"`, `"portName":1`, "nodePorts/portName"},
+		{`"address":"192.0.2.2"`, `"address":"x"`, "externalFrontends/address"},
+		{`"externalFrontends":[`, `"externalFrontends":[{"address":"::ffff:192.0.2.2","port":80,"protocol":"TCP"},`, "externalFrontends"},
+		{`"externalFrontends":[`, `"newer":[`, ""},
+	}, func(b []byte) error {
+		_, err := DecodeLocalService(east(false), LocalServiceKey("east", "shop", "web"), b, DefaultLimits())
+		return err
+	})
+}
+
 func TestDecodeIdentityNamesTheWrongField(t *testing.T) {
 	const cluster = "k8s:" + clusterLabel
 	runFieldTests(t, idEast, []fieldTest{
@@ -338,7 +362,8 @@ func TestLocalServiceLimitsCountAddressesAndPorts(t *testing.T) {
 		field string
 		limit int
 		fill  func(int) string
-	}{{"frontends", 2, addrs}, {"backends", 2, addrs}, {"frontends", 3, ports}, {"backends", 3, ports}}
+	}{{"frontends", 2, addrs}, {"backends", 2, addrs}, {"frontends", 3, ports}, {"backends", 3, ports},
+		{"externalFrontends", 2, addrs}, {"externalFrontends", 3, ports}, {"nodePorts", 3, ports}}
 	for _, tt := range tests {
 		for n, ok := range map[int]bool{tt.limit: true, tt.limit + 1: false} {
 			value := serviceWith(fmt.Sprintf(`"%s":[%s]`, tt.field, tt.fill(n)))

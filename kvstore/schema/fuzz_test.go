@@ -88,7 +88,7 @@ func beyondOracle(err error) bool {
 }
 
 func FuzzDecodeLocalService(f *testing.F) {
-	seed(f, localWeb)
+	seed(f, localWeb, localPort)
 	key := LocalServiceKey("east", "shop", "web")
 	decode := func(value []byte) (record, error) { return DecodeLocalService(east(false), key, value, roomy()) }
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -14,6 +14,9 @@ type l4Addr struct {
 
 func (f LocalFrontend) l4() l4Addr { return l4Addr{f.Address, f.Port, f.Protocol} }
 
+// l4 has no address: a node port is one of all nodes.
+func (p LocalNodePort) l4() l4Addr { return l4Addr{port: p.Port, protocol: p.Protocol} }
+
 func (b LocalBackend) l4() l4Addr { return l4Addr{b.Address, b.Port, b.Protocol} }
 
 func (a l4Addr) compare(b l4Addr) int {
@@ -21,6 +24,9 @@ func (a l4Addr) compare(b l4Addr) int {
 }
 
 func (a l4Addr) String() string {
+	if !a.addr.IsValid() {
+		return decimal(uint32(a.port)) + "/" + string(a.protocol)
+	}
 	return netip.AddrPortFrom(a.addr, a.port).String() + "/" + string(a.protocol)
 }
 

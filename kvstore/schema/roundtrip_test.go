@@ -97,7 +97,14 @@ var genLocal = rapid.Custom(func(t *rapid.T) *LocalService {
 		Policy:                 orNone(genTexts.Draw(t, "annotations")),
 	}
 	for _, at := range genL4Addrs.Draw(t, "frontends") {
-		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, genToken.Draw(t, "portName")})
+		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, genToken.Draw(t, "portName"), rapid.Bool().Draw(t, "external")})
+	}
+	s.ExternalTrafficPolicy = rapid.SampledFrom([]string{"", "Local"}).Draw(t, "external policy")
+	for _, at := range genL4Addrs.Draw(t, "external frontends") {
+		s.ExternalFrontends = append(s.ExternalFrontends, LocalFrontend{Address: at.addr, Port: at.port, Protocol: at.protocol})
+	}
+	for _, at := range rapid.SliceOfNDistinct(genL4Addr, 0, 4, func(a l4Addr) l4Addr { return l4Addr{port: a.port, protocol: a.protocol} }).Draw(t, "node ports") {
+		s.NodePorts = append(s.NodePorts, LocalNodePort{at.port, at.protocol, genToken.Draw(t, "portName")})
 	}
 	for _, at := range genL4Addrs.Draw(t, "backends") {
 		s.Backends = append(s.Backends, drawBackend(t, at))
@@ -138,11 +145,14 @@ func TestLocalServiceRoundTripsSorted(t *testing.T) {
 		want := *in
 		want.Frontends = slices.SortedFunc(slices.Values(in.Frontends), compareFrontends)
 		want.Backends = slices.SortedFunc(slices.Values(in.Backends), compareBackends)
+		want.NodePorts = slices.SortedFunc(slices.Values(in.NodePorts), compareNodePorts)
+		want.ExternalFrontends = slices.SortedFunc(slices.Values(in.ExternalFrontends), compareFrontends)
 		if !reflect.DeepEqual(got, &want) || string(got.Encode()) != string(value) {
 			t.Fatalf("decoded %+v, want %+v", got, want)
 		}
 		shuffled := *in
 		shuffled.Backends = rapid.Permutation(in.Backends).Draw(t, "order")
+		shuffled.NodePorts = rapid.Permutation(in.NodePorts).Draw(t, "order of ports")
 		if string(shuffled.Encode()) != string(value) {
 			t.Fatal("the order of backends shows in the encoding")
 		}

@@ -75,14 +75,34 @@ type LocalService struct {
 	// Policy holds the service's annotations below clustermesh.io/, their names
 	// without that prefix, as they were written: readers judge them.
 	Policy map[string]string `json:"policy,omitempty"`
+
+	// ExternalTrafficPolicy is "Local" if clients outside the cluster get only
+	// backends on the node that they come to, by NodePorts and ExternalFrontends,
+	// or "" (cluster).
+	ExternalTrafficPolicy string `json:"externalTrafficPolicy,omitempty"`
+	// NodePorts lead to the service on every node; sorted by port, protocol.
+	NodePorts []LocalNodePort `json:"nodePorts,omitempty"`
+	// ExternalFrontends are what Frontends marks as external, of a service with
+	// ExternalTrafficPolicy Local: readers that do not know the policy must not
+	// serve them either. Sorted like Frontends.
+	ExternalFrontends []LocalFrontend `json:"externalFrontends,omitempty"`
 }
 
-// LocalFrontend is one cluster IP and port of a local service.
+// LocalFrontend is one address and port of a local service: a cluster IP, or an
+// external address or one of its load balancer if External.
 type LocalFrontend struct {
 	Address  netip.Addr `json:"address"`
 	Port     uint16     `json:"port"`
 	Protocol Protocol   `json:"protocol"`
 	PortName string     `json:"portName,omitempty"`
+	External bool       `json:"external,omitempty"`
+}
+
+// LocalNodePort is a port of all nodes' addresses that leads to a local service.
+type LocalNodePort struct {
+	Port     uint16   `json:"port"`
+	Protocol Protocol `json:"protocol"`
+	PortName string   `json:"portName,omitempty"`
 }
 
 // LocalBackend is one endpoint port of a local service.

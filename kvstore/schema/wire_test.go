@@ -53,6 +53,8 @@ const (
 	configCached  = `{"id":7,"capabilities":{"syncedCanaries":true,"cached":true,"maxConnectedClusters":255}}`
 
 	localWeb = `{"cluster":"east","clusterID":7,"namespace":"shop","name":"web","shared":false,"affinity":"local","frontends":[{"address":"172.20.0.10","port":80,"protocol":"TCP","portName":"http"},{"address":"fd00::a","port":80,"protocol":"TCP","portName":"http"}],"backends":[{"address":"10.7.0.21","port":8080,"protocol":"TCP","portNames":["http"],"ready":true,"serving":true,"zone":"east-a","forZones":["east-a"],"node":"n1"},{"address":"10.7.0.22","port":8080,"protocol":"TCP","portNames":["http"],"ready":false,"serving":true,"terminating":true}],"sessionAffinity":"ClientIP","sessionAffinitySeconds":10800,"internalTrafficPolicy":"Local","trafficDistribution":"PreferClose","policy":{"tiers":"local; *","weights":"east=3,west=1"}}`
+	// localPort has what came to local services later.
+	localPort = `{"cluster":"east","clusterID":7,"namespace":"shop","name":"web","shared":true,"frontends":[{"address":"172.20.0.10","port":80,"protocol":"TCP"},{"address":"192.0.2.1","port":80,"protocol":"TCP","portName":"http","external":true}],"backends":[],"externalTrafficPolicy":"Local","nodePorts":[{"port":30053,"protocol":"TCP"},{"port":30053,"protocol":"UDP","portName":"dns"},{"port":30080,"protocol":"TCP","portName":"http"}],"externalFrontends":[{"address":"192.0.2.2","port":80,"protocol":"TCP","portName":"http"}]}`
 )
 
 // wireExample is one value seen on the wire with how to decode it.
@@ -106,6 +108,9 @@ func wireExamples() []wireExample {
 		}},
 		{"local service", localWeb, func() (record, error) {
 			return DecodeLocalService(east(false), "clustermesh/local/services/v1/east/shop/web", []byte(localWeb), l)
+		}},
+		{"local service with node ports", localPort, func() (record, error) {
+			return DecodeLocalService(east(false), "clustermesh/local/services/v1/east/shop/web", []byte(localPort), l)
 		}},
 	}
 }

@@ -90,12 +90,14 @@ func (m *Maps) Close() error {
 
 // Key is the map key of a frontend.
 func Key(f oracle.Frontend) layout.FrontendKey {
-	k := layout.FrontendKey{Addr: f.Addr.Addr().As16(), Proto: protocols[f.Protocol]}
+	k := layout.FrontendKey{Addr: f.Addr.Addr().As16(), Proto: protocols[f.Protocol], Scope: scopes[f.Clients]}
 	k.Port = [2]byte{byte(f.Addr.Port() >> 8), byte(f.Addr.Port())}
 	return k
 }
 
 var protocols = map[string]uint8{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP, "SCTP": unix.IPPROTO_SCTP}
+
+var scopes = map[string]uint8{"": layout.ScopeAny, "outside": layout.ScopeOutside, "host": layout.ScopeHost}
 
 // Lookup finds a frontend's number.
 func (m *Maps) Lookup(f oracle.Frontend) (uint32, error) {
@@ -150,7 +152,7 @@ func (m *Maps) Headers() (string, error) {
 	all := m.frontends.Iterate()
 	for all.Next(&key, &id) {
 		f := frontend(key)
-		lines = append(lines, fmt.Sprintf("%s/%s=%d:%x", f.Addr, f.Protocol, id, atomic.LoadUint64(&m.headers[id])))
+		lines = append(lines, fmt.Sprintf("%s=%d:%x", f, id, atomic.LoadUint64(&m.headers[id])))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, " "), all.Err()
@@ -161,6 +163,11 @@ func frontend(k layout.FrontendKey) oracle.Frontend {
 	for name, number := range protocols {
 		if number == k.Proto {
 			f.Protocol = name
+		}
+	}
+	for name, number := range scopes {
+		if number == k.Scope {
+			f.Clients = name
 		}
 	}
 	return f

@@ -26,19 +26,42 @@ func (k *Cluster) AddNamespace(ctx context.Context, name string) error {
 	})
 }
 
-// AddNode creates a node with its address and pod CIDRs.
-func (k *Cluster) AddNode(ctx context.Context, name string, addr netip.Addr, pods []netip.Prefix) error {
+// AddNode creates a node with its internal addresses and pod CIDRs.
+func (k *Cluster) AddNode(ctx context.Context, name string, addrs []netip.Addr, pods []netip.Prefix) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	for _, p := range pods {
 		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, p.String())
 	}
 	node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
 	node.Status = corev1.NodeStatus{
-		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: addr.String()}},
+		Addresses:  internal(addrs),
 		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 	}
 	_, err := k.Client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
 	return err
+}
+
+// SetNodeAddresses replaces a node's addresses by internal ones.
+func (k *Cluster) SetNodeAddresses(ctx context.Context, name string, addrs []netip.Addr) error {
+	// The list is merged by its elements' types, so one patch removes what was.
+	list := []any{map[string]string{"$patch": "replace"}}
+	for _, a := range internal(addrs) {
+		list = append(list, a)
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"addresses": list}})
+	if err != nil {
+		return err
+	}
+	_, err = k.Client.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+func internal(addrs []netip.Addr) []corev1.NodeAddress {
+	var all []corev1.NodeAddress
+	for _, a := range addrs {
+		all = append(all, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	return all
 }
 
 // Port is one port of a service; its target port is the pods' number.
@@ -55,6 +78,7 @@ type Service struct {
 	Annotations     map[string]string
 	Ports           []Port
 	NoSelector      bool // its slices are made by hand
+	NodePorts       bool
 }
 
 // AddService creates a service and returns it with its cluster IPs.
@@ -63,6 +87,9 @@ func (k *Cluster) AddService(ctx context.Context, s Service) (*corev1.Service, e
 	object := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, Annotations: s.Annotations},
 		Spec:       corev1.ServiceSpec{IPFamilyPolicy: &dual, Ports: s.ports()},
+	}
+	if s.NodePorts {
+		object.Spec.Type = corev1.ServiceTypeNodePort
 	}
 	if !s.NoSelector {
 		object.Spec.Selector = map[string]string{"app": s.Name}

@@ -19,6 +19,7 @@ type Objects struct {
 	Namespaces []*corev1.Namespace
 	Services   []*corev1.Service
 	Slices     []*discoveryv1.EndpointSlice
+	Nodes      []*corev1.Node
 }
 
 // View follows a cluster's API. It is safe for concurrent use.
@@ -39,6 +40,7 @@ func (k *Cluster) Follow(ctx context.Context) (*View, error) {
 		v.factory.Core().V1().Namespaces().Informer(),
 		v.factory.Core().V1().Services().Informer(),
 		v.factory.Discovery().V1().EndpointSlices().Informer(),
+		v.factory.Core().V1().Nodes().Informer(),
 	}
 	note := cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { v.note() },
@@ -77,5 +79,6 @@ func (v *View) Objects() Objects {
 	o.Namespaces, _ = v.factory.Core().V1().Namespaces().Lister().List(all)
 	o.Services, _ = v.factory.Core().V1().Services().Lister().List(all)
 	o.Slices, _ = v.factory.Discovery().V1().EndpointSlices().Lister().List(all)
+	o.Nodes, _ = v.factory.Core().V1().Nodes().Lister().List(all)
 	return o
 }

@@ -209,6 +209,42 @@ func (n *Node) Forward() error {
 	return <-failed
 }
 
+// AddAddr gives eth0 another address; undo takes it away.
+func (n *Node) AddAddr(a netip.Prefix) (undo func() error, err error) {
+	eth0, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return n.nl.AddrDel(eth0, hostAddr(a)) }, n.nl.AddrAdd(eth0, hostAddr(a))
+}
+
+// Cookie is the kernel's number of the node's network namespace.
+func (n *Node) Cookie() (cookie uint64, err error) {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		failed <- n.inside(func() (err error) {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+			return err
+		})
+	}()
+	err = <-failed
+	return cookie, err
+}
+
+// inside runs f in the node's network namespace, and leaves the thread there.
+func (n *Node) inside(f func() error) error {
+	if err := netns.Set(n.ns); err != nil {
+		return err
+	}
+	return f()
+}
+
 // Addr is the node's address of one family, the zero Addr if it has none.
 func (n *Node) Addr(v4 bool) netip.Addr {
 	for _, a := range n.Addrs {

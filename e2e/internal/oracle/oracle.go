@@ -17,9 +17,9 @@ var (
 	affinityKeys = []string{"service.cilium.io/affinity", "io.cilium/service-affinity"}
 )
 
-// Expect computes what the maps of the nodes of cluster local must hold, given
-// what the APIs of all connected clusters hold; local is one of them.
-func Expect(local string, clusters []kube.Objects) Table {
+// Expect computes what the maps of a node of cluster local must hold, given what
+// the APIs of all connected clusters hold; local is one of them.
+func Expect(local, node string, clusters []kube.Objects) Table {
 	table := Table{}
 	for _, own := range clusters {
 		if own.Cluster != local {
@@ -27,7 +27,9 @@ func Expect(local string, clusters []kube.Objects) Table {
 		}
 		for _, s := range own.Services {
 			if isGlobal(own, s) {
-				addService(table, s, claims(local, s, clusters))
+				all := claims(local, s, clusters)
+				addService(table, s, all)
+				addOutside(table, s, all, node, own.Nodes)
 			}
 		}
 	}
@@ -74,6 +76,7 @@ type claim struct {
 	protocol string
 	portName string
 	local    bool
+	node     string
 }
 
 // claims collects the endpoints of a service from all clusters.
@@ -111,11 +114,18 @@ func endpointClaims(cluster string, slice *discoveryv1.EndpointSlice, e discover
 			at := netip.AddrPortFrom(netip.MustParseAddr(address), uint16(*p.Port))
 			all = append(all, claim{
 				Backend:  Backend{Addr: at, Cluster: cluster, State: state},
-				protocol: string(*p.Protocol), portName: *p.Name, local: local,
+				protocol: string(*p.Protocol), portName: *p.Name, local: local, node: nodeOf(e),
 			})
 		}
 	}
 	return all
+}
+
+func nodeOf(e discoveryv1.Endpoint) string {
+	if e.NodeName == nil {
+		return ""
+	}
+	return *e.NodeName
 }
 
 func stateOf(c discoveryv1.EndpointConditions) string {

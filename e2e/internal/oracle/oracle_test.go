@@ -64,7 +64,7 @@ func TestExpect(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := Expect("near", world(test.near, test.far, test.nearReady, test.farReady))
+			got := Expect("near", "n1", world(test.near, test.far, test.nearReady, test.farReady))
 			if got.String() != test.want {
 				t.Errorf("got\n%s\nwant\n%s", got, test.want)
 			}

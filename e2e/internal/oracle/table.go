@@ -12,6 +12,18 @@ import (
 type Frontend struct {
 	Addr     netip.AddrPort
 	Protocol string // TCP or UDP
+	// Clients are "" for all, "outside" for packets of clients outside, "host" for
+	// sockets in the node's own network namespace.
+	Clients string
+}
+
+// String is the address, and the clients if they are not all.
+func (f Frontend) String() string {
+	text := f.Addr.String() + "/" + f.Protocol
+	if f.Clients != "" {
+		text += "@" + f.Clients
+	}
+	return text
 }
 
 // Backend is one endpoint as one cluster claims it.
@@ -40,7 +52,7 @@ func (t Table) String() string {
 func (t Table) lines() []string {
 	var lines []string
 	for f, e := range t {
-		head := fmt.Sprintf("%s %s/%s affinity=%s", e.Service, f.Addr, f.Protocol, e.Affinity)
+		head := fmt.Sprintf("%s %s affinity=%s", e.Service, f, e.Affinity)
 		lines = append(lines, head)
 		for b := range e.Selected {
 			lines = append(lines, fmt.Sprintf("%s > %s %s %s", head, b.Cluster, b.Addr, b.State))

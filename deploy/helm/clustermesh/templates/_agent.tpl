@@ -14,6 +14,12 @@ imagePullPolicy: {{ .Values.agent.image.pullPolicy }}
 - --state-dir=/var/run/clustermesh
 - --api-socket=/var/run/clustermesh/agent.sock
 - --http={{ include "clustermesh.agentLoopback" . }}:9964
+{{- range $a.nodePortAddresses }}
+- --node-port-addresses={{ . }}
+{{- end }}
+{{- if ne $a.hostNetns "initial" }}
+- --host-netns={{ $a.hostNetns }}
+{{- end }}
 {{- range $a.denyCIDRs }}
 - --deny-cidr={{ . }}
 {{- end }}
