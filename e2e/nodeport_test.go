@@ -124,9 +124,18 @@ func (p *ported) external(t *testing.T, policy corev1.ServiceExternalTrafficPoli
 	})
 }
 
+// reachAnew makes connections of TCP. Per packet, a datagram from an address and
+// port that were seen before goes on to the backend that they had.
+func (p *ported) reachAnew(t *testing.T, from *node, want []*workload, at ...netip.Addr) {
+	t.Helper()
+	for _, a := range at {
+		requireShares(t, from, p.loads([]netip.Addr{a})[0], want)
+	}
+}
+
 func (p *ported) stay(t *testing.T) {
 	p.external(t, corev1.ServiceExternalTrafficPolicyLocal)
-	p.reach(t, p.outside, p.here, p.addresses()...)
+	p.reachAnew(t, p.outside, p.here, p.addresses()...)
 	p.reach(t, p.n, p.all, p.addresses()...)
 	p.reach(t, p.pod, p.all, p.addresses()...)
 	p.w.requireCommandsAgree(t)
@@ -136,7 +145,7 @@ func (p *ported) stay(t *testing.T) {
 	ready(t, p.here, true)
 	p.w.settle(t, endpoints(p.n.cluster, portedName, 2))
 	p.external(t, corev1.ServiceExternalTrafficPolicyCluster)
-	p.reach(t, p.outside, p.all, p.addresses()[0])
+	p.reachAnew(t, p.outside, p.all, p.addresses()...)
 }
 
 // readdress gives the node one more address for a while.
