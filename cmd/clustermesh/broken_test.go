@@ -277,6 +277,9 @@ func addressChanged(w *world) {
 
 // diskFull is an apiserver that could not make its store.
 func diskFull(w *world) {
+	if os.Geteuid() != 0 && os.Getenv("CI") == "" {
+		w.Skip("needs root to mount a small file system")
+	}
 	w.must(unix.Mount("tmpfs", w.path("data"), "tmpfs", 0, "size=1m"))
 	w.Cleanup(func() { w.must(unix.Unmount(w.path("data"), unix.MNT_DETACH)) })
 	f, err := os.Create(w.path("data", "ballast"))

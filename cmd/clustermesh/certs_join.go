@@ -138,7 +138,9 @@ token, and goes on where it was.`,
 			if err != nil {
 				return err
 			}
+			waiting := a.progress("joining")
 			rest, err := join.Join(cmd.Context(), token, site, to.install(a))
+			waiting.end()
 			if rest != nil {
 				return errors.Join(err, writeConfirmation(confirmation, *rest))
 			}

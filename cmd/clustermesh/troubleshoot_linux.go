@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/clustermesh/clustermesh/agent"
 	"github.com/clustermesh/clustermesh/bpf"
 )
@@ -15,14 +17,14 @@ func kernelFindings(cgroup, bpffs string) ([]findingView, error) {
 }
 
 func kernelFinding(f bpf.Finding) findingView {
-	v := findingView{Group: "kernel", Check: f.Check, Title: f.Check + " is as the agent needs it", Outcome: outcomePass, Evidence: f.Detail}
+	v := findingView{Group: "kernel", Check: strings.ReplaceAll(f.Check, " ", "-"), Title: f.Check + " is as the agent needs it", Outcome: outcomePass, Evidence: f.Detail}
 	switch {
 	case f.OK:
 		return v
 	case f.Fatal:
 		v.Outcome, v.Cause, v.Effect = outcomeFail, f.Check+" is missing", "the agent does not start"
 	default:
-		v.Outcome, v.Cause = outcomeNote, f.Check
+		v.Outcome, v.Cause = outcomeNote, f.Detail
 	}
 	v.Remedy = f.Remedy
 	return v

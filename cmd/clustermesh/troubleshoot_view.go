@@ -96,7 +96,7 @@ func (p *findingPrinter) add(v findingView) {
 // line is outcome, check, cause, evidence and remedy in one line.
 func (v findingView) line() string {
 	line := fmt.Sprintf("%-4s  %-22s  ", v.Outcome, v.Check)
-	if v.Cause != "" {
+	if v.Cause != "" && v.Cause != v.Evidence {
 		line += v.Cause + ": "
 	}
 	line = strings.TrimSuffix(line+v.Evidence, ": ")

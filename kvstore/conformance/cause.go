@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +10,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
-
-	"crypto/x509"
+	"time"
 )
 
 // causes say of each check what is wrong when it fails, unless the check itself
@@ -120,4 +120,15 @@ func invalid(f finding, c *x509.Certificate, early bool) finding {
 		return f.because(fmt.Sprintf("clocks disagree: certificate %q is not valid yet", c.Subject), "synchronise the clock of this machine and that of the one that issued the certificate (chronyc tracking, timedatectl); then nothing has to be issued anew")
 	}
 	return f.because(fmt.Sprintf("certificate %q has expired", c.Subject), "")
+}
+
+// late explains a heartbeat that is old by this machine's clock. Where the
+// server's certificate has expired by the same clock, and had not when the
+// heartbeat was written, one fault explains both.
+func late(f finding, at time.Time, age time.Duration, c *x509.Certificate) finding {
+	if time.Now().After(c.NotAfter) && !at.After(c.NotAfter) {
+		return f.because(fmt.Sprintf("clocks disagree: this machine's is %s ahead of CLUSTER's, by which its certificate is valid", age.Round(time.Second)),
+			"synchronise the clocks of both machines (chronyc tracking, timedatectl) before anything is issued anew; if they agree, CLUSTER's apiserver has stopped writing: see its log")
+	}
+	return f
 }

@@ -56,7 +56,7 @@ func checkHeartbeatRecent(ctx context.Context, s *session) finding {
 		return unknown
 	}
 	if age := time.Since(at); age > s.opts.HeartbeatWait {
-		return fail("it is %s old (%s)", age.Round(time.Second), stamp(at))
+		return late(fail("it is %s old (%s)", age.Round(time.Second), stamp(at)), at, age, s.leaf())
 	}
 	return pass("%s", stamp(at))
 }

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestEveryCheckHasACause, and there is no cause of a check that does not exist.
@@ -86,6 +88,23 @@ func TestTogether(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestCausesOfAnOldHeartbeat(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		beat, end time.Duration // from now
+		clocks    bool
+	}{
+		{-time.Hour, time.Hour, false},
+		{-time.Hour, -time.Minute, true},
+		{-time.Hour, -2 * time.Hour, false}, // it was written after the end
+	} {
+		f := late(fail("old"), now.Add(c.beat), -c.beat, &x509.Certificate{NotAfter: now.Add(c.end)})
+		if strings.Contains(f.cause, "clocks disagree") != c.clocks || (f.remedy != "") != c.clocks {
+			t.Errorf("%+v: %+v", c, f)
 		}
 	}
 }
