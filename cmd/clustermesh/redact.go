@@ -63,6 +63,7 @@ var (
 	privatePattern = regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`)
 	tokenPattern   = regexp.MustCompile(`cmjoin[0-9]+-[A-Za-z0-9_=-]+|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`)
 	namedPattern   = regexp.MustCompile(`(?i)((?:authorization|bearer|passw(?:or)?d|secret|token|api[-_]?key|private[-_]?key|client-key-data)["']?\s*[:=]\s*["']?(?:bearer |basic )?)([^\s"',;}]{4,})`)
+	colonPattern   = regexp.MustCompile(`(?:[0-9a-fA-F]{2}:){15,}[0-9a-fA-F]{2}`)
 	runPattern     = regexp.MustCompile(`[A-Za-z0-9+/_=-]{16,}`)
 )
 
@@ -73,6 +74,7 @@ func (r *redactor) text(text string) string {
 	replace := func(string) string { r.count++; return redacted }
 	text = privatePattern.ReplaceAllStringFunc(text, replace)
 	text = tokenPattern.ReplaceAllStringFunc(text, replace)
+	text = colonPattern.ReplaceAllStringFunc(text, replace)
 	text = namedPattern.ReplaceAllStringFunc(text, func(found string) string {
 		r.count++
 		return namedPattern.FindStringSubmatch(found)[1] + redacted
@@ -106,25 +108,37 @@ const (
 	maxName   = 20
 )
 
-// looksSecret tells encoded bytes from names and paths: names have small letters
-// only, and paths many slashes.
+// looksSecret tells encoded bytes from names and paths.
 func looksSecret(run string) bool {
 	if len(run) >= minHex && strings.Trim(run, "0123456789abcdefABCDEF") == "" {
 		return true
 	}
-	mixed := strings.ContainsFunc(run, unicode.IsUpper) && strings.ContainsFunc(run, unicode.IsLower) && strings.ContainsFunc(run, unicode.IsDigit)
-	if len(run) < minBase64 || !mixed {
+	return len(run) >= minBase64 && mixed(run) && !looksPath(run)
+}
+
+// mixed tells what has small and capital letters, as 32 random bytes in base64
+// practically always have.
+func mixed(text string) bool {
+	return strings.ContainsFunc(text, unicode.IsUpper) && strings.ContainsFunc(text, unicode.IsLower)
+}
+
+// looksPath tells an absolute path of short names, of which at most one has
+// capital letters.
+func looksPath(run string) bool {
+	names := strings.Split(run, "/")
+	if names[0] != "" || len(names) < 3 || strings.ContainsAny(run, "+=") {
 		return false
 	}
-	if !strings.HasPrefix(run, "/") {
-		return true
-	}
-	for _, name := range strings.Split(run, "/") {
+	capitals := 0
+	for _, name := range names {
+		if strings.ContainsFunc(name, unicode.IsUpper) {
+			capitals++
+		}
 		if len(name) > maxName {
-			return true
+			return false
 		}
 	}
-	return false
+	return capitals <= 1
 }
 
 // value returns a decoded JSON value without secrets in its texts and names.

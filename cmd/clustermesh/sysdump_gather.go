@@ -96,8 +96,12 @@ func (f *sysdumpFlags) gatherClusters(d *dump) []subject {
 	found := map[string]clusterfile.File{}
 	failed := map[string]error{}
 	for _, e := range entries {
-		file, _, err := clusterfile.Read(filepath.Join(f.clusters, e.Name()))
-		if strings.HasPrefix(e.Name(), ".") || errors.Is(err, clusterfile.ErrNotClusterFile) {
+		path := filepath.Join(f.clusters, e.Name())
+		if info, err := os.Stat(path); strings.HasPrefix(e.Name(), ".") || err == nil && !info.Mode().IsRegular() {
+			continue
+		}
+		file, _, err := clusterfile.Read(path)
+		if errors.Is(err, clusterfile.ErrNotClusterFile) {
 			continue
 		}
 		found[e.Name()], failed[e.Name()] = file, err

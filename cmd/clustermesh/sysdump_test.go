@@ -57,12 +57,21 @@ func unpack(t *testing.T, path string) (files map[string]string, order []string)
 // spellings are the ways in which a secret could be written.
 func spellings(secret []byte) []string {
 	all := []string{hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret)}
-	all = append(all, base64.StdEncoding.EncodeToString([]byte(all[2])))
+	all = append(all, base64.StdEncoding.EncodeToString([]byte(all[2])), colons(secret))
 	if utf8.Valid(secret) {
 		quoted, _ := json.Marshal(string(secret))
 		all = append(all, string(secret), strings.Trim(string(quoted), `"`))
 	}
 	return all
+}
+
+// colons is how openssl prints a key.
+func colons(secret []byte) string {
+	var out []string
+	for _, b := range secret {
+		out = append(out, hex.EncodeToString([]byte{b}))
+	}
+	return strings.Join(out, ":")
 }
 
 // keysOf are the private keys of a file: their PEM, its lines, and their bytes.
