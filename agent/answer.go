@@ -73,8 +73,8 @@ func (c *core) addDistance(out *api.Cluster, l *link) {
 	if c.cfg.ProbeNodePort != 0 {
 		out.NodePath, out.NodeRttSeconds = l.signs.Nodes.String(), l.signs.nodeRTT.Seconds()
 	}
-	if rank, known := c.order.ranks[out.GetName()]; known {
-		out.DistanceSeconds, out.Rank = time.Duration(c.order.distances[out.GetName()]).Seconds(), uint32(rank)+1
+	if rank, known := c.order.Ranks()[out.GetName()]; known {
+		out.DistanceSeconds, out.Rank = time.Duration(c.order.Distance(out.GetName())).Seconds(), uint32(rank)+1
 	}
 }
 

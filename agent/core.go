@@ -10,7 +10,6 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/agent/lb"
-	"github.com/clustermesh/clustermesh/agent/liveness"
 	"github.com/clustermesh/clustermesh/agent/mesh"
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
@@ -93,11 +92,10 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
 	c.mesh.SetZone(cfg.Zone)
 	c.written = readWritten(cfg.StateDir, c.log)
-	c.order = newOrder()
+	c.order = newOrder(nil)
 	if cfg.Probe { // else nobody would ever correct what is remembered
 		c.order = readOrder(cfg.StateDir, c.log)
-		c.order.ranks = liveness.Ranks(c.order.distances)
-		c.mesh.SetRanks(c.order.ranks)
+		c.mesh.SetRanks(c.order.Ranks())
 	}
 	return c, c.restore()
 }
@@ -286,8 +284,7 @@ func (c *core) removeCluster(name string) {
 	c.listAgain(c.mesh.RemoveCluster(name))
 	c.link(name).brake.stop()
 	delete(c.links, name)
-	c.order.set(name, 0)
-	c.reorder()
+	c.order.Set(name, 0)
 	c.age()
 	c.log.Info("cluster removed", "cluster", name)
 }

@@ -119,19 +119,21 @@ func (l *lookout) round(c *core) {
 		}
 		w := l.watched[s.Name]
 		if w == nil {
-			w = newWatched(s.Dead, c.order.distances[s.Name])
+			w = newWatched(s.Dead, c.order.Distance(s.Name))
 			l.watched[s.Name] = w
 		}
 		w.seen = true
 		l.judge(c, w, s)
 	}
+	moving := false
 	for name, w := range l.watched {
 		if !w.seen {
 			delete(l.watched, name)
 		}
+		moving = moving || w.seen && w.judge.Moving()
 		w.seen = false
 	}
-	c.reorder()
+	c.reorder(moving)
 }
 
 func newWatched(dead bool, distance int64) *watched {
@@ -195,7 +197,7 @@ func (l *lookout) judge(c *core, w *watched, s mesh.ClusterStatus) {
 		w.kinds[k].lookUp(c, s.Name, kind(k))
 		l.send(s.Name, &w.kinds[k], kind(k), n)
 	}
-	c.order.set(s.Name, w.judge.Distance())
+	c.order.Set(s.Name, w.judge.Distance())
 	smoothed, least := w.judge.RTT()
 	c.noteLife(s.Name, signs{Decision: d, rtt: time.Duration(smoothed), least: time.Duration(least), nodeRTT: time.Duration(w.judge.NodeRTT())})
 }

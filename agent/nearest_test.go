@@ -15,6 +15,7 @@ import (
 	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/agent/liveness/probe"
+	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -108,7 +109,39 @@ func (p *probing) awaitCore(want string, holds func(*core) bool) {
 // awaitFile waits until the file of distances is as wanted.
 func (p *probing) awaitFile(want string, ok func(map[string]int64) bool) {
 	p.t.Helper()
-	p.awaitCore(want, func(c *core) bool { return ok(readOrder(p.dir, c.log).distances) })
+	p.awaitCore(want, func(c *core) bool { return ok(readOrder(p.dir, c.log).Distances()) })
+}
+
+// TestNodesBehindARelay: a cluster that moves behind a relay is heard from there,
+// nodes included.
+func TestNodesBehindARelay(t *testing.T) {
+	p := newProbing(t)
+	p.clusters["west"].move(shape{cached: true})
+	p.haveNodes("west", "172.16.3.1", "172.16.3.2")
+	p.awaitCluster("west", "probed by nodes", func(c *api.Cluster) bool { return c.GetNodePath() == "ok" && c.GetRank() == 1 })
+	p.awaitCore("both nodes are known", func(c *core) bool { return len(c.nodeTargets("west", 100)) == 2 })
+	p.clusters["west"].move(shape{})
+	p.awaitCore("what the relay said of nodes counts no more", func(c *core) bool { return len(c.nodeTargets("west", 100)) == 0 })
+}
+
+// TestNodesThatMayNotBeRead: status says so, what is known stays, and nothing else
+// suffers.
+func TestNodesThatMayNotBeRead(t *testing.T) {
+	p := newProbing(t)
+	east := p.clusters["east"]
+	east.SetFault(func(f kvstore.Fault) error {
+		if f.Op == kvstore.FaultRange && strings.Contains(f.Key, "/nodes/") {
+			return errDown
+		}
+		return nil
+	})
+	east.BreakWatches(nil)
+	p.awaitProblem("follow the nodes of cluster east")
+	p.awaitCluster("east", "synced", func(c *api.Cluster) bool { return c.GetState() == "synced" && c.GetNodePath() == "ok" })
+	p.awaitCore("its nodes stay", func(c *core) bool { return len(c.nodeTargets("east", 100)) == 4 })
+	p.await(p.want(all...))
+	east.SetFault(nil)
+	p.awaitProblem("")
 }
 
 // awaitUsed waits until s1 uses a backend of one cluster and no other.
@@ -252,8 +285,14 @@ func TestAnOrderThatIsNoneIsIgnored(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, orderFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if o := readOrder(dir, slog.New(slog.DiscardHandler)); len(o.distances) != want || want == 1 && o.distances["north"] != 2_000_000 {
-			t.Errorf("%q: %v", content, o.distances)
+		if o := readOrder(dir, slog.New(slog.DiscardHandler)); len(o.Distances()) != want || want == 1 && (o.Distance("north") != 2_000_000 || len(o.Ranks()) != 1) {
+			t.Errorf("%q: %v", content, o.Distances())
+		}
+		if err := forgetState(dir); err != nil {
+			t.Error(err)
+		}
+		if left, _ := os.ReadDir(dir); len(left) > 0 {
+			t.Errorf("a cleanup leaves %v", left)
 		}
 	}
 }

@@ -71,7 +71,7 @@ func (r *remote) hearNodes(ctx context.Context, conn connection, said announceme
 		if r.local {
 			return r.core.do(ctx, func(c *core) { c.updateNodes(u) })
 		}
-		found := nodeAddresses(schema.Source{Cluster: r.name, ClusterID: said.id}, u.Changes)
+		found := nodeAddresses(schema.Source{Cluster: r.name, ClusterID: said.id, Cached: said.cached}, u.Changes)
 		return r.core.do(ctx, func(c *core) { c.updateRemoteNodes(r.name, found, u.Synced) })
 	})
 }

@@ -23,10 +23,8 @@ import (
 // first. It is kept in a file of the state directory, so that a restart moves no
 // connection while distances are measured anew.
 type order struct {
-	distances map[string]int64 // damped, in nanoseconds by cluster; known ones only
-	ranks     map[string]uint8 // what follows from them
-	stale     bool             // ranks are older than distances
-	changed   chan struct{}    // distances have to be written
+	*liveness.Order
+	changed chan struct{} // it has to be written
 }
 
 // orderFile is the file.
@@ -35,13 +33,12 @@ const orderFile = "distances.json"
 // maxDistance bounds what is believed of the file, as a probe's time is bounded.
 const maxDistance = int64(time.Second)
 
-func newOrder() order {
-	return order{distances: map[string]int64{}, changed: make(chan struct{}, 1)}
+func newOrder(distances map[string]int64) order {
+	return order{liveness.NewOrder(distances), make(chan struct{}, 1)}
 }
 
 // readOrder reads the file. Without a good one nothing is known.
 func readOrder(dir string, log *slog.Logger) order {
-	o := newOrder()
 	var all map[string]int64
 	data, err := readBounded(filepath.Join(dir, orderFile))
 	if err == nil {
@@ -50,41 +47,28 @@ func readOrder(dir string, log *slog.Logger) order {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Warn("distances of a former life are not readable; they are measured anew", "key", orderFile, "err", err)
 	}
+	good := map[string]int64{}
 	for name, ns := range all {
-		if schema.ValidateClusterName(name) == nil && ns > 0 && ns < maxDistance && len(o.distances) < schema.MaxClusters511 {
-			o.distances[name] = ns
+		if schema.ValidateClusterName(name) == nil && ns > 0 && ns < maxDistance && len(good) < schema.MaxClusters511 {
+			good[name] = ns
 		}
 	}
-	return o
+	return newOrder(good)
 }
 
-// set takes in the distance of a cluster, 0 if it is not known.
-func (o *order) set(name string, ns int64) {
-	if o.distances[name] == ns {
+// reorder ends a round of distances; services that want the nearest clusters
+// first are decided on anew if that changed their order.
+func (c *core) reorder(moving bool) {
+	if !c.order.Round(moving) {
 		return
 	}
-	o.distances[name] = ns
-	if ns == 0 {
-		delete(o.distances, name)
-	}
-	o.stale = true
-}
-
-// reorder decides anew on services that want the nearest clusters first, if that
-// order changed.
-func (c *core) reorder() {
-	if !c.order.stale {
-		return
-	}
-	c.order.stale = false
 	select {
 	case c.order.changed <- struct{}{}:
 	default:
 	}
-	c.order.ranks = liveness.Ranks(c.order.distances)
-	if c.mesh.SetRanks(c.order.ranks) {
+	if c.mesh.SetRanks(c.order.Ranks()) {
 		c.metrics.reordered.Inc()
-		c.log.Info("order of the nearest clusters changed", "key", c.orderText(slices.Collect(maps.Keys(c.order.distances))))
+		c.log.Info("order of the nearest clusters changed", "key", c.orderText(slices.Collect(maps.Keys(c.order.Distances()))))
 	}
 }
 
@@ -92,10 +76,10 @@ func (c *core) reorder() {
 // count as equally near.
 func (c *core) orderText(names []string) string {
 	rank := func(name string) int {
-		if r, known := c.order.ranks[name]; known {
+		if r, known := c.order.Ranks()[name]; known {
 			return int(r)
 		}
-		return len(c.order.ranks) // behind all
+		return len(c.order.Ranks()) // behind all
 	}
 	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b)) })
 	var text strings.Builder
@@ -112,7 +96,7 @@ func (c *core) orderText(names []string) string {
 }
 
 func (c *core) distanceText(name string) string {
-	if ns := c.order.distances[name]; ns > 0 {
+	if ns := c.order.Distance(name); ns > 0 {
 		return fmt.Sprintf("(%.1fms)", float64(ns)/1e6)
 	}
 	return "(unknown: no probe was answered)"
@@ -144,6 +128,6 @@ func (c *core) unordered(s *lb.Service) []string {
 // keepOrder writes the file after changes until ctx ends.
 func (a *Agent) keepOrder(ctx context.Context) error {
 	return a.keep(ctx, orderFile, a.core.order.changed, func(c *core) any {
-		return maps.Clone(c.order.distances)
+		return c.order.Distances()
 	})
 }

@@ -188,6 +188,86 @@ func TestRanksAreMonotone(t *testing.T) {
 	})
 }
 
+// TestTimesThatGrowTogether: when every time grows by the same or by its half at
+// once, under noise, and falls again, the order goes straight from what it was to
+// what it then is.
+func TestTimesThatGrowTogether(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		c := newCrowd(r, []int64{4 * ms, 9 * ms, 20 * ms, 45 * ms})
+		c.run(200)
+		was := c.order.Ranks()
+		if len(was) != 4 || was["c3"] != 3 {
+			t.Fatalf("ranks %v at first", was)
+		}
+		for _, grow := range []func(int64) int64{
+			func(ns int64) int64 { return 3 * ns },
+			func(ns int64) int64 { return 3*ns + 90*ms },
+			func(ns int64) int64 { return ns },
+		} {
+			c.grow = grow
+			if n := c.run(6 * hold); n > 1 {
+				t.Errorf("seed %d: the order changed %d times, to %v", seed, n, c.order.Ranks())
+			}
+		}
+		if !maps.Equal(was, c.order.Ranks()) {
+			t.Errorf("seed %d: ranks went from %v to %v in the end", seed, was, c.order.Ranks())
+		}
+	}
+}
+
+// crowd is clusters with an order.
+type crowd struct {
+	judges map[string]*Judge
+	times  map[string]func() int64
+	grow   func(int64) int64
+	order  *Order
+}
+
+func newCrowd(r *rand.Rand, times []int64) *crowd {
+	c := &crowd{judges: map[string]*Judge{}, times: map[string]func() int64{}, grow: func(ns int64) int64 { return ns }, order: NewOrder(nil)}
+	for i, ns := range times {
+		name := fmt.Sprint("c", i)
+		c.judges[name] = New(Defaults(), false)
+		c.times[name] = func() int64 { return int64(float64(c.grow(ns)) * (0.8 + 0.4*r.Float64())) }
+	}
+	return c
+}
+
+// run runs rounds and counts the changes of the ranks.
+func (c *crowd) run(rounds int) (changes int) {
+	for range rounds {
+		was, moving := c.order.Ranks(), false
+		for name, j := range c.judges {
+			measure(j, 1, c.times[name])
+			c.order.Set(name, j.Distance())
+			moving = moving || j.Moving()
+		}
+		if c.order.Round(moving) && !maps.Equal(was, c.order.Ranks()) {
+			changes++
+		}
+	}
+	return changes
+}
+
+// TestAnOrderWaitsNotForever for a distance that never comes to rest.
+func TestAnOrderWaitsNotForever(t *testing.T) {
+	o := NewOrder(map[string]int64{"near": ms, "far": 9 * ms})
+	o.Set("far", ms/2)
+	for i := range hold {
+		if taken := o.Round(true); taken != (i == hold-1) {
+			t.Fatalf("taken in round %d: %v", i, taken)
+		}
+	}
+	if r := o.Ranks(); r["far"] != 0 || r["near"] != 0 {
+		t.Errorf("ranks %v", r)
+	}
+	o.Set("near", 0)
+	if !o.Round(false) || len(o.Ranks()) != 1 || o.Distance("near") != 0 || len(o.Distances()) != 1 {
+		t.Errorf("ranks %v of %v", o.Ranks(), o.Distances())
+	}
+}
+
 // TestOrderDoesNotFlap puts clusters at any distances under noise and counts how
 // often their ranks change after the first ones: never.
 func TestOrderDoesNotFlap(t *testing.T) {

@@ -223,6 +223,10 @@ func (j *Judge) NodeRTT() (smoothed int64) { return j.nodes.rtt.smoothed }
 // A silent cluster keeps its distance.
 func (j *Judge) Distance() int64 { return j.distance.value }
 
+// Moving reports whether times differ notably from the distance, so that it may
+// be about to change.
+func (j *Judge) Moving() bool { return j.distance.off > 0 }
+
 // Recall gives the judge the distance that a former one had come to, so that a
 // restart changes no order.
 func (j *Judge) Recall(distance int64) { j.distance.value = max(distance, 0) }
