@@ -16,15 +16,19 @@ import (
 // errCheck ends check when something necessary is missing.
 var errCheck = errors.New("something that the agent needs is missing")
 
-// Formats of check's output.
+// Formats of check's output, as those of clustermesh; text is an older name of
+// table.
 const (
-	formatText = "text"
-	formatJSON = "json"
+	formatTable = "table"
+	formatWide  = "wide"
+	formatText  = "text"
+	formatJSON  = "json"
+	formatYAML  = "yaml"
 )
 
 func newCheck(stdout io.Writer) *cobra.Command {
 	o := &options{}
-	format := formatText
+	format := formatTable
 	c := cli.Prepare(&cobra.Command{
 		Use:   "check",
 		Short: "Say whether this node has what the agent needs, changing nothing",
@@ -42,15 +46,16 @@ cannot run without. With MISSING the exit code is 1.`,
 		},
 	}, func() error { return checkFormat(format) })
 	o.addPlaceFlags(c.Flags())
-	c.Flags().StringVarP(&format, "output", "o", formatText, "output format: text or json")
+	c.Flags().StringVarP(&format, "output", "o", formatTable, "output format: table, wide, json or yaml")
 	return c
 }
 
 func checkFormat(format string) error {
-	if format != formatText && format != formatJSON {
-		return fmt.Errorf("--output %q: not known; use text or json", format)
+	switch format {
+	case formatTable, formatWide, formatText, formatJSON, formatYAML:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("--output %q: not known; use table, wide, json or yaml", format)
 }
 
 // answer is one finding of the JSON output.
@@ -95,6 +100,13 @@ func write(w io.Writer, format string, findings []answer, all any) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(all)
+	}
+	if format == formatYAML {
+		text, err := cli.YAML(all)
+		if err == nil {
+			_, err = w.Write(text)
+		}
+		return err
 	}
 	for _, a := range findings {
 		if _, err := fmt.Fprintln(w, a.line()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/bpf"
@@ -53,8 +54,11 @@ func TestCheckHere(t *testing.T) {
 		out.Reset()
 		return cli.Main(newCommand(&out, io.Discard), append([]string{"check"}, args...), &out, io.Discard)
 	}
-	if code := run("-o", "yaml"); code != cli.ExitUsage {
+	if code := run("-o", "xml"); code != cli.ExitUsage {
 		t.Errorf("exit code %d", code)
+	}
+	if code := run("-o", "yaml", "--bpffs", t.TempDir()); code != cli.ExitFailed || !strings.Contains(out.String(), "ok: false\nfindings:\n  - check: options\n    state: ok\n") {
+		t.Errorf("exit code %d:\n%s", code, &out)
 	}
 	code := run("-o", "json", "--bpffs", t.TempDir())
 	var back struct {

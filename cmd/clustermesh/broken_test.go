@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func brokenSetUps() []broken {
 		{"wrong CA", wrongCA, ofWest, "wrong CA", "remedy: put the CA that signed west's server certificate into trusted-ca-file", failed},
 		{"wrong name", wrongName, ofWest, "wrong name", "remedy: use a host that is in the certificate", failed},
 		{"certificate expired", expired, ofWest, `certificate "CN=clustermesh-apiserver.west" has expired`, "remedy: renew the server's certificate with: clustermesh certs issue", failed},
-		{"clock off", clockOff, ofWest, "clocks of the two sides disagree: the heartbeat is 1h", "remedy: synchronise the clocks of both machines", failed},
+		{"clock off", clockOff, ofWest, "the clocks of the two sides disagree: the heartbeat is 1h", "remedy: synchronise the clocks of both machines", failed},
 		{"port closed", portClosed, ofWest, "port closed: nobody listens at the endpoint", "remedy: start west's apiserver or correct the port", failed},
 		{"half-open", halfOpen, ofWest, "half-open: TCP connects, and then nothing is answered", "remedy: check what the load balancer or proxy leads to", failed},
 		{"duplicate id", duplicateID, ofAll, "two clusters have the same id: north and west have id 2", "remedy: give one of the two clusters another --cluster-id", failed},
@@ -114,6 +115,41 @@ func TestASoundSetUp(t *testing.T) {
 			t.Errorf("%s ends with %d:\n%s", command, code, text)
 		}
 	}
+}
+
+// TestTheGuideKnowsEveryFault: docs/troubleshooting.md tells what to do about
+// each.
+func TestTheGuideKnowsEveryFault(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for line := range strings.Lines(string(guide)) {
+		if first, _, isRow := strings.Cut(strings.TrimPrefix(line, "| "), " | "); isRow {
+			for i, span := range strings.Split(first, "`") {
+				if i%2 == 1 {
+					rows = append(rows, span)
+				}
+			}
+		}
+	}
+	for _, b := range brokenSetUps() {
+		if !slices.ContainsFunc(rows, func(row string) bool { return quotes(row, b.cause+" "+b.name) }) {
+			t.Errorf("%s: no row of docs/troubleshooting.md says %q", b.name, b.cause)
+		}
+	}
+}
+
+// quotes tells whether text is as a row of the guide says, in which ... and the
+// names X and Y stand for anything.
+func quotes(row, text string) bool {
+	for piece := range strings.SplitSeq(strings.NewReplacer(" X", "...", " Y", "...").Replace(row), "...") {
+		if !strings.Contains(text, strings.TrimSpace(piece)) {
+			return false
+		}
+	}
+	return len(row) > 6
 }
 
 func named(text string, b broken) bool {

@@ -313,3 +313,20 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswersOfManyServices are larger than what gRPC takes by itself.
+func TestAnswersOfManyServices(t *testing.T) {
+	many := &api.ServicesResponse{}
+	for i := range 5000 {
+		s := &api.Service{Namespace: "shop", Name: fmt.Sprintf("service-%d", i)}
+		for range 20 {
+			s.Backends = append(s.Backends, &api.Backend{Address: "10.200.100.100", Port: 8080, Protocol: "TCP", Cluster: "a-cluster", State: "active", Reason: "active"})
+		}
+		many.Services = append(many.Services, s)
+	}
+	agent := &fakeAgent{}
+	agent.services.Store(many)
+	if text := mustRun(t, "services", "--api-socket", serveAgent(t, agent)); !strings.Contains(text, "shop/service-4999 ") {
+		t.Errorf("%.300s", text)
+	}
+}

@@ -71,9 +71,13 @@ func socketFlag(c *cobra.Command) *string {
 	return c.Flags().String("api-socket", envOr("CLUSTERMESH_API_SOCKET", defaultAPISocket), "unix socket of the agent's local API")
 }
 
+// maxAnswer bounds an answer of the agent: 10,000 services of 10 backends take
+// some 10 MB.
+const maxAnswer = 512 << 20
+
 // dialAgent opens no connection yet: the first question does.
 func dialAgent(socket string) (*grpc.ClientConn, api.AgentClient, error) {
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("open --api-socket %q: %w", socket, err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 // The output formats. JSON is the stable one; YAML has the same members in the
@@ -103,58 +102,13 @@ func notNull(value any) any {
 }
 
 func (a *app) encodeYAML(value any) error {
-	text, err := json.Marshal(notNull(value))
+	text, err := cli.YAML(notNull(value))
 	if err != nil {
 		return err
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	node, err := yamlNode(d)
-	if err != nil {
-		return err
-	}
-	var out bytes.Buffer
 	if a.stream {
-		out.WriteString("---\n")
+		text = append([]byte("---\n"), text...)
 	}
-	enc := yaml.NewEncoder(&out)
-	enc.SetIndent(2)
-	if err := errors.Join(enc.Encode(node), enc.Close()); err != nil {
-		return err
-	}
-	_, err = a.stdout.Write(out.Bytes())
+	_, err = a.stdout.Write(text)
 	return err
-}
-
-// yamlNode reads one JSON value, members in their order.
-func yamlNode(d *json.Decoder) (*yaml.Node, error) {
-	t, err := d.Token()
-	if err != nil {
-		return nil, err
-	}
-	switch v := t.(type) {
-	case json.Delim:
-		return yamlCollection(d, v)
-	case string:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}, nil
-	case nil:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
-	}
-	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(t)}, nil
-}
-
-func yamlCollection(d *json.Decoder, open json.Delim) (*yaml.Node, error) {
-	n := &yaml.Node{Kind: yaml.SequenceNode}
-	if open == '{' {
-		n.Kind = yaml.MappingNode // names and values take turns in Content
-	}
-	for d.More() {
-		item, err := yamlNode(d)
-		if err != nil {
-			return nil, err
-		}
-		n.Content = append(n.Content, item)
-	}
-	_, err := d.Token() // the closing one
-	return n, err
 }
