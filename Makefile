@@ -33,7 +33,7 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares
+CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares campaign-status
 .PHONY: $(CAMPAIGNS) campaign-liveness
 
 help: ## list the targets
@@ -196,6 +196,10 @@ campaign-rolling: TESTS   = ^TestRolling$$
 campaign-shares: ## the kernel's shares by policies of 100,000 connects at each step of a tier's health (root, eBPF)
 campaign-shares: PACKAGE = bpf
 campaign-shares: TESTS   = ^TestPolicyShares$$
+
+campaign-status: build kube ## 1,000 rounds of change, status --wait and clients at once in two real clusters (root, eBPF)
+campaign-status: PACKAGE = e2e
+campaign-status: TESTS   = ^TestMainJob$$/^status_acknowledged$$
 
 $(CAMPAIGNS):
 	@mkdir -p bin/campaigns

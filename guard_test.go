@@ -24,7 +24,7 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/report", "kvstore/schema"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/devices":             {"bpf"},
@@ -33,7 +33,8 @@ var imports = map[string][]string{
 	"agent/liveness/probe":      {},
 	"agent/mesh":                {"agent/lb", "kvstore/schema"},
 	"agent/privilege":           {},
-	"apiserver":                 {"apiserver/export", "apiserver/identity", "apiserver/notice", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/schema", "kvstore/server"},
+	"apiserver":                 {"apiserver/api", "apiserver/export", "apiserver/identity", "apiserver/notice", "apiserver/source", "certs", "kvstore", "kvstore/peers", "kvstore/report", "kvstore/schema", "kvstore/server"},
+	"apiserver/api":             {"kvstore/report"},
 	"apiserver/export":          {"kvstore/schema"},
 	"apiserver/identity":        {"kvstore/schema"},
 	"apiserver/notice":          {"apiserver/export"},
@@ -43,7 +44,7 @@ var imports = map[string][]string{
 	"certs":                     {"certs/internal/disk"},
 	"certs/internal/disk":       {},
 	"certs/join":                {"certs", "certs/internal/disk"},
-	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance"},
+	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "apiserver/api", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance", "kvstore/report"},
 	"cmd/clustermesh-agent":     {"agent", "agent/devices", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
@@ -58,9 +59,10 @@ var imports = map[string][]string{
 	"kvstore/cost":              {},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/peers":             {},
+	"kvstore/report":            {"kvstore/schema"},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},
-	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/schema"},
+	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/report", "kvstore/schema"},
 }
 
 // pure lists the packages that only compute, and what they must not reach for:

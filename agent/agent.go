@@ -184,7 +184,10 @@ func (a *Agent) followClusters(ctx context.Context) error {
 	directory := newDirectory(a.cfg.ClustersDir)
 	_ = a.core.do(ctx, func(c *core) { directory.expect(c.unconfigured()) })
 	return directory.follow(ctx, func(change directoryChange, problems []string) {
-		_ = a.core.do(ctx, func(c *core) { c.setProblems(problems) })
+		_ = a.core.do(ctx, func(c *core) {
+			c.setProblems(problems)
+			c.setLeaving(change.leaving)
+		})
 		for _, name := range change.removed {
 			stop(name)
 			_ = a.core.do(ctx, func(c *core) { c.removeCluster(name) })

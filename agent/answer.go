@@ -50,10 +50,26 @@ func (c *core) status() *api.StatusResponse {
 			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
 			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s), Held: uint32(s.Held),
 		}
+		if c.leaving[s.Name] && !s.Local {
+			cluster.State = stateDraining
+		}
 		c.addLife(cluster, l, now)
+		addProgress(cluster, &l.progress, now)
 		out.Clusters = append(out.Clusters, cluster)
 	}
+	out.Clusters = append(out.Clusters, c.removedClusters(now)...)
 	return out
+}
+
+// addProgress adds how far the maps are in the cluster's history.
+func addProgress(out *api.Cluster, p *progress, now time.Time) {
+	out.Remedy = remedyOf(out.GetLastError())
+	if p.marker.Micros == 0 {
+		return
+	}
+	p50, p99 := p.lags.quantiles()
+	out.Acknowledged, out.AgeSeconds = p.marker.Stamp.String(), now.Sub(time.UnixMicro(p.marker.Micros)).Seconds()
+	out.LagP50Seconds, out.LagP99Seconds, out.LagSamples = p50.Seconds(), p99.Seconds(), uint32(p.lags.count())
 }
 
 // addLife adds what the lookout says of a remote cluster.

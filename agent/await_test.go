@@ -35,3 +35,10 @@ func (s *simulation) awaitCluster(cluster, want string, ok func(*api.Cluster) bo
 		time.Sleep(time.Millisecond) // polling with a deadline
 	}
 }
+
+func (s *simulation) awaitSource(cluster, source string) {
+	s.t.Helper()
+	s.awaitCluster(cluster, "read and synced from "+source, func(c *api.Cluster) bool {
+		return c.GetState() == "synced" && c.GetSource() == source
+	})
+}

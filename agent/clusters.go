@@ -41,6 +41,7 @@ type knownFile struct {
 type directoryChange struct {
 	set     map[string]clusterfile.File // new or changed clusters
 	removed []string
+	leaving []string // missing for less than the grace
 }
 
 func newDirectory(path string) *directory {
@@ -79,6 +80,7 @@ func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duratio
 		}
 	}
 	c.removed, recheck = d.missing(present, now)
+	c.leaving = slices.Sorted(maps.Keys(d.absent))
 	return c, recheck, nil
 }
 

@@ -52,6 +52,12 @@ type core struct {
 	released     chan datapath.Ticket // grace periods that have passed
 	waiting      bool                 // for a grace period
 	waiters      sync.WaitGroup       // that use the kernel beside the core
+	leaving      map[string]bool      // clusters whose files are gone, for less than the grace
+	removed      map[string]time.Time // clusters that were drained lately, when
+	moved        chan struct{}        // closed when a marker is acknowledged or a fault ends
+	reportWanted chan struct{}        // a token: the own apiserver is to be told soon
+	reportEvery  time.Duration
+	noted        func(*core, string, schema.Marker) // told of each acknowledgement, for tests; or nil
 }
 
 // link is what status says of a cluster besides what the mesh knows.
@@ -71,6 +77,8 @@ type link struct {
 	nodes        map[string]netip.Addr
 	nodesProblem []string // why they are not followed, if so
 	contact      contact
+	progress     progress
+	newest       chan chan<- newest // asks the cluster's connection for its newest marker
 }
 
 // retryPause is how long a service that the maps could not take waits for the
@@ -88,6 +96,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		work: make(chan func()), stopped: make(chan struct{}),
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
 		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName]spilled{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
+		leaving: map[string]bool{}, removed: map[string]time.Time{}, moved: make(chan struct{}), reportWanted: make(chan struct{}, 1), reportEvery: reportInterval,
 	}
 	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
 	c.mesh.SetZone(cfg.Zone)
@@ -140,6 +149,7 @@ func (c *core) run(ctx context.Context) error {
 			c.stepRamps()
 		}
 		c.flush()
+		c.acknowledge()
 	}
 }
 
@@ -176,6 +186,8 @@ func (c *core) set(name lb.ServiceName) {
 		c.remember(service, name, tables)
 		if c.failed[name] != nil {
 			c.log.Info("service fits into the maps again", "service", name.String())
+			c.wakeWaiters()
+			c.wantReport()
 		}
 		delete(c.failed, name)
 		return
@@ -183,6 +195,7 @@ func (c *core) set(name lb.ServiceName) {
 	c.makeRoom(err)
 	if c.failed[name] == nil {
 		c.log.Error("service does not fit into the maps; it stays as it was", "service", name.String(), "err", err)
+		c.wantReport()
 	}
 	c.failed[name] = err
 	c.retry = time.After(retryPause)
@@ -278,13 +291,17 @@ func (c *core) setProblems(lines []string) {
 	c.problems = c.logNew("cluster file is refused; its last good state stays", c.problems, lines)
 }
 
-func (c *core) addCluster(name string) { c.mesh.AddCluster(name, c.admissions[name].Policy) }
+func (c *core) addCluster(name string) {
+	delete(c.removed, name)
+	c.mesh.AddCluster(name, c.admissions[name].Policy)
+}
 
 func (c *core) removeCluster(name string) {
 	c.listAgain(c.mesh.RemoveCluster(name))
 	c.link(name).brake.stop()
 	delete(c.links, name)
 	c.order.Set(name, 0)
+	c.noteRemoved(name)
 	c.age()
 	c.log.Info("cluster removed", "cluster", name)
 }
@@ -293,12 +310,13 @@ func (c *core) connecting(name string) {
 	c.lose(name)
 	c.link(name).contact.connecting(time.Now())
 	c.mesh.Connecting(name)
+	c.link(name).progress.restart()
 }
 
 func (c *core) link(name string) *link {
 	l := c.links[name]
 	if l == nil {
-		l = &link{since: time.Now(), again: make(chan struct{}, 1), checks: newChecks()}
+		l = &link{since: time.Now(), again: make(chan struct{}, 1), checks: newChecks(), newest: make(chan chan<- newest)}
 		c.links[name] = l
 	}
 	return l
@@ -312,6 +330,7 @@ func (c *core) connected(name, endpoint string, config schema.ClusterConfig) (fr
 		return false, err
 	}
 	c.followBrake(name)
+	c.wantReport()
 	c.log.Info("cluster connected", "cluster", name, "endpoint", endpoint)
 	return fresh, nil
 }
@@ -326,6 +345,7 @@ func (c *core) disconnected(name string, err error) {
 	}
 	c.mesh.Disconnected(name, err.Error())
 	if l.lastError != err.Error() { // once, however often it is tried again
+		c.wantReport()
 		c.log.Warn("cluster disconnected; its backends stay", "cluster", name, "err", err)
 	}
 	l.lastError = err.Error()
@@ -337,10 +357,14 @@ func (c *core) update(name string, u kvstore.Update) {
 		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted, Heard: mesh.Heard{Revision: ch.ModRevision, At: now}}
 	}
 	c.mesh.Apply(name, changes)
+	if u.Complete {
+		c.link(name).progress.through = u.Revision
+	}
 	if u.Synced {
 		c.mesh.Synced(name)
 		c.link(name).contact.synced(time.Now())
 		c.regain(name)
+		c.wantReport()
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}
 	c.followBrake(name)

@@ -27,6 +27,7 @@ type fakeCluster struct {
 	said   map[string]map[string]bool // service -> backends ("ip:port"), nil entry when absent
 	codec  schema.SliceCodec
 	keys   map[string]bool // written below the kinds' prefixes
+	stamp  int64           // of the newest marker
 }
 
 // shape is what a cluster publishes and where.
@@ -82,6 +83,7 @@ func (f *fakeCluster) publishAll() {
 	config := schema.ClusterConfig{ID: f.id, Capabilities: schema.Capabilities{
 		SyncedCanaries: true, MaxConnectedClusters: 255, EndpointSlicesExportMode: f.mode, Cached: f.cached,
 	}}
+	f.ReportProgress(schema.MarkerPrefix(f.name))
 	f.put(schema.ClusterConfigKey(f.name), config.Encode())
 	f.put(schema.HeartbeatKey, []byte("now"))
 	for service := range f.said {

@@ -95,6 +95,7 @@ func (c *core) noteLife(name string, now signs) {
 	now.changed, now.nodesChanged = was.changed, was.nodesChanged
 	if now.Verdict != was.Verdict || now.Data != was.Data {
 		now.changed = time.Now()
+		c.wantReport()
 		c.logLife(name, was.Decision, now.Decision)
 	}
 	if now.Nodes != was.Nodes {

@@ -18,6 +18,7 @@ type metrics struct {
 	faults  prometheus.Gauge
 	// reordered counts changes of the order of nearest clusters.
 	reordered prometheus.Counter
+	lag       *prometheus.HistogramVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -34,6 +35,11 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		Name: "clustermesh_agent_faults",
 		Help: "Pins and attachments of the agent that are not as they should be and could not be put right yet.",
 	})
+	m.lag = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "clustermesh_agent_propagation_lag_seconds",
+		Help:    "Time from a cluster's stamp to everything before it being in the eBPF maps, by the two clocks, by cluster.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 12),
+	}, []string{"cluster"})
 	for _, kind := range bpf.RepairKinds() {
 		m.repairs.WithLabelValues(kind)
 	}
@@ -41,7 +47,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		Name: "clustermesh_agent_cluster_order_changes_total",
 		Help: "Changes of the order of remote clusters by distance, after which services with tiers of the nearest clusters are decided on anew.",
 	})
-	registry.MustRegister(m.updates, m.repairs, m.faults, m.reordered)
+	registry.MustRegister(m.updates, m.repairs, m.faults, m.reordered, m.lag)
 	return m
 }
 
@@ -60,7 +66,7 @@ type collector struct {
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
 	rejections, held                          *prometheus.Desc
-	alive, dataPath, nodePath, rtt            *prometheus.Desc
+	alive, dataPath, nodePath, rtt, age       *prometheus.Desc
 	distance, rank                            *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
@@ -89,6 +95,7 @@ func newCollector(c *core) *collector {
 		rtt:          desc("agent_probe_rtt_seconds", "Time from a probe of a remote cluster to its answer, smoothed, by kind of target.", "cluster", "target"),
 		distance:     desc("agent_cluster_rtt_seconds", "Damped round trip time to a remote cluster, by which clusters are ordered.", "cluster"),
 		rank:         desc("agent_cluster_rank", "Place of a remote cluster in the order by distance, from 1; those that are equally near share it.", "cluster"),
+		age:          desc("agent_cluster_acknowledged_age_seconds", "Time since the stamp of the newest marker of a cluster of which everything is in the eBPF maps.", "cluster"),
 		frontends:    desc("datapath_frontends", "Frontends in the eBPF maps."),
 		frontendsMax: desc("datapath_frontends_capacity", "Frontends that fit into the eBPF maps."),
 		records:      desc("datapath_records", "Slab records of the eBPF maps in use, including those that wait for a grace period."),
@@ -168,6 +175,9 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster)
 		out <- prometheus.MustNewConstMetric(m.dataPath, prometheus.GaugeValue, 1, name, path)
 	}
 	m.collectDistance(out, c)
+	if c.GetAcknowledged() != "" {
+		out <- prometheus.MustNewConstMetric(m.age, prometheus.GaugeValue, c.GetAgeSeconds(), name)
+	}
 	for _, r := range c.GetRejections() {
 		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
 	}

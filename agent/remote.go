@@ -32,8 +32,9 @@ type remote struct {
 	watcher *kvstore.Watcher
 	prefix  string
 	nodes   nodeWatch
-	again   <-chan struct{} // a token asks for another list of everything
-	asked   bool            // the token was taken
+	again   <-chan struct{}      // a token asks for another list of everything
+	newest  <-chan chan<- newest // of those who ask for the newest marker
+	asked   bool                 // the token was taken
 	checks  *checks
 }
 
@@ -64,7 +65,7 @@ var errHeartbeat = errors.New("no heartbeat from the cluster's apiserver within 
 // run connects and follows until ctx ends.
 func (r *remote) run(ctx context.Context) {
 	pause := r.cfg.MinBackoff
-	_ = r.core.do(ctx, func(c *core) { r.again, r.checks = c.link(r.name).again, c.link(r.name).checks })
+	_ = r.core.do(ctx, func(c *core) { r.take(c.link(r.name)) })
 	r.awaitOwn(ctx)
 	for ctx.Err() == nil {
 		synced, err := r.session(ctx)
@@ -85,6 +86,11 @@ func (r *remote) run(ctx context.Context) {
 		pause = min(2*pause, r.cfg.MaxBackoff)
 	}
 }
+
+// take keeps by what the core and others ask the connection.
+func (r *remote) take(l *link) { r.again, r.checks, r.newest = l.again, l.checks, l.newest }
+
+func (r *remote) log() *slog.Logger { return r.cfg.Log }
 
 // awaitOwn waits until remote clusters may be heard, see hearAll.
 func (r *remote) awaitOwn(ctx context.Context) {
@@ -126,6 +132,11 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
 	g.Go(func() error { return r.awaitAgain(ctx) })
 	g.Go(func() error { return r.answerChecks(ctx, conn) })
+	g.Go(func() error { return r.followMarker(ctx, conn) })
+	g.Go(func() error { return r.answerMarkers(ctx, conn) })
+	if r.local {
+		g.Go(func() error { return r.sendReports(ctx, conn) })
+	}
 	g.Go(func() error { return r.followNodes(ctx, conn, said) })
 	g.Go(func() error {
 		if said.canaries {

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/bpf"
 	"github.com/clustermesh/clustermesh/bpf/layout"
@@ -113,6 +112,7 @@ type simulation struct {
 	adjust   func(*Config) // the configuration, or nil
 	probe    prober        // instead of the network, if set before start
 	ownLimit time.Duration // instead of the usual one, if not 0
+	tune     func(*core)   // called before the agent runs, or nil
 	// instead, by cluster, takes the place of a connection to its fake.
 	instead map[string]dialer
 }
@@ -188,6 +188,9 @@ func (s *simulation) start() {
 		s.t.Fatal(err)
 	}
 	a.dial = s.connect
+	if s.tune != nil {
+		s.tune(a.core)
+	}
 	if s.probe != nil {
 		a.probe = s.probe
 	}
@@ -428,13 +431,6 @@ func TestOnlyTheCanaryOfWhatIsReadCounts(t *testing.T) {
 	if len(s.kernel.emptied) > 0 {
 		t.Error(s.kernel.emptied)
 	}
-}
-
-func (s *simulation) awaitSource(cluster, source string) {
-	s.t.Helper()
-	s.awaitCluster(cluster, "read and synced from "+source, func(c *api.Cluster) bool {
-		return c.GetState() == "synced" && c.GetSource() == source
-	})
 }
 
 // TestRandomHistories does what nobody would do by hand, then compares with the

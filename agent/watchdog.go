@@ -47,8 +47,17 @@ func (a *Agent) watch(ctx context.Context) error {
 	}
 	tick := time.NewTicker(a.pause)
 	defer tick.Stop()
-	w := newWatchdog(k, a.core, func(fault string) { _ = a.core.do(ctx, func(c *core) { c.fault = fault }) })
+	w := newWatchdog(k, a.core, func(fault string) { _ = a.core.do(ctx, func(c *core) { c.setFault(fault) }) })
 	return w.run(ctx, tick.C)
+}
+
+func (c *core) setFault(fault string) {
+	if c.fault == fault {
+		return
+	}
+	c.fault = fault
+	c.wakeWaiters()
+	c.wantReport()
 }
 
 func (w *watchdog) run(ctx context.Context, tick <-chan time.Time) error {

@@ -70,6 +70,9 @@ type Config struct {
 	// whose certificate comes from the CAs of TLS may read all that is exported.
 	Peers string
 	HTTP  string // --http: address of /metrics, /healthz and /readyz; "" for none
+	// APISocket (--api-socket) is the unix socket of the local API; "" is
+	// apiserver.sock in DataDir.
+	APISocket string
 
 	// CiliumCompat (--cilium-compat) serves what tools expect of Cilium's own
 	// clustermesh-apiserver: its health check at HealthListen (--health-listen),
@@ -107,13 +110,33 @@ func (c Config) Validate() error {
 		needed("--tls-cert", tls.Cert, "name the PEM file of the server's certificate"),
 		needed("--tls-key", tls.Key, "name the PEM file of the server's private key"),
 		needed("--tls-client-ca", tls.ClientCA, "name the PEM file of the CAs that readers' certificates come from"),
-		c.validateCADir(),
+		c.validateCADir(), c.validateSocket(),
 		optionalAddress("--http", c.HTTP, true), optionalAddress("--health-listen", c.HealthListen, c.CiliumCompat),
 		c.validateEvents(),
 		oneOf("--identity-source", c.IdentitySource, "", "auto", "own", "cilium"),
 		oneOf("--mcs-api", c.MCSAPI, "", "auto", "true", "false", "absent"),
 		oneOf("--endpoint-slices-export-mode", c.EndpointSlices, "", schema.ModeServicesAndEndpointSlices, schema.ModeEndpointSlicesOnly),
 	)
+}
+
+// maxSocketPath is the longest path that a unix socket may have.
+const maxSocketPath = 107
+
+func (c Config) validateSocket() error {
+	if len(c.APISocket) > maxSocketPath {
+		return fmt.Errorf("--api-socket %q: longer than the %d bytes a unix socket path may have; choose a shorter path", c.APISocket, maxSocketPath)
+	}
+	return nil
+}
+
+// apiSocket is the path of the socket, or "" if the one in the data directory
+// would be too long.
+func (c Config) apiSocket() string {
+	path := cmp.Or(c.APISocket, filepath.Join(c.DataDir, "apiserver.sock"))
+	if len(path) > maxSocketPath {
+		return ""
+	}
+	return path
 }
 
 // tlsFiles are the files of the server, those of the directory included.

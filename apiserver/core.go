@@ -26,12 +26,14 @@ type core struct {
 	log      *slog.Logger
 	batches  chan source.Batch
 	lives    chan *life
-	begun    chan struct{} // closed when reads is known
-	reads    source.Reads  // not before begun is closed
+	visits   chan chan<- struct{} // of meet
+	begun    chan struct{}        // closed when reads is known
+	reads    source.Reads         // not before begun is closed
 
 	synced   bool
 	life     *life
 	problems map[string]bool // the source's, as logged
+	agents   *agents
 }
 
 // sink hands a batch to the core and returns when it was taken.
@@ -56,9 +58,24 @@ func (c *core) run(ctx context.Context) error {
 			c.take(b)
 		case l := <-c.lives:
 			c.attach(l)
+		case met := <-c.visits:
+			close(met)
 		case <-ticker.C:
 			c.apply(nil)
 		}
+	}
+}
+
+// meet returns when everything that the core was handed before has been exported
+// to the life.
+func (c *core) meet(ctx context.Context) error {
+	met := make(chan struct{})
+	select {
+	case c.visits <- met:
+		<-met
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -113,6 +130,7 @@ func (c *core) apply(changes []export.Change) {
 	}
 	c.life.publish(records)
 	c.events.note(c.exporter.TakeServices(), c.synced)
+	c.agents.follow(records)
 	c.status.setExport(c.exporter, c.table.Stats())
 }
 

@@ -25,12 +25,14 @@ const (
 type life struct {
 	server     *server.Server
 	publishers map[schema.Kind]*kvstore.Publisher
+	stamper    *stamper
 }
 
 func (a *apiserver) newLife() (*life, error) {
 	s, err := server.New(server.Config{
 		Cluster: a.config.ClusterName, DataDir: a.config.DataDir, Listen: a.config.Listen,
 		TLS: a.certs.tls, Trust: a.certs.trust, Peers: a.peerSet(), Log: a.log, Registerer: a.registry,
+		Reports: a.agents,
 	})
 	if err != nil {
 		return nil, err
@@ -43,6 +45,7 @@ func (a *apiserver) newLife() (*life, error) {
 			Log:    a.log, Acknowledged: a.measures.acknowledged(k),
 		})
 	}
+	l.stamper = a.newStamper(l)
 	return l, nil
 }
 
@@ -58,6 +61,9 @@ func (l *life) publish(records []export.Record) {
 		} else {
 			p.Put(r.Key, r.Value)
 		}
+	}
+	if len(records) > 0 {
+		l.stamper.touch()
 	}
 }
 
@@ -203,5 +209,5 @@ func (a *apiserver) introduce(ctx context.Context, l *life) error {
 	a.log.Info("everything is published", "dur", time.Since(a.began))
 	a.status.setBootstrap(time.Since(a.began))
 	a.once.Do(func() { a.announce(l) })
-	return nil
+	return l.stamper.run(ctx)
 }

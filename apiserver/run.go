@@ -23,6 +23,9 @@ import (
 type origin interface {
 	// Run delivers batches to the sink until ctx ends; then it returns nil.
 	Run(ctx context.Context, sink source.Sink) error
+	// CatchUp returns when the sink has taken everything that services are made
+	// of and that there was when it was called.
+	CatchUp(ctx context.Context) error
 }
 
 // apiserver is what Run's goroutines share.
@@ -34,6 +37,8 @@ type apiserver struct {
 	origin   origin
 	core     *core
 	status   *status
+	agents   *agents
+	stamps   stamps
 	registry *prometheus.Registry
 	measures *measures
 	events   *events // nil for none
@@ -64,6 +69,7 @@ func (a *apiserver) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveHTTP(ctx, "--http", a.http, a.handler()) })
 	group.Go(func() error { return serveHTTP(ctx, "--health-listen", a.health, a.ciliumHealth()) })
+	group.Go(func() error { return a.serveAPI(ctx) })
 	group.Go(func() error { return a.core.run(ctx) })
 	group.Go(func() error { return a.certs.run(ctx) })
 	group.Go(func() error { return a.events.run(ctx) })
@@ -92,10 +98,10 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	if a.origin, err = newOrigin(config, a.log); err != nil {
 		return nil, err
 	}
-	a.status = newStatus(config)
-	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status, a.certs)
+	a.status, a.agents = newStatus(config), newAgents(config.ClusterName, time.Now)
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), a.status, a.certs, a.agents)
 	a.measures = newMeasures(a.registry, config.kinds())
-	if a.core, err = newCore(config, a.status, a.log); err != nil {
+	if a.core, err = newCore(config, a.status, a.agents, a.log); err != nil {
 		return nil, err
 	}
 	if a.events, err = newEvents(config, a.registry, a.status.remoteReaders); err != nil {
@@ -139,7 +145,7 @@ func newOrigin(config Config, log *slog.Logger) (origin, error) {
 	return source.NewKubernetes(clients, config.wants(), log), nil
 }
 
-func newCore(config Config, status *status, log *slog.Logger) (*core, error) {
+func newCore(config Config, status *status, agents *agents, log *slog.Logger) (*core, error) {
 	first, last := schema.IdentityRange(config.ClusterID, config.MaxConnectedClusters)
 	// The first number of the range is left out: Cilium counts 65535 (32767)
 	// identities per cluster, not one more.
@@ -152,8 +158,8 @@ func newCore(config Config, status *status, log *slog.Logger) (*core, error) {
 		log.Warn("journal of identities has damaged lines, which are left out", "n", bad)
 	}
 	return &core{
-		config: config, table: table, journal: j, status: status, log: log, begun: make(chan struct{}),
-		batches: make(chan source.Batch), lives: make(chan *life), problems: map[string]bool{},
+		config: config, table: table, journal: j, status: status, log: log, begun: make(chan struct{}), agents: agents,
+		batches: make(chan source.Batch), lives: make(chan *life), visits: make(chan chan<- struct{}), problems: map[string]bool{},
 	}, nil
 }
 

@@ -37,6 +37,8 @@ type status struct {
 	source         string        // of identities, "" until known
 	storeFailure   string        // why the last life ended, "" while one goes on
 	bootstrap      time.Duration // until everything was published, 0 before
+	marker         schema.Marker // the newest
+	unmarked       string        // why the next one could not be written
 }
 
 func newStatus(config Config) *status {
@@ -78,6 +80,23 @@ func (s *status) setBootstrap(d time.Duration) {
 	if s.bootstrap == 0 {
 		s.bootstrap = d
 	}
+}
+
+// setMarker notes the newest marker, or why there is none.
+func (s *status) setMarker(m schema.Marker, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unmarked = ""; err != nil {
+		s.unmarked = err.Error()
+		return
+	}
+	s.marker = m
+}
+
+func (s *status) newest() schema.Marker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.marker
 }
 
 // setLife replaces the life; counters of the ended one go on counting.
@@ -157,6 +176,13 @@ func (s *status) setExport(e *export.Exporter, identities identity.Stats) {
 	s.objects, s.records, s.exportProblems, s.problemReasons, s.identities = objects, records, problems, reasons, identities
 }
 
+// count is how many records of a kind are exported.
+func (s *status) count(k schema.Kind) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[k]
+}
+
 // missing says what stands between the apiserver and being ready.
 func (s *status) missing() []string {
 	s.mu.Lock()
@@ -193,6 +219,9 @@ func (s *status) complaints() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []string
+	if s.unmarked != "" {
+		all = append(all, "marker: "+s.unmarked)
+	}
 	for _, p := range s.sourceProblems {
 		all = append(all, "source: "+p.String())
 	}

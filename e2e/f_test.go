@@ -180,7 +180,8 @@ func checkReadOnly(t *testing.T, w *world) {
 	requireHidden(t, conn)
 }
 
-// revision is the store's revision without the heartbeats that it includes.
+// revision is the store's revision without the heartbeats and markers that it
+// includes.
 func revision(t *testing.T, conn *grpc.ClientConn) int64 {
 	t.Helper()
 	got, err := pb.NewKVClient(conn).Range(live(t), &pb.RangeRequest{Key: []byte("cilium/.heartbeat")})
@@ -188,7 +189,13 @@ func revision(t *testing.T, conn *grpc.ClientConn) int64 {
 	if len(got.Kvs) != 1 {
 		t.Fatalf("the heartbeat is not there: %v", got)
 	}
-	return got.Header.Revision - got.Kvs[0].Version
+	at := got.Header.Revision
+	marked, err := pb.NewKVClient(conn).Range(live(t), &pb.RangeRequest{Key: []byte("clustermesh/markers/east/v1"), Revision: at})
+	must(t, err)
+	if len(marked.Kvs) != 1 {
+		t.Fatalf("the marker is not there: %v", marked)
+	}
+	return at - got.Kvs[0].Version - marked.Kvs[0].Version
 }
 
 // call is one RPC.

@@ -23,6 +23,8 @@ func TestMainJob(t *testing.T) {
 		check{"a_packets", checkPackets},
 		check{"a_node_ports", checkNodePorts},
 		check{"a_monitor", checkMonitor},
+		check{"status_acknowledged", checkAcknowledged},
+		check{"status_faults", checkFaultsShow},
 		check{"b_flips", checkFlips},
 		check{"b_hand_over", checkHandOver},
 		check{"b_no_backend", checkNoBackend},

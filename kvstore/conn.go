@@ -59,6 +59,17 @@ func (c *Conn) Err() error {
 	return nil
 }
 
+// Invoke makes another call on the connection than those of a Reader; it implements
+// [grpc.ClientConnInterface]. The error is gRPC's.
+func (c *Conn) Invoke(ctx context.Context, method string, request, reply any, opts ...grpc.CallOption) error {
+	return c.grpc.Invoke(ctx, method, request, reply, opts...)
+}
+
+// NewStream is for streams what Invoke is for calls with one reply.
+func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.grpc.NewStream(ctx, desc, method, opts...)
+}
+
 // Close ends the Conn, every call and watch on it, and waits for its
 // goroutines.
 func (c *Conn) Close() error {

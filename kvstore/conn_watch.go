@@ -13,7 +13,8 @@ import (
 )
 
 // Watch implements Reader with a stream of its own. It asks for a server that
-// has a leader, as Cilium's client does, and for large replies in fragments.
+// has a leader, as Cilium's client does, for large replies in fragments, and of
+// more than one key for progress.
 func (c *Conn) Watch(ctx context.Context, start, end string, revision int64, fn func(Changes) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream, on the server too
@@ -40,7 +41,7 @@ func (c *Conn) openWatch(ctx context.Context, start, end string, revision int64)
 		return nil, err
 	}
 	create := &etcdserverpb.WatchCreateRequest{
-		Key: []byte(start), RangeEnd: []byte(end), StartRevision: revision, Fragment: true,
+		Key: []byte(start), RangeEnd: []byte(end), StartRevision: revision, Fragment: true, ProgressNotify: end != "",
 	}
 	err = stream.Send(&etcdserverpb.WatchRequest{
 		RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: create},

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 )
 
@@ -31,6 +32,7 @@ type Memory struct {
 	breakErr error
 	fault    func(Fault) error
 	pageCap  int64
+	progress string // prefix of ReportProgress
 }
 
 // version is what a key became at a revision.
@@ -191,11 +193,11 @@ func (m *Memory) Watch(ctx context.Context, start, end string, revision int64, f
 	}
 	w := m.open(span{start, end}, revision)
 	for first := true; ; first = false {
-		batch, changed, err := m.collect(&w)
+		batch, passed, changed, err := m.collect(&w)
 		if err != nil {
 			return fmt.Errorf("watch %q from revision %d: %w", start, revision, err)
 		}
-		if first || len(batch.Changes) > 0 {
+		if first || passed || len(batch.Changes) > 0 {
 			if err := fn(batch); err != nil {
 				return err
 			}
@@ -222,21 +224,32 @@ func (m *Memory) open(in span, revision int64) watch {
 	return watch{span: in, next: revision, broken: m.broken}
 }
 
-func (m *Memory) collect(w *watch) (Changes, <-chan struct{}, error) {
+// collect returns what a watch has not got yet, and whether it passes a key of
+// whose changes all watches are told.
+func (m *Memory) collect(w *watch) (_ Changes, passed bool, _ <-chan struct{}, _ error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if w.next < m.compacted {
-		return Changes{}, nil, ErrCompacted
+		return Changes{}, false, nil, ErrCompacted
 	}
 	batch := Changes{Revision: m.revision, Life: m.life}
 	first := sort.Search(len(m.log), func(i int) bool { return m.log[i].ModRevision >= w.next })
 	for _, change := range m.log[first:] {
+		passed = passed || m.progress != "" && strings.HasPrefix(change.Key, m.progress)
 		if w.contains(change.Key) {
 			batch.Changes = append(batch.Changes, change)
 		}
 	}
 	w.next = max(w.next, m.revision+1)
-	return batch, m.changed, nil
+	return batch, passed, m.changed, nil
+}
+
+// ReportProgress makes all watches report progress when a key with the prefix
+// is written, as kvstore/server does for markers.
+func (m *Memory) ReportProgress(prefix string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.progress = prefix
 }
 
 func (m *Memory) wait(ctx context.Context, changed, broken <-chan struct{}) error {

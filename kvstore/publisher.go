@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -121,14 +122,16 @@ type Publisher struct {
 	entries  map[string]*entry
 	queue    fifo
 	parked   map[string]parking
-	pending  int   // entries queued
-	inflight int   // entries in the transaction under way
-	written  int64 // since when the oldest of these waits, in Unix nanoseconds; 0 for none
-	limit    int   // operations of the next transaction
-	synced   bool  // the initial set is complete
-	listed   bool  // the store's content is known
-	armed    bool  // the canary is queued or written
-	finished bool  // done is closed
+	pending  int                      // entries queued
+	inflight int                      // entries in the transaction under way
+	written  int64                    // since when the oldest of these waits, in Unix nanoseconds; 0 for none
+	limit    int                      // operations of the next transaction
+	synced   bool                     // the initial set is complete
+	listed   bool                     // the store's content is known
+	armed    bool                     // the canary is queued or written
+	finished bool                     // done is closed
+	barriers map[string]chan struct{} // waiting in the queue, by their marks
+	passed   uint64                   // barriers that were made
 	stats    PublisherStats
 
 	// Used by Run alone.
@@ -157,7 +160,7 @@ func NewPublisher(store Store, cfg PublisherConfig) *Publisher {
 	return &Publisher{
 		cfg: cfg, store: store, seed: maphash.MakeSeed(),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		entries: make(map[string]*entry), parked: make(map[string]parking), limit: cfg.MaxOps,
+		entries: make(map[string]*entry), parked: make(map[string]parking), barriers: map[string]chan struct{}{}, limit: cfg.MaxOps,
 		backoff: Backoff{Min: cfg.RetryMin, Max: cfg.RetryMax},
 	}
 }
@@ -272,6 +275,38 @@ func (p *Publisher) Resync() {
 	p.nudge()
 }
 
+// Flush returns when the store has acknowledged every Put and Delete that
+// returned before the call, or a later one of the same key, or has refused them
+// alone; refused is the number of keys that are refused at that moment. It needs
+// a running Run; the error is ctx's. The initial set need not be complete.
+func (p *Publisher) Flush(ctx context.Context) (refused int, err error) {
+	mark, reached := p.barrier()
+	select {
+	case <-reached:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.parked), nil
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.barriers, mark)
+		return 0, ctx.Err()
+	}
+}
+
+// barrier queues a mark behind everything there is.
+func (p *Publisher) barrier() (mark string, reached <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.passed++
+	mark = barrierMark + strconv.FormatUint(p.passed, 10)
+	c := make(chan struct{})
+	p.barriers[mark] = c
+	p.queue.push(mark)
+	p.nudge()
+	return mark, c
+}
+
 // Done is closed when the initial set is complete in the store: leftovers gone
 // and canary written.
 func (p *Publisher) Done() <-chan struct{} { return p.done }
@@ -354,7 +389,9 @@ func (p *Publisher) step(ctx context.Context) error {
 	}
 	b := p.take(time.Now())
 	if len(b.ops) == 0 && !b.canary {
-		p.idle(ctx)
+		if !b.barrier {
+			p.idle(ctx)
+		}
 		return nil
 	}
 	return p.write(ctx, b)

@@ -77,7 +77,17 @@ func (p *Publisher) merge(found map[string]uint64) {
 			p.release(key, e)
 		}
 	}
+	p.delayBarriers()
 	p.arm()
+}
+
+// delayBarriers moves the barriers behind what was just queued: the store may
+// have lost what they stood behind.
+func (p *Publisher) delayBarriers() {
+	for mark := range p.barriers {
+		p.queue.remove(mark)
+		p.queue.push(mark)
+	}
 }
 
 // checkLife finds out whether the store is still the one that was filled. It

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -29,6 +30,13 @@ type publishing struct {
 	atSync  map[string]int // touched when Synced was called
 	poison  map[string]bool
 	blessed bool // this life's canary was seen
+	waiting []barrier
+}
+
+// barrier is a Flush that has not returned.
+type barrier struct {
+	reached <-chan struct{}
+	touched map[string]int // when it was called
 }
 
 func newPublishing(t *rapid.T) *publishing {
@@ -129,6 +137,32 @@ func (m *publishing) newLife(*rapid.T) {
 	m.p.suspect = true // as the next life check, or a failure, would have it
 }
 
+func (m *publishing) flush(*rapid.T) {
+	_, reached := m.p.barrier()
+	m.waiting = append(m.waiting, barrier{reached, maps.Clone(m.touched)})
+}
+
+// checkBarriers holds when a barrier is reached: what was so when it was made is
+// in the store, or something newer, or refused alone.
+func (m *publishing) checkBarriers(have map[string]string) {
+	m.waiting = slices.DeleteFunc(m.waiting, func(b barrier) bool {
+		select {
+		case <-b.reached:
+		default:
+			return false
+		}
+		for key, least := range b.touched {
+			got, stored := have[key]
+			version, _ := strconv.Atoi(got)
+			_, refused := m.p.parked[key]
+			if gone := !stored && m.atSyncWasDeletion(key, least); version < least && !gone && !refused {
+				m.t.Fatalf("barrier although %s is %q, below %d", key, got, least)
+			}
+		}
+		return true
+	})
+}
+
 func (m *publishing) resync(*rapid.T) { m.p.Resync() }
 
 func (m *publishing) content() map[string]string {
@@ -147,6 +181,7 @@ func (m *Memory) current() []KV {
 // check holds after every step.
 func (m *publishing) check(*rapid.T) {
 	have := m.content()
+	m.checkBarriers(have)
 	if have["other"] != "stays" {
 		m.t.Fatal("a key outside the prefix was touched")
 	}
@@ -201,7 +236,7 @@ func (m *publishing) drain() {
 		m.check(m.t)
 	}
 	for range 1000 {
-		if m.p.Pending() == 0 && m.content()[modelCanary] == "now" && m.done() {
+		if m.p.Pending() == 0 && m.content()[modelCanary] == "now" && m.done() && len(m.waiting) == 0 {
 			return
 		}
 		m.stepOnce()
@@ -224,7 +259,7 @@ func TestPublisherAgainstOracle(t *testing.T) {
 		m := newPublishing(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"put": m.put, "put2": m.put, "delete": m.delete, "sync": m.sync, "poison": m.toggle,
-			"step": m.step, "step2": m.step, "step3": m.step, "life": m.newLife, "resync": m.resync, "": m.check,
+			"step": m.step, "step2": m.step, "step3": m.step, "life": m.newLife, "resync": m.resync, "flush": m.flush, "flush2": m.flush, "": m.check,
 		})
 		m.drain()
 		have := m.content()

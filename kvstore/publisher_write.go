@@ -5,11 +5,16 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"strings"
 	"time"
 )
 
 // canaryMark stands for the canary in the queue. No key is empty.
 const canaryMark = ""
+
+// barrierMark begins a mark in the queue that Flush waits for. Keys begin with
+// the prefix, so none begins like it.
+const barrierMark = "\x00"
 
 // parking is a key the store refused alone: it is tried again, alone, when due.
 type parking struct {
@@ -25,6 +30,7 @@ type batch struct {
 	since   []int64 // when each was queued
 	bytes   int
 	canary  bool
+	barrier bool          // one was reached
 	parked  bool          // a single key from the parking
 	delay   time.Duration // its last delay
 }
@@ -53,6 +59,12 @@ func (p *Publisher) take(now time.Time) batch {
 			b.canary = p.canaryTurn(len(b.ops))
 			break
 		}
+		if strings.HasPrefix(key, barrierMark) {
+			if b.barrier = p.barrierTurn(key, len(b.ops)); !b.barrier {
+				break
+			}
+			continue
+		}
 		if !p.takeKey(key, &b) {
 			break
 		}
@@ -79,6 +91,20 @@ func (p *Publisher) canaryTurn(before int) bool {
 		return true
 	}
 	return false
+}
+
+// barrierTurn decides about a barrier at the head of the queue: it is reached
+// when nothing before it is still to be written.
+func (p *Publisher) barrierTurn(mark string, before int) bool {
+	if before > 0 {
+		p.queue.unpop(mark)
+		return false
+	}
+	if reached := p.barriers[mark]; reached != nil {
+		delete(p.barriers, mark)
+		close(reached)
+	}
+	return true
 }
 
 // takeKey adds what the key needs to the batch; it reports false when the batch

@@ -66,6 +66,9 @@ type Update struct {
 	// Synced says that with this update the sink has exactly what the store had
 	// at Revision. It is set once per complete listing.
 	Synced bool
+	// Complete says that nothing is missing up to Revision. Only the pages of a
+	// listing before its last one are not complete.
+	Complete bool
 	// Revision is the store's revision the update belongs to.
 	Revision int64
 }
@@ -198,7 +201,7 @@ func (s *session) live(c Changes, next *int64) error {
 		s.w.known.commit()
 		return nil
 	}
-	return s.tell(Update{Changes: changes, Revision: c.Revision})
+	return s.tell(Update{Changes: changes, Complete: true, Revision: c.Revision})
 }
 
 // admit holds every reply to the life of the first, and to a revision that does
@@ -260,7 +263,7 @@ func (s *session) deliver(page Range, revision int64) error {
 	}
 	if !page.More {
 		changes = s.w.known.dropStale(changes)
-		return s.tell(Update{Changes: changes, Synced: true, Revision: revision})
+		return s.tell(Update{Changes: changes, Synced: true, Complete: true, Revision: revision})
 	}
 	if len(changes) == 0 {
 		s.w.known.commit()

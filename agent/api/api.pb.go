@@ -198,8 +198,20 @@ type Cluster struct {
 	// and the cluster's place in it from 1; 0 while unknown, which comes last.
 	DistanceSeconds float64 `protobuf:"fixed64,42,opt,name=distance_seconds,json=distanceSeconds,proto3" json:"distance_seconds,omitempty"`
 	Rank            uint32  `protobuf:"varint,43,opt,name=rank,proto3" json:"rank,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Stamp of the newest marker of which everything is in the node's maps, ""
+	// before the first and for a cluster that writes none.
+	Acknowledged string `protobuf:"bytes,30,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// Seconds since then, by this node's clock.
+	AgeSeconds float64 `protobuf:"fixed64,31,opt,name=age_seconds,json=ageSeconds,proto3" json:"age_seconds,omitempty"`
+	// From a stamp to its acknowledgement, over the last samples; negative where
+	// the exporter's clock is ahead of ours by more.
+	LagP50Seconds float64 `protobuf:"fixed64,32,opt,name=lag_p50_seconds,json=lagP50Seconds,proto3" json:"lag_p50_seconds,omitempty"`
+	LagP99Seconds float64 `protobuf:"fixed64,33,opt,name=lag_p99_seconds,json=lagP99Seconds,proto3" json:"lag_p99_seconds,omitempty"`
+	LagSamples    uint32  `protobuf:"varint,34,opt,name=lag_samples,json=lagSamples,proto3" json:"lag_samples,omitempty"`
+	// What to do about last_error.
+	Remedy        string `protobuf:"bytes,35,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -386,6 +398,278 @@ func (x *Cluster) GetRank() uint32 {
 	return 0
 }
 
+func (x *Cluster) GetAcknowledged() string {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return ""
+}
+
+func (x *Cluster) GetAgeSeconds() float64 {
+	if x != nil {
+		return x.AgeSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetLagP50Seconds() float64 {
+	if x != nil {
+		return x.LagP50Seconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetLagP99Seconds() float64 {
+	if x != nil {
+		return x.LagP99Seconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetLagSamples() uint32 {
+	if x != nil {
+		return x.LagSamples
+	}
+	return 0
+}
+
+func (x *Cluster) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type WaitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stamps to wait for.
+	Targets []*Target `protobuf:"bytes,1,rep,name=targets,proto3" json:"targets,omitempty"`
+	// Clusters that are asked for their newest marker first; the target is that.
+	// Without targets and clusters these are all that write markers.
+	Clusters       []string `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	TimeoutSeconds float64  `protobuf:"fixed64,3,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WaitRequest) Reset() {
+	*x = WaitRequest{}
+	mi := &file_api_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitRequest) ProtoMessage() {}
+
+func (x *WaitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
+func (*WaitRequest) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WaitRequest) GetTargets() []*Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *WaitRequest) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *WaitRequest) GetTimeoutSeconds() float64 {
+	if x != nil {
+		return x.TimeoutSeconds
+	}
+	return 0
+}
+
+// Target is a stamp of a cluster.
+type Target struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Stamp         string                 `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Target) Reset() {
+	*x = Target{}
+	mi := &file_api_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Target) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Target) ProtoMessage() {}
+
+func (x *Target) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Target.ProtoReflect.Descriptor instead.
+func (*Target) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Target) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Target) GetStamp() string {
+	if x != nil {
+		return x.Stamp
+	}
+	return ""
+}
+
+type WaitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Done  bool                   `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// What was waited for.
+	Targets []*Target `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
+	// What is missing if it is not done.
+	Behind        []*Behind `protobuf:"bytes,3,rep,name=behind,proto3" json:"behind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitResponse) Reset() {
+	*x = WaitResponse{}
+	mi := &file_api_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitResponse) ProtoMessage() {}
+
+func (x *WaitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
+func (*WaitResponse) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WaitResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *WaitResponse) GetTargets() []*Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *WaitResponse) GetBehind() []*Behind {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+type Behind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Behind) Reset() {
+	*x = Behind{}
+	mi := &file_api_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Behind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Behind) ProtoMessage() {}
+
+func (x *Behind) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Behind.ProtoReflect.Descriptor instead.
+func (*Behind) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Behind) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Behind) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Rejection struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -397,7 +681,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_api_proto_msgTypes[3]
+	mi := &file_api_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +693,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[3]
+	mi := &file_api_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +706,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{3}
+	return file_api_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rejection) GetReason() string {
@@ -461,7 +745,7 @@ type Datapath struct {
 
 func (x *Datapath) Reset() {
 	*x = Datapath{}
-	mi := &file_api_proto_msgTypes[4]
+	mi := &file_api_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +757,7 @@ func (x *Datapath) String() string {
 func (*Datapath) ProtoMessage() {}
 
 func (x *Datapath) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[4]
+	mi := &file_api_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +770,7 @@ func (x *Datapath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Datapath.ProtoReflect.Descriptor instead.
 func (*Datapath) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{4}
+	return file_api_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Datapath) GetFrontends() uint32 {
@@ -549,7 +833,7 @@ type ServicesRequest struct {
 
 func (x *ServicesRequest) Reset() {
 	*x = ServicesRequest{}
-	mi := &file_api_proto_msgTypes[5]
+	mi := &file_api_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +845,7 @@ func (x *ServicesRequest) String() string {
 func (*ServicesRequest) ProtoMessage() {}
 
 func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[5]
+	mi := &file_api_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +858,7 @@ func (x *ServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesRequest.ProtoReflect.Descriptor instead.
 func (*ServicesRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{5}
+	return file_api_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ServicesRequest) GetNamespace() string {
@@ -600,7 +884,7 @@ type ServicesResponse struct {
 
 func (x *ServicesResponse) Reset() {
 	*x = ServicesResponse{}
-	mi := &file_api_proto_msgTypes[6]
+	mi := &file_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +896,7 @@ func (x *ServicesResponse) String() string {
 func (*ServicesResponse) ProtoMessage() {}
 
 func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[6]
+	mi := &file_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +909,7 @@ func (x *ServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicesResponse.ProtoReflect.Descriptor instead.
 func (*ServicesResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{6}
+	return file_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ServicesResponse) GetServices() []*Service {
@@ -657,7 +941,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_proto_msgTypes[7]
+	mi := &file_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +953,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[7]
+	mi := &file_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +966,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{7}
+	return file_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Service) GetNamespace() string {
@@ -765,7 +1049,7 @@ type Frontend struct {
 
 func (x *Frontend) Reset() {
 	*x = Frontend{}
-	mi := &file_api_proto_msgTypes[8]
+	mi := &file_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1061,7 @@ func (x *Frontend) String() string {
 func (*Frontend) ProtoMessage() {}
 
 func (x *Frontend) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[8]
+	mi := &file_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1074,7 @@ func (x *Frontend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frontend.ProtoReflect.Descriptor instead.
 func (*Frontend) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{8}
+	return file_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Frontend) GetAddress() string {
@@ -856,7 +1140,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_api_proto_msgTypes[9]
+	mi := &file_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1152,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[9]
+	mi := &file_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1165,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{9}
+	return file_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Backend) GetAddress() string {
@@ -962,7 +1246,7 @@ type MapsRequest struct {
 
 func (x *MapsRequest) Reset() {
 	*x = MapsRequest{}
-	mi := &file_api_proto_msgTypes[10]
+	mi := &file_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1258,7 @@ func (x *MapsRequest) String() string {
 func (*MapsRequest) ProtoMessage() {}
 
 func (x *MapsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[10]
+	mi := &file_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1271,7 @@ func (x *MapsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapsRequest.ProtoReflect.Descriptor instead.
 func (*MapsRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{10}
+	return file_api_proto_rawDescGZIP(), []int{14}
 }
 
 type MapsResponse struct {
@@ -999,7 +1283,7 @@ type MapsResponse struct {
 
 func (x *MapsResponse) Reset() {
 	*x = MapsResponse{}
-	mi := &file_api_proto_msgTypes[11]
+	mi := &file_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1295,7 @@ func (x *MapsResponse) String() string {
 func (*MapsResponse) ProtoMessage() {}
 
 func (x *MapsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[11]
+	mi := &file_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1308,7 @@ func (x *MapsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapsResponse.ProtoReflect.Descriptor instead.
 func (*MapsResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{11}
+	return file_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MapsResponse) GetEntries() []*MapEntry {
@@ -1051,7 +1335,7 @@ type MapEntry struct {
 
 func (x *MapEntry) Reset() {
 	*x = MapEntry{}
-	mi := &file_api_proto_msgTypes[12]
+	mi := &file_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1347,7 @@ func (x *MapEntry) String() string {
 func (*MapEntry) ProtoMessage() {}
 
 func (x *MapEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[12]
+	mi := &file_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1360,7 @@ func (x *MapEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapEntry.ProtoReflect.Descriptor instead.
 func (*MapEntry) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{12}
+	return file_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MapEntry) GetId() uint32 {
@@ -1149,7 +1433,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_api_proto_msgTypes[13]
+	mi := &file_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1445,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[13]
+	mi := &file_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1458,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{13}
+	return file_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -1219,7 +1503,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_api_proto_msgTypes[14]
+	mi := &file_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1515,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[14]
+	mi := &file_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1528,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{14}
+	return file_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainResponse) GetServices() []*Explanation {
@@ -1290,7 +1574,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_api_proto_msgTypes[15]
+	mi := &file_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1586,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[15]
+	mi := &file_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1599,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{15}
+	return file_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Explanation) GetNamespace() string {
@@ -1392,7 +1676,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_proto_msgTypes[16]
+	mi := &file_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1688,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[16]
+	mi := &file_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1701,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{16}
+	return file_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Decision) GetFrontend() *Frontend {
@@ -1460,7 +1744,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_api_proto_msgTypes[17]
+	mi := &file_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1756,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[17]
+	mi := &file_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1769,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{17}
+	return file_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Share) GetCluster() string {
@@ -1576,7 +1860,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_api_proto_msgTypes[18]
+	mi := &file_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1872,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[18]
+	mi := &file_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1885,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{18}
+	return file_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refused) GetCluster() string {
@@ -1669,7 +1953,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_api_proto_msgTypes[19]
+	mi := &file_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1965,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[19]
+	mi := &file_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1978,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{19}
+	return file_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseRequest) GetCluster() string {
@@ -1714,7 +1998,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_api_proto_msgTypes[20]
+	mi := &file_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +2010,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[20]
+	mi := &file_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +2023,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{20}
+	return file_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseResponse) GetReleased() uint32 {
@@ -1762,7 +2046,7 @@ type MonitorRequest struct {
 
 func (x *MonitorRequest) Reset() {
 	*x = MonitorRequest{}
-	mi := &file_api_proto_msgTypes[21]
+	mi := &file_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +2058,7 @@ func (x *MonitorRequest) String() string {
 func (*MonitorRequest) ProtoMessage() {}
 
 func (x *MonitorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[21]
+	mi := &file_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +2071,7 @@ func (x *MonitorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{21}
+	return file_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MonitorRequest) GetSampleEvery() uint32 {
@@ -1831,7 +2115,7 @@ type Choice struct {
 
 func (x *Choice) Reset() {
 	*x = Choice{}
-	mi := &file_api_proto_msgTypes[22]
+	mi := &file_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2127,7 @@ func (x *Choice) String() string {
 func (*Choice) ProtoMessage() {}
 
 func (x *Choice) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[22]
+	mi := &file_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2140,7 @@ func (x *Choice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Choice.ProtoReflect.Descriptor instead.
 func (*Choice) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{22}
+	return file_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Choice) GetTimeUnixNanos() int64 {
@@ -1937,7 +2221,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\x9d\x05\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\xeb\x06\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -1965,7 +2249,29 @@ const file_api_proto_rawDesc = "" +
 	"\tnode_path\x18( \x01(\tR\bnodePath\x12(\n" +
 	"\x10node_rtt_seconds\x18) \x01(\x01R\x0enodeRttSeconds\x12)\n" +
 	"\x10distance_seconds\x18* \x01(\x01R\x0fdistanceSeconds\x12\x12\n" +
-	"\x04rank\x18+ \x01(\rR\x04rank\"S\n" +
+	"\x04rank\x18+ \x01(\rR\x04rank\x12\"\n" +
+	"\facknowledged\x18\x1e \x01(\tR\facknowledged\x12\x1f\n" +
+	"\vage_seconds\x18\x1f \x01(\x01R\n" +
+	"ageSeconds\x12&\n" +
+	"\x0flag_p50_seconds\x18  \x01(\x01R\rlagP50Seconds\x12&\n" +
+	"\x0flag_p99_seconds\x18! \x01(\x01R\rlagP99Seconds\x12\x1f\n" +
+	"\vlag_samples\x18\" \x01(\rR\n" +
+	"lagSamples\x12\x16\n" +
+	"\x06remedy\x18# \x01(\tR\x06remedy\"\x8a\x01\n" +
+	"\vWaitRequest\x126\n" +
+	"\atargets\x18\x01 \x03(\v2\x1c.clustermesh.agent.v1.TargetR\atargets\x12\x1a\n" +
+	"\bclusters\x18\x02 \x03(\tR\bclusters\x12'\n" +
+	"\x0ftimeout_seconds\x18\x03 \x01(\x01R\x0etimeoutSeconds\"8\n" +
+	"\x06Target\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\tR\x05stamp\"\x90\x01\n" +
+	"\fWaitResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x126\n" +
+	"\atargets\x18\x02 \x03(\v2\x1c.clustermesh.agent.v1.TargetR\atargets\x124\n" +
+	"\x06behind\x18\x03 \x03(\v2\x1c.clustermesh.agent.v1.BehindR\x06behind\":\n" +
+	"\x06Behind\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"S\n" +
 	"\tRejection\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -2092,14 +2398,15 @@ const file_api_proto_rawDesc = "" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\a \x01(\rR\x04port\x12\x18\n" +
 	"\acluster\x18\b \x01(\tR\acluster\x12\x14\n" +
-	"\x05netns\x18\t \x01(\x04R\x05netns2\x87\x04\n" +
+	"\x05netns\x18\t \x01(\x04R\x05netns2\xd6\x04\n" +
 	"\x05Agent\x12S\n" +
 	"\x06Status\x12#.clustermesh.agent.v1.StatusRequest\x1a$.clustermesh.agent.v1.StatusResponse\x12Y\n" +
 	"\bServices\x12%.clustermesh.agent.v1.ServicesRequest\x1a&.clustermesh.agent.v1.ServicesResponse\x12M\n" +
 	"\x04Maps\x12!.clustermesh.agent.v1.MapsRequest\x1a\".clustermesh.agent.v1.MapsResponse\x12V\n" +
 	"\aExplain\x12$.clustermesh.agent.v1.ExplainRequest\x1a%.clustermesh.agent.v1.ExplainResponse\x12V\n" +
 	"\aRelease\x12$.clustermesh.agent.v1.ReleaseRequest\x1a%.clustermesh.agent.v1.ReleaseResponse\x12O\n" +
-	"\aMonitor\x12$.clustermesh.agent.v1.MonitorRequest\x1a\x1c.clustermesh.agent.v1.Choice0\x01B.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
+	"\aMonitor\x12$.clustermesh.agent.v1.MonitorRequest\x1a\x1c.clustermesh.agent.v1.Choice0\x01\x12M\n" +
+	"\x04Wait\x12!.clustermesh.agent.v1.WaitRequest\x1a\".clustermesh.agent.v1.WaitResponseB.Z,github.com/clustermesh/clustermesh/agent/apib\x06proto3"
 
 var (
 	file_api_proto_rawDescOnce sync.Once
@@ -2113,67 +2420,76 @@ func file_api_proto_rawDescGZIP() []byte {
 	return file_api_proto_rawDescData
 }
 
-var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_api_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: clustermesh.agent.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: clustermesh.agent.v1.StatusResponse
 	(*Cluster)(nil),          // 2: clustermesh.agent.v1.Cluster
-	(*Rejection)(nil),        // 3: clustermesh.agent.v1.Rejection
-	(*Datapath)(nil),         // 4: clustermesh.agent.v1.Datapath
-	(*ServicesRequest)(nil),  // 5: clustermesh.agent.v1.ServicesRequest
-	(*ServicesResponse)(nil), // 6: clustermesh.agent.v1.ServicesResponse
-	(*Service)(nil),          // 7: clustermesh.agent.v1.Service
-	(*Frontend)(nil),         // 8: clustermesh.agent.v1.Frontend
-	(*Backend)(nil),          // 9: clustermesh.agent.v1.Backend
-	(*MapsRequest)(nil),      // 10: clustermesh.agent.v1.MapsRequest
-	(*MapsResponse)(nil),     // 11: clustermesh.agent.v1.MapsResponse
-	(*MapEntry)(nil),         // 12: clustermesh.agent.v1.MapEntry
-	(*ExplainRequest)(nil),   // 13: clustermesh.agent.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 14: clustermesh.agent.v1.ExplainResponse
-	(*Explanation)(nil),      // 15: clustermesh.agent.v1.Explanation
-	(*Decision)(nil),         // 16: clustermesh.agent.v1.Decision
-	(*Share)(nil),            // 17: clustermesh.agent.v1.Share
-	(*Refused)(nil),          // 18: clustermesh.agent.v1.Refused
-	(*ReleaseRequest)(nil),   // 19: clustermesh.agent.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),  // 20: clustermesh.agent.v1.ReleaseResponse
-	(*MonitorRequest)(nil),   // 21: clustermesh.agent.v1.MonitorRequest
-	(*Choice)(nil),           // 22: clustermesh.agent.v1.Choice
+	(*WaitRequest)(nil),      // 3: clustermesh.agent.v1.WaitRequest
+	(*Target)(nil),           // 4: clustermesh.agent.v1.Target
+	(*WaitResponse)(nil),     // 5: clustermesh.agent.v1.WaitResponse
+	(*Behind)(nil),           // 6: clustermesh.agent.v1.Behind
+	(*Rejection)(nil),        // 7: clustermesh.agent.v1.Rejection
+	(*Datapath)(nil),         // 8: clustermesh.agent.v1.Datapath
+	(*ServicesRequest)(nil),  // 9: clustermesh.agent.v1.ServicesRequest
+	(*ServicesResponse)(nil), // 10: clustermesh.agent.v1.ServicesResponse
+	(*Service)(nil),          // 11: clustermesh.agent.v1.Service
+	(*Frontend)(nil),         // 12: clustermesh.agent.v1.Frontend
+	(*Backend)(nil),          // 13: clustermesh.agent.v1.Backend
+	(*MapsRequest)(nil),      // 14: clustermesh.agent.v1.MapsRequest
+	(*MapsResponse)(nil),     // 15: clustermesh.agent.v1.MapsResponse
+	(*MapEntry)(nil),         // 16: clustermesh.agent.v1.MapEntry
+	(*ExplainRequest)(nil),   // 17: clustermesh.agent.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 18: clustermesh.agent.v1.ExplainResponse
+	(*Explanation)(nil),      // 19: clustermesh.agent.v1.Explanation
+	(*Decision)(nil),         // 20: clustermesh.agent.v1.Decision
+	(*Share)(nil),            // 21: clustermesh.agent.v1.Share
+	(*Refused)(nil),          // 22: clustermesh.agent.v1.Refused
+	(*ReleaseRequest)(nil),   // 23: clustermesh.agent.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),  // 24: clustermesh.agent.v1.ReleaseResponse
+	(*MonitorRequest)(nil),   // 25: clustermesh.agent.v1.MonitorRequest
+	(*Choice)(nil),           // 26: clustermesh.agent.v1.Choice
 }
 var file_api_proto_depIdxs = []int32{
 	2,  // 0: clustermesh.agent.v1.StatusResponse.clusters:type_name -> clustermesh.agent.v1.Cluster
-	4,  // 1: clustermesh.agent.v1.StatusResponse.datapath:type_name -> clustermesh.agent.v1.Datapath
-	3,  // 2: clustermesh.agent.v1.Cluster.rejections:type_name -> clustermesh.agent.v1.Rejection
-	7,  // 3: clustermesh.agent.v1.ServicesResponse.services:type_name -> clustermesh.agent.v1.Service
-	8,  // 4: clustermesh.agent.v1.Service.frontends:type_name -> clustermesh.agent.v1.Frontend
-	9,  // 5: clustermesh.agent.v1.Service.backends:type_name -> clustermesh.agent.v1.Backend
-	12, // 6: clustermesh.agent.v1.MapsResponse.entries:type_name -> clustermesh.agent.v1.MapEntry
-	8,  // 7: clustermesh.agent.v1.MapEntry.frontend:type_name -> clustermesh.agent.v1.Frontend
-	9,  // 8: clustermesh.agent.v1.MapEntry.backends:type_name -> clustermesh.agent.v1.Backend
-	15, // 9: clustermesh.agent.v1.ExplainResponse.services:type_name -> clustermesh.agent.v1.Explanation
-	18, // 10: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
-	16, // 11: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
-	17, // 12: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
-	9,  // 13: clustermesh.agent.v1.Explanation.unmatched:type_name -> clustermesh.agent.v1.Backend
-	8,  // 14: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
-	9,  // 15: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
-	8,  // 16: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
-	0,  // 17: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
-	5,  // 18: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
-	10, // 19: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
-	13, // 20: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
-	19, // 21: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
-	21, // 22: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
-	1,  // 23: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
-	6,  // 24: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
-	11, // 25: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
-	14, // 26: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
-	20, // 27: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
-	22, // 28: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 1: clustermesh.agent.v1.StatusResponse.datapath:type_name -> clustermesh.agent.v1.Datapath
+	7,  // 2: clustermesh.agent.v1.Cluster.rejections:type_name -> clustermesh.agent.v1.Rejection
+	4,  // 3: clustermesh.agent.v1.WaitRequest.targets:type_name -> clustermesh.agent.v1.Target
+	4,  // 4: clustermesh.agent.v1.WaitResponse.targets:type_name -> clustermesh.agent.v1.Target
+	6,  // 5: clustermesh.agent.v1.WaitResponse.behind:type_name -> clustermesh.agent.v1.Behind
+	11, // 6: clustermesh.agent.v1.ServicesResponse.services:type_name -> clustermesh.agent.v1.Service
+	12, // 7: clustermesh.agent.v1.Service.frontends:type_name -> clustermesh.agent.v1.Frontend
+	13, // 8: clustermesh.agent.v1.Service.backends:type_name -> clustermesh.agent.v1.Backend
+	16, // 9: clustermesh.agent.v1.MapsResponse.entries:type_name -> clustermesh.agent.v1.MapEntry
+	12, // 10: clustermesh.agent.v1.MapEntry.frontend:type_name -> clustermesh.agent.v1.Frontend
+	13, // 11: clustermesh.agent.v1.MapEntry.backends:type_name -> clustermesh.agent.v1.Backend
+	19, // 12: clustermesh.agent.v1.ExplainResponse.services:type_name -> clustermesh.agent.v1.Explanation
+	22, // 13: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
+	20, // 14: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
+	21, // 15: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
+	13, // 16: clustermesh.agent.v1.Explanation.unmatched:type_name -> clustermesh.agent.v1.Backend
+	12, // 17: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
+	13, // 18: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
+	12, // 19: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
+	0,  // 20: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
+	9,  // 21: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
+	14, // 22: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
+	17, // 23: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
+	23, // 24: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
+	25, // 25: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
+	3,  // 26: clustermesh.agent.v1.Agent.Wait:input_type -> clustermesh.agent.v1.WaitRequest
+	1,  // 27: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
+	10, // 28: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
+	15, // 29: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
+	18, // 30: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
+	24, // 31: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
+	26, // 32: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
+	5,  // 33: clustermesh.agent.v1.Agent.Wait:output_type -> clustermesh.agent.v1.WaitResponse
+	27, // [27:34] is the sub-list for method output_type
+	20, // [20:27] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_api_proto_init() }
@@ -2187,7 +2503,7 @@ func file_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_proto_rawDesc), len(file_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

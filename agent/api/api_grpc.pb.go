@@ -28,6 +28,7 @@ const (
 	Agent_Explain_FullMethodName  = "/clustermesh.agent.v1.Agent/Explain"
 	Agent_Release_FullMethodName  = "/clustermesh.agent.v1.Agent/Release"
 	Agent_Monitor_FullMethodName  = "/clustermesh.agent.v1.Agent/Monitor"
+	Agent_Wait_FullMethodName     = "/clustermesh.agent.v1.Agent/Wait"
 )
 
 // AgentClient is the client API for Agent service.
@@ -50,6 +51,9 @@ type AgentClient interface {
 	// Monitor reports choices of backends as the programs make them, until the
 	// caller ends the call. One call at a time.
 	Monitor(ctx context.Context, in *MonitorRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Choice], error)
+	// Wait returns when this node's maps have what was asked for, or when the time
+	// is over.
+	Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*WaitResponse, error)
 }
 
 type agentClient struct {
@@ -129,6 +133,16 @@ func (c *agentClient) Monitor(ctx context.Context, in *MonitorRequest, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_MonitorClient = grpc.ServerStreamingClient[Choice]
 
+func (c *agentClient) Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*WaitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitResponse)
+	err := c.cc.Invoke(ctx, Agent_Wait_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -149,6 +163,9 @@ type AgentServer interface {
 	// Monitor reports choices of backends as the programs make them, until the
 	// caller ends the call. One call at a time.
 	Monitor(*MonitorRequest, grpc.ServerStreamingServer[Choice]) error
+	// Wait returns when this node's maps have what was asked for, or when the time
+	// is over.
+	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -176,6 +193,9 @@ func (UnimplementedAgentServer) Release(context.Context, *ReleaseRequest) (*Rele
 }
 func (UnimplementedAgentServer) Monitor(*MonitorRequest, grpc.ServerStreamingServer[Choice]) error {
 	return status.Error(codes.Unimplemented, "method Monitor not implemented")
+}
+func (UnimplementedAgentServer) Wait(context.Context, *WaitRequest) (*WaitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wait not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -299,6 +319,24 @@ func _Agent_Monitor_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_MonitorServer = grpc.ServerStreamingServer[Choice]
 
+func _Agent_Wait_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Wait(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Wait_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Wait(ctx, req.(*WaitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -325,6 +363,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Release",
 			Handler:    _Agent_Release_Handler,
+		},
+		{
+			MethodName: "Wait",
+			Handler:    _Agent_Wait_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -14,6 +14,7 @@ type feed struct {
 	queue    *queue
 	known    map[key]any
 	bad      map[key]struct{} // objects that are a problem
+	seen     uint64           // highest version of a change or list; under the queue's lock
 }
 
 var _ cache.TransformingStore = (*feed)(nil)
@@ -34,9 +35,13 @@ func (f *feed) Update(object any) error {
 		return wrongType(object)
 	}
 	if f.refuse(o) {
+		f.queue.update(func() { f.see(o.GetResourceVersion()) })
 		return nil
 	}
-	f.queue.update(func() { f.put(keyOf(o), object) })
+	f.queue.update(func() {
+		f.put(keyOf(o), object)
+		f.see(o.GetResourceVersion())
+	})
 	return nil
 }
 
@@ -71,12 +76,15 @@ func (f *feed) Delete(object any) error {
 		return wrongType(object)
 	}
 	f.forgive(keyOf(o))
-	f.queue.update(func() { f.remove(keyOf(o)) })
+	f.queue.update(func() {
+		f.remove(keyOf(o))
+		f.see(o.GetResourceVersion())
+	})
 	return nil
 }
 
 // Replace takes the whole list: what it lacks is gone.
-func (f *feed) Replace(list []any, _ string) error {
+func (f *feed) Replace(list []any, version string) error {
 	present := map[key]any{}
 	for _, object := range list {
 		object = trim(object)
@@ -93,7 +101,10 @@ func (f *feed) Replace(list []any, _ string) error {
 			f.forgive(k)
 		}
 	}
-	f.queue.update(func() { f.replace(present) })
+	f.queue.update(func() {
+		f.replace(present)
+		f.see(version)
+	})
 	return nil
 }
 

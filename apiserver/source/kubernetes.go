@@ -91,6 +91,7 @@ type Kubernetes struct {
 	clients Clients
 	wants   Wants
 	log     *slog.Logger
+	feeds   feeds
 }
 
 // NewKubernetes returns a source that has not begun; a nil log discards.
@@ -164,6 +165,7 @@ func (k *Kubernetes) custom(group, version, plural, kind string) resource {
 func (k *Kubernetes) Run(ctx context.Context, sink Sink) error {
 	always := k.always()
 	q := newQueue(append(names(always), kindsOrigin)...)
+	k.feeds.begin(q)
 	group, ctx := errgroup.WithContext(ctx)
 	k.follow(ctx, group, always, q)
 	group.Go(func() error {
@@ -208,12 +210,16 @@ func deliver(ctx context.Context, q *queue, sink Sink) error {
 			return nil // the caller asked for the end
 		}
 		sink(b)
+		for _, w := range b.waiting {
+			close(w)
+		}
 	}
 }
 
 func (k *Kubernetes) reflect(ctx context.Context, r resource, q *queue) {
 	logger := klog.Logger(logr.FromSlogHandler(k.log.Handler()))
 	store := &feed{resource: r.name, queue: q, known: map[key]any{}, bad: map[key]struct{}{}}
+	k.feeds.add(store)
 	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Cap: 3 * time.Second, Steps: 16, Factor: 2, Jitter: 1}
 	options := cache.ReflectorOptions{Name: r.name, Logger: &logger, Backoff: &backoff}
 	cache.NewReflectorWithOptions(k.listWatch(r, q), r.object, store, options).RunWithContext(ctx)

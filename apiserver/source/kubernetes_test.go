@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/export"
 	"github.com/clustermesh/clustermesh/apiserver/source"
@@ -197,4 +198,43 @@ func into(object any) any {
 		return &u.Object
 	}
 	return object
+}
+
+// TestCatchUpAsksTheAPIServer: once it returns, the sink has taken what there
+// was; a source that does not run, and an API server that refuses, are errors.
+func TestCatchUpAsksTheAPIServer(t *testing.T) {
+	client := fake.NewClientset(&corev1.Service{ObjectMeta: meta("web", "1")})
+	refuse := make(chan struct{})
+	client.PrependReactor("list", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+		select {
+		case <-refuse:
+			return true, nil, errors.New("services are forbidden")
+		default:
+			return false, nil, nil
+		}
+	})
+	k := source.NewKubernetes(clients(client), source.Wants{}, nil)
+	if err := k.CatchUp(t.Context()); err == nil {
+		t.Error("a source that does not run catches up")
+	}
+	l := listen(t, k.Run)
+	l.until("was synced", func() bool { return l.last.Synced })
+	caught := make(chan error, 1)
+	go func() { caught <- k.CatchUp(t.Context()) }()
+	for waiting := true; waiting; {
+		select {
+		case b := <-l.batches:
+			l.take(b)
+		case err := <-caught:
+			if waiting = false; err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("never caught up")
+		}
+	}
+	close(refuse)
+	if err := k.CatchUp(t.Context()); err == nil || !strings.Contains(err.Error(), "list services") {
+		t.Errorf("an API server that refuses: %v", err)
+	}
 }

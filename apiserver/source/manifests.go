@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,13 +32,14 @@ type Manifests struct {
 	dir   string
 	keep  keep
 	wants Wants
+	asks  chan chan<- error // of CatchUp
 }
 
 // NewManifests returns a source that has not begun. In the directory keep it
 // remembers the last good state of each file over restarts; if keep is empty,
 // a file that is bad at the start has no objects.
 func NewManifests(dir, keep string, wants Wants) *Manifests {
-	return &Manifests{dir: filepath.Clean(dir), keep: newKeep(dir, keep), wants: wants}
+	return &Manifests{dir: filepath.Clean(dir), keep: newKeep(dir, keep), wants: wants, asks: make(chan chan<- error)}
 }
 
 // Run delivers batches until ctx ends, and then returns nil. The first holds
@@ -70,16 +70,70 @@ func deliverFolder(f *folder, sink Sink, first bool) {
 
 func (m *Manifests) follow(ctx context.Context, watcher *fsnotify.Watcher, f *folder, sink Sink) error {
 	for {
-		if err := waitEvent(ctx, watcher); err != nil {
+		asked, err := m.await(ctx, watcher)
+		if err != nil {
 			return orderly(ctx, err)
 		}
-		if err := m.look(watcher, f); err != nil {
-			if err := m.recover(ctx, watcher, f, sink, err); err != nil {
-				return orderly(ctx, err)
-			}
+		err = m.look(watcher, f)
+		if err == nil {
+			deliverFolder(f, sink, false)
+		}
+		if asked != nil {
+			asked <- err
+		}
+		if err == nil {
+			continue
+		}
+		if err := m.recover(ctx, watcher, f, sink, err); err != nil {
+			return orderly(ctx, err)
 		}
 		deliverFolder(f, sink, false)
 	}
+}
+
+// CatchUp returns when the sink has taken what the directory's files say when it
+// is called. It fails if the directory cannot be read, or with ctx.
+func (m *Manifests) CatchUp(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case m.asks <- answer:
+	case <-ctx.Done():
+		return fmt.Errorf("read manifests again: %w", ctx.Err())
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("read manifests again: %w", ctx.Err())
+	}
+}
+
+// await blocks until something happened in the directory or somebody asks, and
+// then takes all events there are. What they say does not matter: a scan
+// compares the content of files, so lost events and symbolic links are no
+// special case.
+func (m *Manifests) await(ctx context.Context, watcher *fsnotify.Watcher) (asked chan<- error, err error) {
+	select {
+	case asked = <-m.asks:
+		return asked, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case _, ok := <-watcher.Events:
+		err = closed(ok)
+	case _, ok := <-watcher.Errors: // an overflow: the scan sees everything
+		err = closed(ok)
+	}
+	for err == nil {
+		select {
+		case _, ok := <-watcher.Events:
+			err = closed(ok)
+		case _, ok := <-watcher.Errors:
+			err = closed(ok)
+		default:
+			return nil, nil
+		}
+	}
+	return nil, err
 }
 
 // look watches the directory that has the name now, which need not be the one
@@ -100,7 +154,12 @@ func (m *Manifests) recover(ctx context.Context, watcher *fsnotify.Watcher, f *f
 		if m.look(watcher, f) == nil {
 			return nil
 		}
-		sleep(ctx, lostDirectory)
+		select {
+		case asked := <-m.asks:
+			asked <- err
+		case <-time.After(lostDirectory):
+		case <-ctx.Done():
+		}
 	}
 	return ctx.Err()
 }
@@ -119,50 +178,6 @@ func orderly(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-// waitEvent blocks until something happened in the directory, and then takes
-// all events there are. What they say does not matter: a scan compares the
-// content of files, so lost events and symbolic links are no special case.
-func waitEvent(ctx context.Context, watcher *fsnotify.Watcher) error {
-	if err := oneEvent(ctx, watcher, nil); err != nil {
-		return err
-	}
-	drained := make(chan struct{})
-	close(drained)
-	for {
-		if err := oneEvent(ctx, watcher, drained); err != nil {
-			if errors.Is(err, errDrained) {
-				return nil
-			}
-			return err
-		}
-	}
-}
-
-var errDrained = errors.New("no event is waiting")
-
-// oneEvent takes an event; if idle is closed it does not wait for one.
-func oneEvent(ctx context.Context, watcher *fsnotify.Watcher, idle <-chan struct{}) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case _, ok := <-watcher.Events:
-		return closed(ok)
-	case _, ok := <-watcher.Errors: // an overflow: the scan sees everything
-		return closed(ok)
-	default:
-	}
-	select {
-	case <-idle:
-		return errDrained
-	case <-ctx.Done():
-		return ctx.Err()
-	case _, ok := <-watcher.Events:
-		return closed(ok)
-	case _, ok := <-watcher.Errors:
-		return closed(ok)
-	}
 }
 
 func closed(ok bool) error {

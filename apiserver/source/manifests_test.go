@@ -299,3 +299,48 @@ func TestManifestsKeepLastGoodStateOverRestart(t *testing.T) {
 		}
 	})
 }
+
+// TestCatchUpReadsTheDirectory: what was written before the call has been taken
+// when it returns, however often, and a directory that is gone is an error.
+func TestCatchUpReadsTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	m := source.NewManifests(dir, "", source.Wants{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	objects := map[string]string{}
+	go func() {
+		ended <- m.Run(ctx, func(b source.Batch) {
+			for _, c := range b.Changes {
+				o := c.Object.(metav1.Object)
+				objects[o.GetName()] = o.GetLabels()["v"]
+			}
+		})
+	}()
+	for i := range 50 {
+		text := fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {v: \"%d\"}}\n", i)
+		if err := os.WriteFile(filepath.Join(dir, "web.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := objects["web"]; got != fmt.Sprint(i) {
+			t.Fatalf("round %d: caught up with %q", i, got)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.CatchUp(t.Context()); err == nil || !strings.Contains(err.Error(), "manifests") {
+		t.Errorf("without its directory: %v", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	over, stop := context.WithCancel(t.Context())
+	stop()
+	if err := m.CatchUp(over); err == nil {
+		t.Error("a source that has ended catches up")
+	}
+}

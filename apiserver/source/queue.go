@@ -19,6 +19,8 @@ type queue struct {
 	told     bool                // whether Synced was delivered
 	news     bool                // whether problems or reads changed
 	wake     chan struct{}
+	waiting  []chan<- struct{} // closed when what is here now has been delivered
+	moved    chan struct{}     // closed at the next update, if anybody waits for it
 }
 
 func newQueue(resources ...string) *queue {
@@ -37,9 +39,46 @@ func (q *queue) update(fn func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	fn()
+	if q.moved != nil {
+		close(q.moved)
+		q.moved = nil
+	}
 	select {
 	case q.wake <- struct{}{}:
 	default:
+	}
+}
+
+// await returns when ready, which runs with the queue locked, says so.
+func (q *queue) await(ctx context.Context, ready func() bool) error {
+	for {
+		q.mu.Lock()
+		done := ready()
+		if !done && q.moved == nil {
+			q.moved = make(chan struct{})
+		}
+		moved := q.moved
+		q.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-moved:
+		}
+	}
+}
+
+// flush returns when everything that is in the queue has been delivered.
+func (q *queue) flush(ctx context.Context) error {
+	delivered := make(chan struct{})
+	q.update(func() { q.waiting = append(q.waiting, delivered) })
+	select {
+	case <-delivered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -92,10 +131,10 @@ func (q *queue) drain() (Batch, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := Batch{Reads: q.reads, Synced: len(q.missing) == 0, Problems: sortedProblems(q.problems)}
-	due := q.news || b.Synced && (!q.told || len(q.changes) > 0)
+	due := q.news || b.Synced && (!q.told || len(q.changes) > 0 || len(q.waiting) > 0)
 	if b.Synced {
-		b.Changes = q.takeChanges()
-		q.told = true
+		b.Changes, b.waiting = q.takeChanges(), q.waiting
+		q.told, q.waiting = true, nil
 	}
 	q.news = false
 	return b, due

@@ -42,6 +42,8 @@ type Batch struct {
 	// Synced says that all objects that existed at the start have been
 	// delivered. Once true it stays true.
 	Synced bool
+
+	waiting []chan<- struct{} // closed when the sink has taken the batch
 }
 
 // Problem is something that keeps a source from knowing its objects.

@@ -107,6 +107,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.Events, "events", true, "write Kubernetes Events about services: exported, withdrawn, what is wrong, nobody imports")
 	f.DurationVar(&o.NobodyImportsAfter, "nobody-imports-after", 10*time.Minute, "with --events, how long no other cluster is connected before owners of exported services are told; 0 for never")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9962", "address of /metrics, /healthz and /readyz; empty for none")
+	f.StringVar(&o.APISocket, "api-socket", "", "unix socket of the local API, for clustermesh status; empty for apiserver.sock in --data-dir")
 	o.log.Add(f)
 }
 

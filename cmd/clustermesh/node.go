@@ -107,23 +107,6 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
-func newStatusCommand(a *app) *cobra.Command {
-	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show how this node sees each cluster and its own data path",
-		Example: "  clustermesh status\n  clustermesh status --watch\n  clustermesh status -o json",
-		Args:    cobra.NoArgs,
-	}
-	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, _ []string) error {
-		r, err := agent.Status(ctx, &api.StatusRequest{})
-		if err != nil {
-			return err
-		}
-		s := newStatus(r)
-		return a.show(s, s.table)
-	})
-}
-
 func newServicesCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "services [NAMESPACE/NAME]",

@@ -44,6 +44,14 @@ type clusterView struct {
 	RTTMinSeconds float64 `json:"rttMinSeconds"`
 	Dead          bool    `json:"dead"`
 	DeadSeconds   float64 `json:"deadSeconds"`
+	// Acknowledged and what follows say how far this node's maps are in the
+	// cluster's history.
+	Acknowledged  string  `json:"acknowledged"`
+	AgeSeconds    float64 `json:"ageSeconds"`
+	LagP50Seconds float64 `json:"lagP50Seconds"`
+	LagP99Seconds float64 `json:"lagP99Seconds"`
+	LagSamples    uint32  `json:"lagSamples"`
+	Remedy        string  `json:"remedy"`
 	distanceView
 }
 
@@ -122,6 +130,7 @@ func newStatus(r *api.StatusResponse) statusView {
 			Name: c.GetName(), ID: c.GetId(), Local: c.GetLocal(), State: c.GetState(), StateSeconds: c.GetStateSeconds(), Source: c.GetSource(), Endpoint: c.GetEndpoint(),
 			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
 			DataPath: c.GetDataPath(), RTTSeconds: c.GetRttSeconds(), RTTMinSeconds: c.GetRttMinSeconds(), Dead: c.GetDead(), DeadSeconds: c.GetDeadSeconds(),
+			Acknowledged: c.GetAcknowledged(), AgeSeconds: c.GetAgeSeconds(), LagP50Seconds: c.GetLagP50Seconds(), LagP99Seconds: c.GetLagP99Seconds(), LagSamples: c.GetLagSamples(), Remedy: c.GetRemedy(),
 			distanceView: newDistance(c),
 		}
 		for _, x := range c.GetRejections() {
@@ -138,14 +147,15 @@ func (v statusView) table(w io.Writer) {
 		ready = "not ready"
 	}
 	fmt.Fprintf(w, "node %s of cluster %s (id %d): %s\n\n", v.Node, v.Cluster, v.ClusterID, ready)
-	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tSERVICES\tBACKENDS\tFAILURES\tDATA PATH\tENDPOINT")
+	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tAGE\tLAG\tSERVICES\tBACKENDS\tFAILURES\tDATA PATH\tENDPOINT")
 	for _, c := range v.Clusters {
 		name := c.Name
 		if c.Local {
 			name += " (own)"
 		}
 		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"), c.Services, c.Backends, c.Failures, c.path(), c.Endpoint)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"),
+			age(c.Acknowledged, c.AgeSeconds), lag(c.LagSamples, c.LagP50Seconds, c.LagP99Seconds), c.Services, c.Backends, c.Failures, c.path(), c.Endpoint)
 	}
 	d := v.Datapath
 	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",
@@ -176,7 +186,7 @@ func (v statusView) faults() []string {
 	}
 	for _, c := range v.Clusters {
 		if c.LastError != "" && c.State != "synced" {
-			lines = append(lines, c.Name+": "+c.LastError)
+			lines = append(lines, c.Name+": "+withRemedy(c.LastError, c.Remedy))
 		}
 		for _, r := range c.Rejections {
 			lines = append(lines, fmt.Sprintf("%s: refused %d: %s: %s", c.Name, r.Count, r.Reason, r.Example))

@@ -10,7 +10,8 @@ import (
 // that nobody reads.
 const HeartbeatKey = "cilium/.heartbeat"
 
-// LocalPrefix lies above everything that only a cluster's own agents may read.
+// LocalPrefix lies above everything that is ours and not Cilium's. Only a
+// cluster's own agents may read there, but for [MarkerPrefix].
 const LocalPrefix = "clustermesh/"
 
 const (

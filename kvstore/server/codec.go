@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/clustermesh/clustermesh/kvstore/report"
 )
 
 // frame is a reply that is already encoded. Its buffers may be shared with
@@ -29,6 +31,12 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if b, ok := v.(bounded); ok {
+		if data.Len() > report.MaxBytes {
+			return fmt.Errorf("decode report: %d bytes, at most %d", data.Len(), report.MaxBytes)
+		}
+		v = b.Message
+	}
 	m, ok := v.(proto.Message)
 	if !ok {
 		return fmt.Errorf("decode request into %T: not a message", v)

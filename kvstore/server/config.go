@@ -11,6 +11,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/peers"
+	"github.com/clustermesh/clustermesh/kvstore/report"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -49,6 +50,10 @@ type Config struct {
 	// closed when their certificate is revoked, its CA has been withdrawn, or one
 	// of its chain has expired. Without it they last until their certificate ends.
 	Trust *certs.Trust
+	// Reports, if not nil, takes what the cluster's own agents report of their
+	// nodes (clustermesh.report.v1). For other readers the call does not exist. It
+	// cannot reach the store.
+	Reports Reports
 	// Log receives the server's log; nil discards it.
 	Log *slog.Logger
 	// Registerer receives the server's metrics while it runs; nil is none.
@@ -58,6 +63,11 @@ type Config struct {
 	QuotaBytes int64
 	// Limits bound what readers may cost. Zero fields take their defaults.
 	Limits Limits
+}
+
+// Reports takes reports of own agents; an error is told to the agent.
+type Reports interface {
+	Report(*report.NodeReport) error
 }
 
 // Limits bound the memory, goroutines and time that readers may take. A zero

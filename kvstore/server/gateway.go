@@ -121,8 +121,17 @@ func (g *gateway) options() []grpc.ServerOption {
 	}
 }
 
-// services lists everything a reader can call.
+// services lists everything that can be called.
 func (g *gateway) services() []*grpc.ServiceDesc {
+	all := g.readServices()
+	if g.cfg.Reports != nil {
+		all = append(all, g.reports())
+	}
+	return all
+}
+
+// readServices lists everything a reader can call.
+func (g *gateway) readServices() []*grpc.ServiceDesc {
 	return []*grpc.ServiceDesc{
 		{ServiceName: "etcdserverpb.KV", Methods: []grpc.MethodDesc{unary(g, "Range", g.serveRange)}},
 		{ServiceName: "etcdserverpb.Maintenance", Methods: []grpc.MethodDesc{unary(g, "Status", g.serveStatus)}},
@@ -164,8 +173,13 @@ func (g *gateway) unknown(s grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	c.refuse(refusedUnimplemented)
 	method, _ := grpc.MethodFromServerStream(s)
+	return g.refuseCall(c, method)
+}
+
+// refuseCall answers a call of a method that does not exist for its caller.
+func (g *gateway) refuseCall(c *conn, method string) error {
+	c.refuse(refusedUnimplemented)
 	if g.logs.Allow() {
 		g.cfg.Log.Warn("call refused: this store is read-only", "op", method, "peer", c.RemoteAddr().String(), "name", c.grant.name)
 	}

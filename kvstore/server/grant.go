@@ -32,6 +32,7 @@ func spanOf(key, rangeEnd []byte) (span, bool) {
 // grant is what the holder of a certificate may read.
 type grant struct {
 	name    string
+	own     bool   // an agent of this cluster
 	spans   []span // what may be asked for
 	account *account
 	peer    *peers.Peer // nil for those whom their common name admits
@@ -66,6 +67,7 @@ func remoteSpans(cluster string) []span {
 		prefixSpan(statePrefix),
 		keySpan(schema.ClusterConfigKey(cluster)),
 		prefixSpan(schema.CanaryPrefix(cluster)),
+		prefixSpan(schema.MarkerPrefix(cluster)),
 	}
 }
 
@@ -89,7 +91,7 @@ func (e *nameError) Error() string {
 // from the given cluster, or a *nameError.
 func grantFor(cluster, name string) (grant, error) {
 	if name == "local-"+cluster {
-		return grant{name: name, spans: localSpans(cluster)}, nil
+		return grant{name: name, own: true, spans: localSpans(cluster)}, nil
 	}
 	peer, named := strings.CutPrefix(name, "remote-")
 	if name == "remote" || named && schema.ValidateClusterName(peer) == nil {

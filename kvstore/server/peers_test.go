@@ -139,7 +139,7 @@ type class struct {
 }
 
 func remoteSees(key string) bool {
-	for _, p := range []string{"cilium/.heartbeat", "cilium/state/", "cilium/synced/east/"} {
+	for _, p := range []string{"cilium/.heartbeat", "cilium/state/", "cilium/synced/east/", "clustermesh/markers/east/"} {
 		if strings.HasPrefix(key, p) {
 			return true
 		}

@@ -7,6 +7,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
 // eventsField is the number of WatchResponse.events in etcd's rpc.proto.
@@ -26,6 +28,7 @@ type revision struct {
 	rev    int64
 	wire   []byte
 	events []event
+	marker bool // a marker was written in it
 	memory int
 }
 
@@ -63,7 +66,7 @@ func (r *revision) append(ev *mvccpb.Event) error {
 		return err
 	}
 	e.end = len(b)
-	r.wire, r.events = b, append(r.events, e)
+	r.wire, r.events, r.marker = b, append(r.events, e), r.marker || schema.IsMarkerKey(e.key)
 	return nil
 }
 

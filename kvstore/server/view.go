@@ -45,7 +45,7 @@ func serviceOf(slice string) string {
 
 // windowsOf lists, in order and without overlap, what a peer sees of a cluster.
 func windowsOf(cluster string, v peers.View) []window {
-	prefixes := []string{schema.HeartbeatKey, schema.CanaryPrefix(cluster)}
+	prefixes := []string{schema.HeartbeatKey, schema.CanaryPrefix(cluster), schema.MarkerPrefix(cluster)}
 	for kind, sees := range map[schema.Kind]bool{
 		schema.KindNode: v.Nodes, schema.KindIdentity: v.Identities, schema.KindIP: v.Addresses,
 	} {

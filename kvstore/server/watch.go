@@ -169,18 +169,31 @@ func closed() <-chan struct{} {
 	return c
 }
 
-// sendAll sends each watch its part of the view.
+// sendAll sends each watch its part of the view. A watch that asked for
+// progress hears of a marker that passed it, so that its reader knows that it
+// has everything which the marker stands behind.
 func (ws *watchStream) sendAll(v view) error {
 	for _, w := range ws.watches {
 		if w.next > v.upTo {
 			continue
 		}
+		passed := w.progress && slices.ContainsFunc(v.revs, func(r *revision) bool { return r.marker && r.rev >= w.next })
 		if err := ws.sendEvents(w, v); err != nil {
 			return err
 		}
 		w.next = v.upTo + 1
+		if !passed {
+			continue
+		}
+		if err := ws.sendProgress(w, v.upTo); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func (ws *watchStream) sendProgress(w *watcher, upTo int64) error {
+	return ws.send(&pb.WatchResponse{Header: ws.g.header(upTo), WatchId: w.id})
 }
 
 // cancelBelow ends the watches whose history is gone; their readers list again.
@@ -289,7 +302,7 @@ func (ws *watchStream) tick() error {
 		if !due {
 			continue
 		}
-		if err := ws.send(&pb.WatchResponse{Header: ws.g.header(ws.revision), WatchId: w.id}); err != nil {
+		if err := ws.sendProgress(w, ws.revision); err != nil {
 			return err
 		}
 	}

@@ -59,6 +59,8 @@ func (c *child) handle(q request) (Counts, error) {
 		return Counts{}, c.remove(q.Server.Name)
 	case "burst":
 		return burst(q.Load, q.Count), nil
+	case "together":
+		return together(q.Load, q.Count), nil
 	case "begin":
 		c.flows[q.ID] = begin(q.Load)
 		return Counts{}, nil
@@ -106,6 +108,23 @@ func burst(l Load, n int) Counts {
 		peer, answer, err := l.do()
 		counts.add(peer, l.Target.String(), answer, err)
 	}
+	return counts
+}
+
+// together makes n requests at the same time.
+func together(l Load, n int) Counts {
+	counts := newCounts()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			peer, answer, err := l.do()
+			mu.Lock()
+			defer mu.Unlock()
+			counts.add(peer, l.Target.String(), answer, err)
+		})
+	}
+	all.Wait()
 	return counts
 }
 

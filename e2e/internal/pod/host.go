@@ -83,6 +83,12 @@ func (h *Host) Burst(l Load, n int) (Counts, error) {
 	return r.Counts, err
 }
 
+// Together makes n requests at the same time.
+func (h *Host) Together(l Load, n int) (Counts, error) {
+	r, err := h.call(request{Op: "together", Load: l, Count: n})
+	return r.Counts, err
+}
+
 // Flow is a client that makes requests in a tight loop until it is ended.
 type Flow struct {
 	Load Load

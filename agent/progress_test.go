@@ -1,0 +1,488 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
+	"github.com/clustermesh/clustermesh/kvstore/report"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// TestProgressAgainstOracle: whatever comes in whatever order, a marker is
+// reached exactly when the services are through its revision, the newest first,
+// and none twice.
+func TestProgressAgainstOracle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var p progress
+		var through, seen, acked int64
+		waiting := map[int64]bool{}
+		t.Repeat(map[string]func(*rapid.T){
+			"marker": func(t *rapid.T) {
+				seen += rapid.Int64Range(1, 5).Draw(t, "later")
+				p.see(schema.Marker{Stamp: schema.Stamp{Micros: seen}}, seen)
+				if len(waiting) == maxPending {
+					delete(waiting, slices.Max(slices.Collect(maps.Keys(waiting))))
+				}
+				waiting[seen] = true
+			},
+			"services": func(t *rapid.T) {
+				through = max(through, rapid.Int64Range(0, seen+3).Draw(t, "through"))
+				p.through = through
+			},
+			"reach": func(t *rapid.T) {
+				due := p.due()
+				m, ok := p.reach()
+				want := int64(0)
+				for revision := range waiting {
+					if revision <= through {
+						want = max(want, revision)
+						delete(waiting, revision)
+					}
+				}
+				if ok != (want > 0) || due != ok || ok && m.Micros != want || ok && want <= acked {
+					t.Fatalf("reached %d, %v (due %v), want %d, after %d", m.Micros, ok, due, want, acked)
+				}
+				acked = max(acked, want)
+			},
+			"connection": func(*rapid.T) {
+				p.restart()
+				through = 0
+				clear(waiting)
+			},
+		})
+	})
+}
+
+func TestLags(t *testing.T) {
+	var l lags
+	if p50, p99 := l.quantiles(); p50 != 0 || p99 != 0 || l.count() != 0 {
+		t.Error("lags without samples")
+	}
+	for i := range 1000 {
+		l.add(time.Duration(i))
+	}
+	if p50, p99 := l.quantiles(); l.count() != 256 || p50 != 744+127 || p99 != 744+252 {
+		t.Errorf("%d samples, p50 %d, p99 %d", l.count(), p50, p99)
+	}
+}
+
+func TestRemedies(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "dial x: refused; check the port": "check the port", "a; b; c": "c", "dial a; do b\ndial c; do d": "do d", "odd": "clustermesh troubleshoot",
+	} {
+		if got := remedyOf(text); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// mark writes a marker behind all that the cluster has published.
+func (f *fakeCluster) mark(asked bool) schema.Marker {
+	f.stamp = max(f.stamp+1, time.Now().UnixMicro())
+	m := schema.Marker{Stamp: schema.Stamp{Micros: f.stamp, Incarnation: 7}, Begun: f.stamp, Asked: asked}
+	f.write(schema.MarkerKey(f.name), m.Encode())
+	return m
+}
+
+// history knows what each cluster had said of each service at each stamp: its
+// one backend, whose address holds a number that only grows.
+type history struct {
+	mu     sync.Mutex
+	said   map[schema.Stamp]map[string]int // number by service
+	last   map[string]int                  // by cluster and service
+	acked  int
+	faults []string
+}
+
+func (h *history) say(s *simulation, cluster, service string) {
+	key := cluster + " " + service
+	h.last[key]++
+	s.say(cluster, service, fmt.Sprintf("10.%d.%d.2:80", s.clusters[cluster].id, h.last[key]))
+}
+
+func (h *history) mark(s *simulation, cluster string) {
+	numbers := map[string]int{}
+	for key, n := range h.last {
+		if name, service, _ := strings.Cut(key, " "); name == cluster {
+			numbers[service] = n
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := s.clusters[cluster]
+	c.stamp = max(c.stamp+1, time.Now().UnixMicro())
+	h.said[schema.Stamp{Micros: c.stamp, Incarnation: 7}] = numbers
+	c.stamp-- // mark takes the next one
+	if m := c.mark(false); h.said[m.Stamp] == nil {
+		h.said[m.Stamp] = numbers // the clock went on in between
+	}
+}
+
+// check looks at the maps at the moment of an acknowledgement.
+func (h *history) check(s *simulation) func(*core, string, schema.Marker) {
+	return func(c *core, cluster string, m schema.Marker) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.acked++
+		dump, err := c.kernel.Dump()
+		if err != nil {
+			h.faults = append(h.faults, err.Error())
+			return
+		}
+		have := map[string]int{}
+		for _, f := range dump.Frontends {
+			for _, b := range f.Backends[:f.Header.Selected()] {
+				if a := netip.AddrFrom16(b.Addr).Unmap().As4(); uint32(a[1]) == s.clusters[cluster].id {
+					have[text(f.Meta.Name[:])] = max(have[text(f.Meta.Name[:])], int(a[2]))
+				}
+			}
+		}
+		for service, n := range h.said[m.Stamp] {
+			if have[service] < n {
+				h.faults = append(h.faults, fmt.Sprintf("%s %s: stamp %d acknowledged with number %d of %d in the maps", cluster, service, m.Micros, have[service], n))
+			}
+		}
+	}
+}
+
+// TestNoAcknowledgementBeforeTheMaps: at every acknowledgement the maps have all
+// that the cluster had said at the stamp, through broken connections, compaction,
+// lost stores, moves of what is published, and restarts of the agent.
+func TestNoAcknowledgementBeforeTheMaps(t *testing.T) {
+	for i := range 6 {
+		seed := uint64(time.Now().UnixNano()) + uint64(i)
+		t.Run(fmt.Sprintf("seed-%d", seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			h := &history{said: map[schema.Stamp]map[string]int{}, last: map[string]int{}}
+			s := newSimulation(t)
+			s.stop()
+			s.tune = func(c *core) { c.noted = h.check(s) }
+			s.start()
+			for i := range 3 {
+				h.say(s, "home", fmt.Sprintf("s%d", i)) // what only others have is nobody's here
+			}
+			s.await(s.want(all...))
+			for range 200 {
+				h.step(s, rng)
+			}
+			for _, name := range all {
+				s.clusters[name].down.Store(false)
+				h.mark(s, name)
+			}
+			s.await(s.want(all...))
+			s.awaitNewest()
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.faults) > 0 || h.acked < len(all) {
+				t.Fatalf("%d acknowledgements; %s", h.acked, strings.Join(h.faults, "\n"))
+			}
+		})
+	}
+}
+
+func (h *history) step(s *simulation, rng *rand.Rand) {
+	name := all[rng.IntN(len(all))]
+	c := s.clusters[name]
+	switch rng.IntN(16) {
+	default:
+		h.say(s, name, fmt.Sprintf("s%d", rng.IntN(3)))
+	case 6, 7, 8, 9:
+		h.mark(s, name)
+	case 10:
+		c.BreakWatches(nil)
+	case 11:
+		c.Compact(c.Revision())
+	case 12:
+		c.down.Store(!c.down.Load())
+		c.BreakWatches(nil)
+	case 13:
+		c.restart(randomShape(rng, c))
+	case 14:
+		c.move(randomShape(rng, c))
+	case 15:
+		if rng.IntN(4) == 0 {
+			s.stop()
+			s.start()
+		}
+	}
+}
+
+// awaitNewest waits until the newest marker of every cluster is acknowledged.
+func (s *simulation) awaitNewest() {
+	s.t.Helper()
+	for _, name := range all {
+		want := schema.Stamp{Micros: s.clusters[name].stamp, Incarnation: 7}.String()
+		s.awaitCluster(name, "acknowledged "+want, func(c *api.Cluster) bool { return c.GetAcknowledged() == want })
+	}
+}
+
+// TestFullMapsHoldBackAcknowledgements: while a service does not fit, nobody who
+// adds to it is acknowledged; others are.
+func TestFullMapsHoldBackAcknowledgements(t *testing.T) {
+	s := newSmallSimulation(t, 10, 16)
+	s.say("home", "s1", backends(1, 3)...)
+	s.say("west", "s2", backends(3, 1)...)
+	for _, name := range all {
+		s.clusters[name].mark(false)
+	}
+	s.awaitNewest()
+	before := s.clusters["east"].stamp
+	s.say("east", "s1", backends(2, 14)...)
+	s.awaitFull(1, "backend records")
+	s.clusters["east"].mark(false)
+	s.clusters["west"].mark(false)
+	west := schema.Stamp{Micros: s.clusters["west"].stamp, Incarnation: 7}.String()
+	s.awaitCluster("west", "acknowledged", func(c *api.Cluster) bool { return c.GetAcknowledged() == west })
+	s.awaitCluster("east", "held back", func(c *api.Cluster) bool {
+		return c.GetAcknowledged() == schema.Stamp{Micros: before, Incarnation: 7}.String()
+	})
+	if r := s.wait(&api.WaitRequest{TimeoutSeconds: 0.05}); r.GetDone() || !strings.Contains(fmt.Sprint(r.GetBehind()), "do not fit") {
+		t.Errorf("waiting ends with %v", r)
+	}
+	s.say("east", "s1", backends(2, 1)...)
+	s.awaitNewest()
+}
+
+func (s *simulation) wait(r *api.WaitRequest) *api.WaitResponse {
+	s.t.Helper()
+	got, err := (&local{core: s.agent.core}).Wait(s.t.Context(), r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return got
+}
+
+// TestWaitOnANode: with everything asked for, one cluster only, and a stamp given.
+func TestWaitOnANode(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1")
+	for _, name := range all {
+		s.clusters[name].mark(false)
+	}
+	s.awaitNewest()
+	for i := range 20 {
+		s.say("east", "s1", fmt.Sprintf("10.2.0.%d:80", i+1))
+		m := s.clusters["east"].mark(true)
+		requests := []*api.WaitRequest{{TimeoutSeconds: 30}, {TimeoutSeconds: 30, Clusters: []string{"east"}},
+			{TimeoutSeconds: 30, Targets: []*api.Target{{Cluster: "east", Stamp: m.Stamp.String()}}}}
+		if r := s.wait(requests[i%3]); !r.GetDone() || len(r.GetTargets()) != []int{3, 1, 1}[i%3] {
+			t.Fatalf("waiting ends with %v", r)
+		}
+		if got, want := s.have(), s.want(all...); got != want {
+			t.Fatalf("after waiting the maps hold\n%s\nwant\n%s", got, want)
+		}
+	}
+	later := schema.Stamp{Micros: s.clusters["east"].stamp + 1, Incarnation: 7}.String()
+	s.clusters["west"].down.Store(true)
+	s.clusters["west"].BreakWatches(nil)
+	s.awaitState("west", "stale", "")
+	for reason, r := range map[string]*api.WaitRequest{
+		"not all in the maps": {Targets: []*api.Target{{Cluster: "east", Stamp: later}}},
+		"stale: ":             {Clusters: []string{"west"}},
+		"no cluster of this":  {Clusters: []string{"north"}},
+	} {
+		r.TimeoutSeconds = 0.1
+		if got := s.wait(r); got.GetDone() || !strings.Contains(fmt.Sprint(got.GetBehind()), reason) {
+			t.Errorf("waiting ends with %v, want %q", got, reason)
+		}
+	}
+	_, err := (&local{core: s.agent.core}).Wait(t.Context(), &api.WaitRequest{Targets: []*api.Target{{Cluster: "east", Stamp: "7"}}})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a bad stamp: %v", err)
+	}
+}
+
+// TestWithoutMarkers: a cluster that writes none is followed all the same, and
+// only those who ask for it hear that nothing can wait for it.
+func TestWithoutMarkers(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.clusters["home"].mark(false)
+	s.await(s.want(all...))
+	for _, name := range all {
+		s.awaitState(name, "synced", "")
+	}
+	if r := s.wait(&api.WaitRequest{TimeoutSeconds: 30}); !r.GetDone() || len(r.GetTargets()) != 1 {
+		t.Errorf("waiting ends with %v", r)
+	}
+	r := s.wait(&api.WaitRequest{TimeoutSeconds: 0.1, Clusters: []string{"east"}})
+	if r.GetDone() || len(r.GetBehind()) != 1 {
+		t.Errorf("waiting ends with %v", r)
+	}
+}
+
+func (s *simulation) unconfigure(name string) {
+	if err := os.Remove(s.file(name)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// reporting is a connection whose store takes reports.
+type reporting struct {
+	*memoryConn
+	refuse  error
+	reports chan *report.NodeReport
+}
+
+func (c *reporting) Invoke(ctx context.Context, method string, request, _ any, _ ...grpc.CallOption) error {
+	if c.refuse != nil {
+		return c.refuse
+	}
+	if method != report.Reports_Report_FullMethodName {
+		return status.Error(codes.Unimplemented, method)
+	}
+	select {
+	case c.reports <- proto.Clone(request.(proto.Message)).(*report.NodeReport):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *reporting) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, status.Error(codes.Unimplemented, "streams")
+}
+
+// awaitReport takes reports until one is as wanted. All of them are such as an
+// apiserver accepts.
+func awaitReport(t *testing.T, reports <-chan *report.NodeReport, what string, ok func(map[string]*report.ClusterReport, *report.NodeReport) bool) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case r := <-reports:
+			if err := report.Check(r); err != nil {
+				t.Fatalf("%v: %v", r, err)
+			}
+			clusters := map[string]*report.ClusterReport{}
+			for _, c := range r.GetClusters() {
+				clusters[c.GetName()] = c
+			}
+			if ok(clusters, r) {
+				return
+			}
+		case <-deadline:
+			t.Fatal("no report says: " + what)
+		}
+	}
+}
+
+// TestReports: the own cluster's apiserver hears of every change of state, and of
+// an acknowledgement that was asked for, without a regular report.
+func TestReports(t *testing.T) {
+	s := newSimulation(t)
+	s.stop()
+	reports := make(chan *report.NodeReport)
+	s.replace("home", func(context.Context, string, clusterfile.File) (connection, error) {
+		return &reporting{memoryConn: &memoryConn{fakeCluster: s.clusters["home"]}, reports: reports}, nil
+	})
+	s.tune = func(c *core) { c.reportEvery = time.Hour }
+	s.start()
+	s.say("home", "s1", "10.1.0.1:80")
+	state := func(name, state string) func(map[string]*report.ClusterReport, *report.NodeReport) bool {
+		return func(c map[string]*report.ClusterReport, _ *report.NodeReport) bool {
+			return c[name].GetState() == state
+		}
+	}
+	awaitReport(t, reports, "east is synced", state("east", "synced"))
+	for range 5 {
+		m := s.clusters["east"].mark(true)
+		awaitReport(t, reports, "acknowledged", func(c map[string]*report.ClusterReport, _ *report.NodeReport) bool {
+			return c["east"].GetAcknowledged().Schema().Covers(m.Stamp)
+		})
+	}
+	s.clusters["east"].down.Store(true)
+	s.clusters["east"].BreakWatches(nil)
+	awaitReport(t, reports, "east is stale, why, and what to do", func(c map[string]*report.ClusterReport, _ *report.NodeReport) bool {
+		return c["east"].GetState() == "stale" && c["east"].GetLastError() != "" && c["east"].GetRemedy() != ""
+	})
+	s.clusters["east"].down.Store(false)
+	awaitReport(t, reports, "east is synced again", state("east", "synced"))
+	s.unconfigure("east")
+	awaitReport(t, reports, "east is removed", state("east", "removed"))
+	s.configure("east")
+	awaitReport(t, reports, "east is back", state("east", "synced"))
+	if err := s.agent.core.do(t.Context(), func(c *core) { c.setFault("pins are gone") }); err != nil {
+		t.Fatal(err)
+	}
+	awaitReport(t, reports, "the fault", func(_ map[string]*report.ClusterReport, r *report.NodeReport) bool {
+		return r.GetFault() == "pins are gone"
+	})
+}
+
+// TestClustersThatGo: draining while the file is missing, removed after that.
+func TestClustersThatGo(t *testing.T) {
+	s := newSimulation(t)
+	s.awaitState("east", "synced", "")
+	state := func(change func(*core)) (state string) {
+		err := s.agent.core.do(t.Context(), func(c *core) {
+			change(c)
+			for _, one := range c.report().GetClusters() {
+				if one.GetName() == "east" {
+					state = one.GetState()
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state
+	}
+	if got := state(func(c *core) { c.setLeaving([]string{"east", "home"}) }); got != "draining" {
+		t.Errorf("its file is missing: %s", got)
+	}
+	if got := state(func(c *core) { c.setLeaving(nil) }); got != "synced" {
+		t.Errorf("its file is back: %s", got)
+	}
+	s.unconfigure("east")
+	s.awaitState("east", "removed", "")
+	if got := state(func(c *core) { c.removed["east"] = c.removed["east"].Add(-removedShown) }); got != "" {
+		t.Errorf("long after it was removed: %s", got)
+	}
+}
+
+// TestReportsAreNotNeeded: an apiserver that takes none changes nothing else.
+func TestReportsAreNotNeeded(t *testing.T) {
+	s := newSimulation(t)
+	s.stop()
+	s.replace("home", func(context.Context, string, clusterfile.File) (connection, error) {
+		return &reporting{memoryConn: &memoryConn{fakeCluster: s.clusters["home"]}, refuse: status.Error(codes.Unimplemented, "unknown service")}, nil
+	})
+	s.start()
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(s.want(all...))
+	s.awaitState("home", "synced", "")
+}
+
+// TestReportsFit: however many clusters and however long their errors.
+func TestReportsFit(t *testing.T) {
+	r := &report.NodeReport{Node: "n1"}
+	for i := range 600 {
+		r.Clusters = append(r.Clusters, &report.ClusterReport{
+			Name: fmt.Sprintf("cluster-%d", i), State: "stale", LastError: report.Text(strings.Repeat("x", 999)), Remedy: report.Text("do ü\n"),
+			Acknowledged: &report.Marker{Stamp: time.Now().UnixMicro(), Incarnation: 1 << 63, Begun: 1}, AgeSeconds: 1, LagP50Seconds: 1, LagP99Seconds: 1, LagSamples: 256,
+		})
+	}
+	r = fit(r)
+	if err := report.Check(r); err != nil || len(r.GetClusters()) != report.MaxClusters || proto.Size(r) > report.MaxBytes {
+		t.Errorf("%d clusters, %d bytes: %v", len(r.GetClusters()), proto.Size(r), err)
+	}
+}

@@ -1,0 +1,302 @@
+package apiserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/clustermesh/clustermesh/apiserver/api"
+	"github.com/clustermesh/clustermesh/apiserver/export"
+	"github.com/clustermesh/clustermesh/kvstore/report"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+const (
+	// silentAfter is how long a node may say nothing before it counts as silent;
+	// agents report every 5 s.
+	silentAfter = 12 * time.Second
+	// forgottenAfter is how long a silent node is listed that the cluster does not
+	// export.
+	forgottenAfter = time.Minute
+	// maxStrangers is how many nodes that the cluster does not export may report,
+	// and maxReportBytes what all reports together may take.
+	maxStrangers   = 5000
+	maxReportBytes = 64 << 20
+)
+
+// The states of a node, as status spells them.
+const (
+	nodeReporting = "reporting"
+	nodeSilent    = "silent"
+	nodeMissing   = "missing"
+)
+
+// agents is what is known of the cluster's nodes: which there are, and what
+// their agents said last. It is in memory only and safe for concurrent use.
+type agents struct {
+	now    func() time.Time
+	prefix string // of the keys of exported nodes
+	count  *prometheus.Desc
+	mark   *prometheus.Desc
+
+	mu      sync.Mutex
+	nodes   map[string]*agentNode
+	bytes   int           // of all reports
+	changed chan struct{} // closed at the next report or change of nodes
+}
+
+// agentNode is one node. A node that is neither exported nor reports is not kept.
+type agentNode struct {
+	exported bool
+	report   *report.NodeReport // nil before the first
+	at       time.Time
+	size     int
+}
+
+func newAgents(cluster string, now func() time.Time) *agents {
+	return &agents{
+		now: now, prefix: schema.WatchPrefix(schema.KindNode, cluster, false), nodes: map[string]*agentNode{}, changed: make(chan struct{}),
+		count: prometheus.NewDesc("clustermesh_agents", "Nodes of the cluster by what their agents do: reporting, silent (reported before), missing (exported, never reported).", []string{"state"}, nil),
+		mark:  prometheus.NewDesc("clustermesh_agents_behind", "Reporting nodes that see a cluster in a state other than synced, by cluster.", []string{"cluster"}, nil),
+	}
+}
+
+// follow takes in which nodes the cluster exports.
+func (a *agents) follow(records []export.Record) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed := false
+	for _, r := range records {
+		name, ok := strings.CutPrefix(r.Key, a.prefix)
+		if r.Kind != schema.KindNode || !ok {
+			continue
+		}
+		changed = true
+		n := a.nodes[name]
+		switch {
+		case r.Value != nil && n == nil:
+			a.nodes[name] = &agentNode{exported: true}
+		case r.Value != nil:
+			n.exported = true
+		case n != nil:
+			n.exported = false
+			a.drop(name, n.report == nil)
+		}
+	}
+	if changed {
+		a.wake()
+	}
+}
+
+func (a *agents) wake() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func (a *agents) drop(name string, when bool) {
+	if n := a.nodes[name]; when && n != nil {
+		a.bytes -= n.size
+		delete(a.nodes, name)
+	}
+}
+
+// errTooMany refuses reports beyond what is kept.
+var errTooMany = errors.New("too many nodes report that this cluster does not export, or reports are too large; check --node-name of the agents")
+
+// Report takes an agent's report of its node. What it refuses changes nothing.
+func (a *agents) Report(r *report.NodeReport) error {
+	if err := report.Check(r); err != nil {
+		return fmt.Errorf("report refused: %w", err)
+	}
+	size := proto.Size(r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.nodes[r.GetNode()]
+	if n == nil {
+		if a.sweep(); a.strangers() >= maxStrangers {
+			return errTooMany
+		}
+		n = &agentNode{}
+	}
+	if a.bytes+size-n.size > maxReportBytes {
+		return errTooMany
+	}
+	a.bytes += size - n.size
+	n.report, n.at, n.size = r, a.now(), size
+	a.nodes[r.GetNode()] = n
+	a.wake()
+	return nil
+}
+
+// sweep forgets nodes that are gone.
+func (a *agents) sweep() {
+	now := a.now()
+	for name, n := range a.nodes {
+		a.drop(name, !n.exported && now.Sub(n.at) > forgottenAfter)
+	}
+}
+
+func (a *agents) strangers() (count int) {
+	for _, n := range a.nodes {
+		if !n.exported {
+			count++
+		}
+	}
+	return count
+}
+
+func (n *agentNode) state(now time.Time) string {
+	switch {
+	case n == nil || n.report == nil:
+		return nodeMissing
+	case now.Sub(n.at) > silentAfter:
+		return nodeSilent
+	}
+	return nodeReporting
+}
+
+// status lists all nodes by name.
+func (a *agents) status() []*api.NodeStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sweep()
+	now := a.now()
+	var out []*api.NodeStatus
+	for _, name := range slices.Sorted(maps.Keys(a.nodes)) {
+		n := a.nodes[name]
+		s := &api.NodeStatus{Name: name, State: n.state(now), Report: n.report, Exported: n.exported}
+		if n.report != nil {
+			s.ReportSeconds = now.Sub(n.at).Seconds()
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// target is a stamp that nodes are to reach.
+type target struct {
+	cluster string
+	stamp   schema.Stamp
+}
+
+// await returns when no node is behind, or with what is when ctx ends. nodes are
+// those that are asked for; none means all there are.
+func (a *agents) await(ctx context.Context, targets []target, nodes []string) (asked int, behind []*api.Behind) {
+	look := time.NewTicker(time.Second) // silence comes without an event
+	defer look.Stop()
+	for {
+		a.mu.Lock()
+		asked, behind = a.behind(targets, nodes)
+		changed := a.changed
+		a.mu.Unlock()
+		if len(behind) == 0 {
+			return asked, nil
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-ctx.Done():
+			return asked, behind
+		}
+	}
+}
+
+// behind lists what nodes lack of the targets.
+func (a *agents) behind(targets []target, nodes []string) (asked int, out []*api.Behind) {
+	if len(nodes) == 0 {
+		nodes = slices.Sorted(maps.Keys(a.nodes))
+	}
+	now := a.now()
+	for _, name := range nodes {
+		n := a.nodes[name]
+		for _, b := range n.lacks(targets, now) {
+			b.Node = name
+			out = append(out, b)
+		}
+	}
+	if len(nodes) == 0 {
+		out = append(out, &api.Behind{Reason: "the cluster exports no node and no agent has reported; check that clustermesh-agent runs and reaches this apiserver"})
+	}
+	return len(nodes), out
+}
+
+// lacks says what keeps a node from having the targets.
+func (n *agentNode) lacks(targets []target, now time.Time) (out []*api.Behind) {
+	lack := func(cluster, format string, args ...any) {
+		out = append(out, &api.Behind{Cluster: cluster, Reason: fmt.Sprintf(format, args...)})
+	}
+	switch n.state(now) {
+	case nodeMissing:
+		lack("", "no agent has reported; check that clustermesh-agent runs there and reaches this apiserver, or leave the node out by --node")
+		return out
+	case nodeSilent:
+		lack("", "silent for %s; check that clustermesh-agent runs there and reaches this apiserver", now.Sub(n.at).Round(time.Second))
+		return out
+	}
+	if fault := n.report.GetFault(); fault != "" {
+		lack("", "data path: %s", fault)
+	}
+	if failed := n.report.GetFailedServices(); failed > 0 {
+		lack("", "%d services do not fit into the maps; see clustermesh status on the node", failed)
+	}
+	for _, t := range targets {
+		if reason := lacksTarget(n.report, t); reason != "" {
+			lack(t.cluster, "%s", reason)
+		}
+	}
+	return out
+}
+
+// lacksTarget says why a node that reports does not have a target, or "".
+func lacksTarget(r *report.NodeReport, t target) string {
+	i := slices.IndexFunc(r.GetClusters(), func(c *report.ClusterReport) bool { return c.GetName() == t.cluster })
+	if i < 0 {
+		return "the cluster is not configured on the node; add its file to --clusters"
+	}
+	c := r.GetClusters()[i]
+	if c.GetAcknowledged().Schema().Covers(t.stamp) {
+		return ""
+	}
+	why := cmp.Or(c.GetLastError(), "its changes are not all in the maps yet")
+	if c.GetRemedy() != "" {
+		why += "; " + c.GetRemedy()
+	}
+	return c.GetState() + ": " + why
+}
+
+// Describe sends the descriptions of the metrics.
+func (a *agents) Describe(out chan<- *prometheus.Desc) {
+	out <- a.count
+	out <- a.mark
+}
+
+// Collect sends the present values.
+func (a *agents) Collect(out chan<- prometheus.Metric) {
+	states := map[string]int{nodeReporting: 0, nodeSilent: 0, nodeMissing: 0}
+	behind := map[string]int{}
+	for _, n := range a.status() {
+		states[n.GetState()]++
+		for _, c := range n.GetReport().GetClusters() {
+			if n.GetState() == nodeReporting && c.GetState() != "synced" {
+				behind[c.GetName()]++
+			} else if _, known := behind[c.GetName()]; !known {
+				behind[c.GetName()] = 0
+			}
+		}
+	}
+	for state, count := range states {
+		gauge(out, a.count, count, state)
+	}
+	for cluster, count := range behind {
+		gauge(out, a.mark, count, cluster)
+	}
+}

@@ -1,0 +1,54 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/clustermesh/clustermesh/kvstore/report"
+)
+
+// kindReport labels the requests that carry a report.
+const kindReport = "report"
+
+// reports describes the service that only own agents have.
+func (g *gateway) reports() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: report.Reports_ServiceDesc.ServiceName,
+		Methods: []grpc.MethodDesc{{MethodName: "Report", Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			end, err := g.begin(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer end()
+			return g.serveReport(ctx, decode)
+		}}},
+	}
+}
+
+// serveReport hands a report on. Who is no own agent is answered before a byte
+// of the message is looked at, as for any method that does not exist.
+func (g *gateway) serveReport(ctx context.Context, decode func(any) error) (any, error) {
+	c, err := connOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !c.grant.own {
+		return nil, g.refuseCall(c, report.Reports_Report_FullMethodName)
+	}
+	g.metrics.requests.WithLabelValues(kindReport).Inc()
+	r := &report.NodeReport{}
+	if err := decode(bounded{r}); err != nil {
+		return nil, err
+	}
+	if err := g.cfg.Reports.Report(r); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &report.Received{}, nil
+}
+
+// bounded is a message that is decoded only if it is not too large.
+type bounded struct{ proto.Message }
