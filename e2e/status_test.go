@@ -180,8 +180,8 @@ func (w *world) handOn(t *testing.T, c *cluster) {
 	must(t, err)
 }
 
-// shownCluster is what the checks read of status by an apiserver.
-type shownCluster struct {
+// toldCluster is what the checks read of status by an apiserver.
+type toldCluster struct {
 	Cluster string
 	Nodes   []struct {
 		Name, State string
@@ -192,11 +192,11 @@ type shownCluster struct {
 	}
 }
 
-func (c *cluster) shown(t *testing.T) shownCluster {
+func (c *cluster) shown(t *testing.T) toldCluster {
 	t.Helper()
 	out, err := ask("status", "--apiserver-socket", c.export.socket(), "-o", "json")
 	must(t, err)
-	var shown []shownCluster
+	var shown []toldCluster
 	must(t, json.Unmarshal([]byte(out), &shown))
 	if len(shown) != 1 || shown[0].Cluster != c.name {
 		t.Fatalf("status of %s shows %s", c.name, out)
@@ -204,8 +204,8 @@ func (c *cluster) shown(t *testing.T) shownCluster {
 	return shown[0]
 }
 
-// faultLimit is within what a fault shows.
-const faultLimit = 15 * time.Second
+// showLimit is within what a fault shows.
+const showLimit = 15 * time.Second
 
 // checkFaultsShow: an apiserver that dies and an agent that dies show within 15 s:
 // on each node of the other cluster, in one answer for the whole of it, and in
@@ -250,8 +250,8 @@ func checkFaultsShow(t *testing.T, w *world) {
 			if shown() {
 				t.Logf("after %v: %s", time.Since(began).Round(time.Millisecond), what)
 				delete(shows, what)
-			} else if time.Since(began) > faultLimit {
-				t.Fatalf("not within %v: %s", faultLimit, what)
+			} else if time.Since(began) > showLimit {
+				t.Fatalf("not within %v: %s", showLimit, what)
 			}
 		}
 		time.Sleep(20 * time.Millisecond) // between two looks

@@ -44,6 +44,7 @@ type clusterView struct {
 	RTTMinSeconds float64 `json:"rttMinSeconds"`
 	Dead          bool    `json:"dead"`
 	DeadSeconds   float64 `json:"deadSeconds"`
+	distanceView
 	// Acknowledged and what follows say how far this node's maps are in the
 	// cluster's history.
 	Acknowledged  string  `json:"acknowledged"`
@@ -52,7 +53,6 @@ type clusterView struct {
 	LagP99Seconds float64 `json:"lagP99Seconds"`
 	LagSamples    uint32  `json:"lagSamples"`
 	Remedy        string  `json:"remedy"`
-	distanceView
 }
 
 type rejectionView struct {
