@@ -40,7 +40,7 @@ func (c *core) notReady() string {
 func (c *core) status() *api.StatusResponse {
 	out := &api.StatusResponse{
 		Cluster: c.cfg.ClusterName, ClusterId: c.cfg.ClusterID, Node: c.cfg.NodeName, Version: c.cfg.Version,
-		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.lifeLines(), c.nodeProblems(), c.wrongLines()), Datapath: c.datapathStatus(),
+		Ready: c.notReady() == "", Problems: slices.Concat(c.problems, c.peerProblems, c.ownProblem, c.heldLines(), c.lifeLines(), c.nodeProblems(), c.clockLines(), c.wrongLines()), Datapath: c.datapathStatus(),
 	}
 	now := time.Now()
 	for _, s := range c.mesh.Status() {

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestMetricsInventory(t *testing.T) {
 	s := newProbing(t)
 	s.say("east", "s1", "127.0.0.1:80") // refused: makes the rejections appear
-	s.clusters["east"].mark(false) // makes age and lag appear
+	s.clusters["east"].mark(false)      // makes age and lag appear
 	s.awaitCluster("east", "refused something", func(c *api.Cluster) bool {
 		return c.GetState() == "synced" && len(c.GetRejections()) > 0 && c.GetRank() > 0 && c.GetAcknowledged() != ""
 	})

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -130,6 +132,20 @@ func (c *core) troubled(name string) bool {
 		}
 	}
 	return false
+}
+
+// clockSlack is how far ahead another clock may be before status speaks of it.
+const clockSlack = 20 * time.Millisecond
+
+// clockLines tells of clusters whose clocks are ahead of ours: what they said
+// seems to have been applied before they said it.
+func (c *core) clockLines() (lines []string) {
+	for _, name := range slices.Sorted(maps.Keys(c.links)) {
+		if p50, _ := c.links[name].progress.lags.quantiles(); p50 < -clockSlack {
+			lines = append(lines, fmt.Sprintf("%s: its clock is ahead of this node's by %s or more, and age and lag are wrong by that; check time synchronization on both", name, -p50.Round(time.Millisecond)))
+		}
+	}
+	return lines
 }
 
 // wakeWaiters lets those look again who wait for this node.

@@ -39,6 +39,11 @@ func TestA11_EachViewIsTheGoldenList(t *testing.T) {
 	}
 	files["own-agent"] = w.issue(certs.IssueRequest{Kind: certs.Local, Cluster: "east"})
 	w.start()
+	own := w.dial(files["own-agent"])
+	w.eventually("there is a marker", func() bool {
+		r, err := own.Range(t.Context(), schema.MarkerKey("east"), "", 1, 0)
+		return err == nil && len(r.KVs) == 1
+	})
 	var got strings.Builder
 	for _, r := range append(readers, struct{ name, sees string }{"own-agent", ""}) {
 		fmt.Fprintf(&got, "-- %s --\n%s", r.name, w.readable(w.dial(files[r.name])))
@@ -77,7 +82,7 @@ func (w *world) readable(conn *kvstore.Conn) string {
 	var out strings.Builder
 	for _, prefix := range []string{
 		"cilium/.heartbeat", "cilium/cache/", schema.ClusterConfigKey("east"), schema.ClusterConfigKey("west"), "cilium/state/", "cilium/synced/east/",
-		"cilium/synced/west/", "cilium/", "clustermesh/", "registry/",
+		"cilium/synced/west/", "cilium/", "clustermesh/markers/", "clustermesh/markers/east/", "clustermesh/", "registry/",
 	} {
 		r, err := conn.Range(w.Context(), prefix, schema.PrefixEnd(prefix), 0, 0)
 		if prefix == schema.ClusterConfigKey("east") || prefix == schema.ClusterConfigKey("west") {
@@ -99,6 +104,8 @@ func valueOf(kv kvstore.KV) string {
 	switch {
 	case kv.Key == schema.HeartbeatKey || strings.HasPrefix(kv.Key, "cilium/synced/") || strings.HasPrefix(kv.Key, "clustermesh/synced/"):
 		return "(a time)"
+	case schema.IsMarkerKey(kv.Key):
+		return "(a marker)"
 	case strings.HasPrefix(kv.Key, "cilium/state/endpointslices/"):
 		d, err := zstd.NewReader(nil)
 		if err != nil {

@@ -44,6 +44,7 @@ const (
 // their agents said last. It is in memory only and safe for concurrent use.
 type agents struct {
 	now    func() time.Time
+	own    string // this cluster
 	prefix string // of the keys of exported nodes
 	count  *prometheus.Desc
 	mark   *prometheus.Desc
@@ -64,7 +65,7 @@ type agentNode struct {
 
 func newAgents(cluster string, now func() time.Time) *agents {
 	return &agents{
-		now: now, prefix: schema.WatchPrefix(schema.KindNode, cluster, false), nodes: map[string]*agentNode{}, changed: make(chan struct{}),
+		now: now, own: cluster, prefix: schema.WatchPrefix(schema.KindNode, cluster, false), nodes: map[string]*agentNode{}, changed: make(chan struct{}),
 		count: prometheus.NewDesc("clustermesh_agents", "Nodes of the cluster by what their agents do: reporting, silent (reported before), missing (exported, never reported).", []string{"state"}, nil),
 		mark:  prometheus.NewDesc("clustermesh_agents_behind", "Reporting nodes that see a cluster in a state other than synced, by cluster.", []string{"cluster"}, nil),
 	}
@@ -282,7 +283,7 @@ func (a *agents) Describe(out chan<- *prometheus.Desc) {
 // Collect sends the present values.
 func (a *agents) Collect(out chan<- prometheus.Metric) {
 	states := map[string]int{nodeReporting: 0, nodeSilent: 0, nodeMissing: 0}
-	behind := map[string]int{}
+	behind := map[string]int{a.own: 0}
 	for _, n := range a.status() {
 		states[n.GetState()]++
 		for _, c := range n.GetReport().GetClusters() {
