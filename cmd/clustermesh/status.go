@@ -241,7 +241,9 @@ func (a *app) waitForNode(ctx context.Context, o *statusFlags) error {
 	for _, t := range o.targets() {
 		request.Targets = append(request.Targets, &agentapi.Target{Cluster: t.Cluster, Stamp: t.Stamp})
 	}
+	waiting := a.progress("waiting for this node's maps")
 	r, err := agent.Wait(ctx, request)
+	waiting.end()
 	if err != nil {
 		return agentError(*o.agent, err)
 	}
@@ -258,8 +260,18 @@ func (a *app) waitForNode(ctx context.Context, o *statusFlags) error {
 
 // waitForClusters stamps each cluster and waits for the nodes of all.
 func (a *app) waitForClusters(ctx context.Context, o *statusFlags) error {
+	v, err := a.stampAndWait(ctx, o)
+	if err != nil {
+		return err
+	}
+	return a.showWaited(v, o)
+}
+
+func (a *app) stampAndWait(ctx context.Context, o *statusFlags) (waitedView, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout+askLimit)
 	defer cancel()
+	waiting := a.progress("waiting until all nodes have what their clusters say")
+	defer waiting.end()
 	deadline := time.Now().Add(o.timeout)
 	stamped := make([]waitedStamp, len(o.apiservers))
 	err := o.eachApiserver(func(i int, s apiserverSocket) error {
@@ -270,7 +282,7 @@ func (a *app) waitForClusters(ctx context.Context, o *statusFlags) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return waitedView{}, err
 	}
 	v := newWaited(true)
 	for _, s := range append(slices.Clone(stamped), o.targets()...) {
@@ -286,12 +298,12 @@ func (a *app) waitForClusters(ctx context.Context, o *statusFlags) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return waitedView{}, err
 	}
 	for i, r := range answers {
 		v.add(stamped[i].Cluster, r)
 	}
-	return a.showWaited(v, o)
+	return v, nil
 }
 
 func waitRequest(stamps []waitedStamp, nodes []string, timeout time.Duration) *api.WaitRequest {
