@@ -53,12 +53,14 @@ With --wait it returns once changes are in the maps:
   on a node's socket        each cluster is asked for its newest stamp; done when
                             this node has all of them.
 
-Stamps are printed; --for waits for one that was made elsewhere.`,
+Stamps are printed; --for waits for one that was made elsewhere. In the pod of an
+apiserver the flag is set: kubectl exec deploy/clustermesh-apiserver -- clustermesh
+status --wait.`,
 		Example: `  clustermesh status
   clustermesh status --watch
   clustermesh status --wait
   clustermesh status --apiserver-socket /var/lib/clustermesh/apiserver.sock
-  kubectl exec -n clustermesh deploy/clustermesh-apiserver -- clustermesh status --wait
+  clustermesh status --wait --apiserver-socket east.sock --apiserver-socket west.sock
   clustermesh status --wait --for east=1764452000123456-9f2c41d07be6a8f3`,
 		Args: cobra.NoArgs,
 	}
