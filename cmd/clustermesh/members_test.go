@@ -18,7 +18,7 @@ const membersFile = "testdata/members.golden"
 // answers are the types of what commands print for machines.
 func answers() map[string]any {
 	return map[string]any{
-		"status": statusView{}, "services": servicesView{}, "maps": mapsView{}, "explain": explanationView{}, "monitor": choiceView{}, "release": releaseView{},
+		"status": statusView{}, "status of clusters": clustersView{}, "status wait": waitedView{}, "services": servicesView{}, "maps": mapsView{}, "explain": explanationView{}, "monitor": choiceView{}, "release": releaseView{},
 		"troubleshoot": []findingView{}, "sysdump manifest": dumpManifest{}, "certs inspect": []certs.Info{}, "certs check": []certs.Finding{}, "certs renew": []certs.Renewal{},
 		"certs rotate": certs.Rotation{}, "certs revoke": []certs.Issued{}, "certs issue": certs.Files{}, "invite list": []join.Invited{}, "demo": demo.Report{},
 	}
