@@ -155,6 +155,7 @@ func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
 	seen := map[backendKey]*api.Backend{}
 	for _, t := range tables {
 		out.Frontends = append(out.Frontends, frontendAnswer(t.Frontend))
+		out.Ramping = out.Ramping || t.Ramping
 		for i, b := range backendAnswers(s, &t) {
 			choice := &t.Backends[i]
 			k := backendKey{choice.Addr, choice.Protocol, choice.Cluster}

@@ -934,7 +934,10 @@ type Service struct {
 	Consistent bool `protobuf:"varint,8,opt,name=consistent,proto3" json:"consistent,omitempty"`
 	// Other clusters in the order that tiers with "nearest" give them, with their
 	// distances; empty without such tiers.
-	Nearest       string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
+	Nearest string `protobuf:"bytes,20,opt,name=nearest,proto3" json:"nearest,omitempty"`
+	// Shares are on their way to what health demands, see ramp of
+	// clustermesh.io/spillover.
+	Ramping       bool `protobuf:"varint,21,opt,name=ramping,proto3" json:"ramping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1030,6 +1033,13 @@ func (x *Service) GetNearest() string {
 		return x.Nearest
 	}
 	return ""
+}
+
+func (x *Service) GetRamping() bool {
+	if x != nil {
+		return x.Ramping
+	}
+	return false
 }
 
 type Frontend struct {
@@ -2291,7 +2301,7 @@ const file_api_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"M\n" +
 	"\x10ServicesResponse\x129\n" +
-	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xe0\x02\n" +
+	"\bservices\x18\x01 \x03(\v2\x1d.clustermesh.agent.v1.ServiceR\bservices\"\xfa\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -2303,7 +2313,8 @@ const file_api_proto_rawDesc = "" +
 	"\n" +
 	"consistent\x18\b \x01(\bR\n" +
 	"consistent\x12\x18\n" +
-	"\anearest\x18\x14 \x01(\tR\anearest\"\x9f\x01\n" +
+	"\anearest\x18\x14 \x01(\tR\anearest\x12\x18\n" +
+	"\aramping\x18\x15 \x01(\bR\aramping\"\x9f\x01\n" +
 	"\bFrontend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +

@@ -234,6 +234,9 @@ func (m *merger) spilling(live *levels, previous uint32) uint32 {
 	}
 	var out uint32
 	for l := range m.tiers() {
+		if m.vacant(l, live) {
+			continue
+		}
 		if uint64(live[l].actives())*percent2 < m.threshold(&live[l], previous&(1<<l) != 0) {
 			out |= 1 << l
 		}

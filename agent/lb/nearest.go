@@ -25,6 +25,12 @@ func (s *Service) IsNearest(cluster string) bool {
 // clusters there are, so that what is remembered of a level holds.
 func (m *merger) depth() int { return maxTiers + 1 - min(len(m.s.Policy.Tiers), maxTiers) }
 
+// vacant reports whether nothing is known of a level that [Nearest] took without
+// knowing whether it would be needed.
+func (m *merger) vacant(l int, live *levels) bool {
+	return m.nearest >= 0 && l >= m.nearest && l < m.nearest+m.depth() && live[l].known == 0
+}
+
 // expand turns the tier that names a site into a level.
 func (m *merger) expand(s *site, tier int) int {
 	switch {

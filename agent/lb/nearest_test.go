@@ -124,7 +124,7 @@ func TestSpilloverToTheNearest(t *testing.T) {
 	if got := clusterShares(table); got["c1"] != 0.75 || got["c3"] != 0.25 {
 		t.Errorf("shares %v\n%s", got, table)
 	}
-	if _, reasons := used(table); reasons["c2"] != lb.ReasonTier {
-		t.Errorf("reasons %v", reasons)
+	if _, reasons := used(table); reasons["c2"] != lb.ReasonTier || table.Spilling != 1 {
+		t.Errorf("reasons %v, spilling %b", reasons, table.Spilling)
 	}
 }

@@ -100,6 +100,7 @@ type serviceView struct {
 	SessionAffinitySeconds uint32   `json:"sessionAffinitySeconds"`
 	Consistent             bool     `json:"consistent"`
 	Nearest                string   `json:"nearest"`
+	Ramping                bool     `json:"ramping"`
 	Problems               []string `json:"problems"`
 }
 
@@ -214,7 +215,7 @@ func newServices(r *api.ServicesResponse) servicesView {
 	for _, s := range r.GetServices() {
 		v := serviceView{
 			Namespace: s.GetNamespace(), Name: s.GetName(), Frontends: []frontendView{}, Affinity: s.GetAffinity(), Backends: newChosen(s.GetBackends()),
-			SessionAffinitySeconds: s.GetSessionAffinitySeconds(), Consistent: s.GetConsistent(), Nearest: s.GetNearest(), Problems: append([]string{}, s.GetProblems()...),
+			SessionAffinitySeconds: s.GetSessionAffinitySeconds(), Consistent: s.GetConsistent(), Nearest: s.GetNearest(), Ramping: s.GetRamping(), Problems: append([]string{}, s.GetProblems()...),
 		}
 		for _, f := range s.GetFrontends() {
 			v.Frontends = append(v.Frontends, newFrontend(f))
@@ -253,6 +254,9 @@ func (s serviceView) extras() (text string) {
 	}
 	if s.Consistent {
 		text += "  consistent hashing"
+	}
+	if s.Ramping {
+		text += "  ramping"
 	}
 	return text
 }

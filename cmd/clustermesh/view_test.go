@@ -65,7 +65,7 @@ func TestStatusShowsTheDataPath(t *testing.T) {
 // table shows it, the plain one does not, and both tell what is wrong.
 func TestServicesShowTheirPolicy(t *testing.T) {
 	v := newServices(&api.ServicesResponse{Services: []*api.Service{{
-		Namespace: "shop", Name: "cart", Affinity: "none", SessionAffinitySeconds: 60, Consistent: true, Problems: []string{"write it otherwise"}, Nearest: "north (2.0ms)",
+		Namespace: "shop", Name: "cart", Affinity: "none", SessionAffinitySeconds: 60, Consistent: true, Problems: []string{"write it otherwise"}, Nearest: "north (2.0ms)", Ramping: true,
 		Backends: []*api.Backend{
 			{Address: "10.1.0.1", Port: 80, Protocol: "TCP", Cluster: "east", State: "active", Selected: true, Reason: "active", Weight: 3, Share: 75, Tier: 1},
 			{Address: "10.3.0.1", Port: 80, Protocol: "TCP", Cluster: "north", State: "active", Reason: "excluded"},
@@ -75,7 +75,7 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1}`, `"sessionAffinitySeconds":60,"consistent":true,"nearest":"north (2.0ms)","problems":["write it otherwise"]`} {
+	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1}`, `"sessionAffinitySeconds":60,"consistent":true,"nearest":"north (2.0ms)","ramping":true,"problems":["write it otherwise"]`} {
 		if !strings.Contains(string(encoded), want) {
 			t.Errorf("%s does not hold %s", encoded, want)
 		}
@@ -83,7 +83,7 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 	var plain, wide strings.Builder
 	v.table(&plain)
 	v.wide(&wide)
-	for _, want := range []string{"session affinity 60s  consistent hashing", "active\t1\t3\t75.00%\n", "excluded\t-\t-\t-\n", "  nearest: north (2.0ms)\n", "! write it otherwise"} {
+	for _, want := range []string{"session affinity 60s  consistent hashing  ramping\n", "active\t1\t3\t75.00%\n", "excluded\t-\t-\t-\n", "  nearest: north (2.0ms)\n", "! write it otherwise"} {
 		if !strings.Contains(wide.String(), want) {
 			t.Errorf("%s does not show %q", wide.String(), want)
 		}
