@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -155,4 +157,33 @@ func TestTheNodesNamespace(t *testing.T) {
 			t.Errorf("%q: %v", value, err)
 		}
 	}
+}
+
+// TestANodeWithoutAddressesIsKnown: that its record was heard counts, not what is
+// in it; one that does not exist says that nothing is known.
+func TestANodeWithoutAddressesIsKnown(t *testing.T) {
+	runLone(t, func(l *lone) {
+		l.own(1, func(s *schema.LocalService) { s.TrafficDistribution = "PreferClose" })
+		key := schema.NodeKey("home", "n")
+		bare := schema.Node{Cluster: "home", Name: "n", ClusterID: 1, Labels: map[string]string{zoneLabel: "a"}}
+		zone := func(u kvstore.Update) (zone string) {
+			l.do(func(c *core) {
+				c.updateNodes(u)
+				s, _ := c.mesh.Service(lb.ServiceName{Namespace: "ns", Name: "web"})
+				zone = s.Zone
+			})
+			return zone
+		}
+		put := kvstore.Change{KV: kvstore.KV{Key: key, Value: bare.Encode()}}
+		if got := zone(kvstore.Update{Changes: []kvstore.Change{put}, Synced: true}); got != "a" {
+			t.Errorf("zone %q, want a", got)
+		}
+		if got := zone(kvstore.Update{Synced: true}); got != "a" {
+			t.Errorf("zone %q after another list, want a", got)
+		}
+		put.Deleted = true
+		if got := zone(kvstore.Update{Changes: []kvstore.Change{put}}); got != "" {
+			t.Errorf("zone %q of a node that is gone", got)
+		}
+	})
 }

@@ -29,7 +29,8 @@ func (c *core) updateNodes(u kvstore.Update) {
 	}
 	if u.Synced {
 		c.ownProblem = nil
-		if key := schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName); c.own[key] == nil {
+		key := schema.NodeKey(c.cfg.ClusterName, c.cfg.NodeName)
+		if _, known := c.own[key]; !known {
 			c.setHere(key, nil)
 		}
 	}
