@@ -84,7 +84,7 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 			e.Unmatched = append(e.Unmatched, backendAnswer(&service, lb.Choice{Backend: b, Reason: noFrontend}))
 		}
 	}
-	e.Findings = slices.Concat(c.problemsOf(&service), c.nodeOnly(&service), c.outsideOnly(tables))
+	e.Findings = slices.Concat(c.problemsOf(&service), c.nodeOnly(&service), c.outside(name, tables))
 	e.Findings = append(e.Findings, c.serviceFindings(name, e, len(service.Backends))...)
 	e.Findings = append(e.Findings, c.partFindings(&service, e)...)
 	e.Findings = append(e.Findings, c.unheard()...)

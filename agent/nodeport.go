@@ -75,8 +75,11 @@ func ownNetns() (uint64, error) {
 	return cookie, nil
 }
 
-// outsideOnly says so if clients outside get nothing of a service by this node.
-func (c *core) outsideOnly(tables []lb.FrontendTable) []string {
+// outside says what clients outside do not get of a service by this node.
+func (c *core) outside(name lb.ServiceName, tables []lb.FrontendTable) []string {
+	if c.mesh.Restricted(name) {
+		return []string{"its loadBalancerSourceRanges limit which clients may come in, so its external addresses and node ports are left to kube-proxy: clients there get backends of this cluster only"}
+	}
 	for i := range tables {
 		t := &tables[i]
 		if t.Frontend.Scope == lb.ScopeOutside && (len(t.Backends) == 0 || !t.Backends[0].Selected) {

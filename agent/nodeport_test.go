@@ -115,6 +115,11 @@ func TestExplainMissesABackendForClientsOutside(t *testing.T) {
 		if got := strings.Join(r.GetServices()[0].GetFindings(), "\n"); !strings.Contains(got, "externalTrafficPolicy is Local and no usable backend is on node n") {
 			t.Errorf("findings:\n%s", got)
 		}
+		l.own(1, func(s *schema.LocalService) { s.Restricted = true })
+		l.do(func(c *core) { r, _ = c.explain(&api.ExplainRequest{Namespace: "ns", Name: "web"}) })
+		if got := strings.Join(r.GetServices()[0].GetFindings(), "\n"); !strings.Contains(got, "left to kube-proxy") {
+			t.Errorf("findings:\n%s", got)
+		}
 	})
 }
 

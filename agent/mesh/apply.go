@@ -304,6 +304,7 @@ func firstZone(a, b string) string {
 // faceOf reads a record's local side but for the frontends that follow from it.
 func faceOf(v *schema.LocalService, former *terms) *face {
 	f := &face{affinity: affinityOf(v.Affinity), unshared: !v.Shared, terms: termsOf(v, former), ports: nodePortsOf(v)}
+	f.limited = v.Restricted
 	f.onNode = v.ExternalTrafficPolicy == schema.TrafficPolicyLocal
 	f.fixed = canonicalFrontends(append(frontendsOf(v.Frontends, false), f.outside(frontendsOf(v.ExternalFrontends, true))...))
 	return f

@@ -77,6 +77,7 @@ func (p *part) inForce() int {
 // the policy.
 type face struct {
 	affinity  lb.Affinity
+	limited   bool          // its ways in from outside are none of ours
 	unshared  bool          // other clusters do not get our backends
 	fixed     []lb.Frontend // as said, sorted and each key once like frontends
 	ports     []nodePort    // what else frontends has, at this node's addresses
@@ -86,7 +87,7 @@ type face struct {
 }
 
 func (f *face) equal(o *face) bool {
-	return f != nil && o != nil && f.affinity == o.affinity && f.unshared == o.unshared && f.onNode == o.onNode && slices.Equal(f.fixed, o.fixed) &&
+	return f != nil && o != nil && f.affinity == o.affinity && f.unshared == o.unshared && f.limited == o.limited && f.onNode == o.onNode && slices.Equal(f.fixed, o.fixed) &&
 		slices.Equal(f.ports, o.ports) && f.terms.equal(o.terms)
 }
 

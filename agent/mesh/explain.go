@@ -70,6 +70,13 @@ func (m *Mesh) Held(name lb.ServiceName) []lb.Backend {
 	return out
 }
 
+// Restricted reports whether the own cluster limits which clients may come in to a
+// service from outside, and therefore tells us none of its ways from there.
+func (m *Mesh) Restricted(name lb.ServiceName) bool {
+	s := m.services[name]
+	return s != nil && s.said != nil && s.said.limited
+}
+
 // Contested returns the frontends of a service that another service, whose name
 // comes first, has as well and therefore got, with that service's name.
 func (m *Mesh) Contested(name lb.ServiceName) map[lb.Frontend]lb.ServiceName {

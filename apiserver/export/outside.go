@@ -13,7 +13,11 @@ import (
 // addresses and node ports. There are none for a service that limits who may
 // come in (loadBalancerSourceRanges): what enforces that would be passed by.
 func outside(record *schema.LocalService, s *corev1.Service, f *findings) {
-	if record.Headless || len(s.Spec.LoadBalancerSourceRanges) > 0 {
+	if record.Headless {
+		return
+	}
+	if len(s.Spec.LoadBalancerSourceRanges) > 0 {
+		record.Restricted = true
 		return
 	}
 	local := s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal

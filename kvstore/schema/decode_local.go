@@ -113,6 +113,9 @@ func (d *localReader) outside(have *seen, s *LocalService) {
 	case "externalFrontends":
 		d.once(have, 16)
 		s.ExternalFrontends = d.frontends()
+	case "restricted":
+		d.once(have, 17)
+		s.Restricted = d.flag()
 	default:
 		d.skip()
 	}

@@ -235,6 +235,7 @@ func TestDecodeNodePortsNamesTheWrongField(t *testing.T) {
 		{`"address":"192.0.2.2"`, `"address":"x"`, "externalFrontends/address"},
 		{`"externalFrontends":[`, `"externalFrontends":[{"address":"::ffff:192.0.2.2","port":80,"protocol":"TCP"},`, "externalFrontends"},
 		{`"externalFrontends":[`, `"newer":[`, ""},
+		{`"restricted":true`, `"restricted":1`, "restricted"},
 	}, func(b []byte) error {
 		_, err := DecodeLocalService(east(false), LocalServiceKey("east", "shop", "web"), b, DefaultLimits())
 		return err

@@ -99,6 +99,7 @@ var genLocal = rapid.Custom(func(t *rapid.T) *LocalService {
 	for _, at := range genL4Addrs.Draw(t, "frontends") {
 		s.Frontends = append(s.Frontends, LocalFrontend{at.addr, at.port, at.protocol, genToken.Draw(t, "portName"), rapid.Bool().Draw(t, "external")})
 	}
+	s.Restricted = rapid.Bool().Draw(t, "restricted")
 	s.ExternalTrafficPolicy = rapid.SampledFrom([]string{"", "Local"}).Draw(t, "external policy")
 	for _, at := range genL4Addrs.Draw(t, "external frontends") {
 		s.ExternalFrontends = append(s.ExternalFrontends, LocalFrontend{Address: at.addr, Port: at.port, Protocol: at.protocol})

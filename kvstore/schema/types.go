@@ -86,6 +86,9 @@ type LocalService struct {
 	// ExternalTrafficPolicy Local: readers that do not know the policy must not
 	// serve them either. Sorted like Frontends.
 	ExternalFrontends []LocalFrontend `json:"externalFrontends,omitempty"`
+	// Restricted says that the service limits which clients may come in from
+	// outside, so that none of its ways from there is among the above.
+	Restricted bool `json:"restricted,omitempty"`
 }
 
 // LocalFrontend is one address and port of a local service: a cluster IP, or an
