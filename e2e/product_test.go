@@ -87,7 +87,7 @@ type agent struct {
 	http     string
 	more     []string // flags besides
 	lab      *lab.Lab
-	netns    uint64 // of the node
+	netns    string // of the node, as --host-netns takes it; "" for the default
 }
 
 // newAgent prepares a node's agent: a bpffs of its own and one file per
@@ -103,8 +103,9 @@ func (w *world) newAgent(t *testing.T, n *node, index int) *agent {
 		socket: filepath.Join(dir, "agent.sock"),
 		http:   fmt.Sprintf("127.0.0.1:%d", 4000+index),
 	}
-	a.netns, err = n.lab.Cookie()
+	cookie, err := n.lab.Cookie()
 	must(t, err)
+	a.netns = fmt.Sprint(cookie)
 	must(t, os.MkdirAll(a.clusters, 0o700))
 	for _, c := range w.clusters {
 		a.setCluster(t, c.name, w.clusterFile(n.cluster, c))
@@ -141,7 +142,7 @@ func (a *agent) removeCluster(t *testing.T, name string) {
 func (a *agent) flags() []string {
 	return append([]string{
 		"--cluster-name", a.node.cluster.name, "--cluster-id", fmt.Sprint(a.node.cluster.id),
-		"--node-name", a.node.name, "--host-netns", fmt.Sprint(a.netns), "--clusters", a.clusters, "--cgroup", a.node.lab.Cgroup,
+		"--node-name", a.node.name, "--host-netns", a.netns, "--clusters", a.clusters, "--cgroup", a.node.lab.Cgroup,
 		"--bpffs", a.bpffs, "--state-dir", a.state, "--http", a.http, "--api-socket", a.socket,
 		"--probe-node-port", "10250", // where nothing listens, which is an answer too
 	}, a.more...)
