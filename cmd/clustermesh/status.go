@@ -145,7 +145,7 @@ func (o *statusFlags) concerns(cluster string) bool {
 
 // dialSocket opens a local API; it connects with the first question.
 func dialSocket(path string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, fmt.Errorf("open socket %q: %w", path, err)
 	}

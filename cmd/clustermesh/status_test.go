@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,22 @@ func TestStatusOfClusters(t *testing.T) {
 	}
 	if n := views[0].Nodes; len(n) != 1 || len(n[0].Clusters) != 1 || n[0].Clusters[0].Remedy != "open the port" || len(views[1].Nodes) != 0 {
 		t.Errorf("narrowed to one node and cluster: %+v", views)
+	}
+}
+
+// TestStatusOfALargeCluster: 3,000 nodes, each with errors of ten clusters.
+func TestStatusOfALargeCluster(t *testing.T) {
+	east := &standIn{name: "east"}
+	for i := range 3000 {
+		n := &api.NodeStatus{Name: fmt.Sprintf("n%d", i), State: "reporting", Report: &report.NodeReport{Node: fmt.Sprintf("n%d", i)}}
+		for j := range 10 {
+			n.Report.Clusters = append(n.Report.Clusters, &report.ClusterReport{Name: fmt.Sprintf("c%d", j), State: "stale", LastError: strings.Repeat("x", report.MaxText)})
+		}
+		east.nodes = append(east.nodes, n)
+	}
+	got := runLine(t, "status", "--apiserver-socket", east.listen(t))
+	if got.code != 0 || !strings.Contains(got.out, "3000 nodes: 3000 reporting") {
+		t.Errorf("exit %d: %s", got.code, got.errors)
 	}
 }
 
