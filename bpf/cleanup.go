@@ -97,6 +97,11 @@ func removePin(dir string, p Pin) error {
 			return err
 		}
 	}
+	if index, side, ok := readDevicePin("tc", p.Name); ok {
+		if err := deleteFilter(index, side); err != nil {
+			return err
+		}
+	}
 	return os.Remove(path)
 }
 

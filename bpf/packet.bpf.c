@@ -15,277 +15,146 @@
  * refuses its own address as a source from outside: they are sent on by the
  * routing table from here. */
 
-#include "packet.h"
-
-/* The ports for such sources. They lie above the range from which Linux takes
- * the ports of its own connections. */
-#define CM_SNAT_FIRST 61000
-#define CM_SNAT_PORTS 4536
-#define CM_SNAT_TRIES 16
+#include "plain.h"
+#include "read.h"
+#include "rewrite.h"
+#include "toobig.h"
 
 #define CM_NEXT -1 /* TCX_NEXT and TC_ACT_UNSPEC: whatever is attached behind us */
 
 #define CM_AF_INET 2
 #define CM_AF_INET6 10
 
-static __always_inline int cm_zero(const __u32 *a)
+/* How long the largest packet is that leaves for this one, from its network header
+ * on: segments that travel together are sent one by one in the end. */
+static __always_inline __u32 cm_length(struct __sk_buff *skb,
+				       const struct cm_packet *p)
 {
-	return !(a[0] | a[1] | a[2] | a[3]);
+	__u32 segment = skb->gso_size;
+	__u8 offset = 5 << 4;
+
+	if (!segment || !p->l4)
+		return skb->len - p->l3;
+	if (p->proto != IPPROTO_TCP)
+		return p->l4 - p->l3 + 8 + segment;
+	bpf_skb_load_bytes(skb, p->l4 + 12, &offset, 1);
+	return p->l4 - p->l3 + (offset >> 4) * 4 + segment;
 }
 
-static __always_inline int cm_same(const __u32 *a, const __u32 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
-}
-
-/* The checksum difference of two pairs of addresses. */
-static __always_inline __s64 cm_address_diff(const struct cm_packet *p,
-					     const __u32 *old_src,
-					     const __u32 *old_dst,
-					     const __u32 *src, const __u32 *dst)
-{
-	__u32 from[8], to[8];
-
-	if (p->v6) {
-		__builtin_memcpy(from, old_src, 16);
-		__builtin_memcpy(from + 4, old_dst, 16);
-		__builtin_memcpy(to, src, 16);
-		__builtin_memcpy(to + 4, dst, 16);
-		return bpf_csum_diff(from, 32, to, 32, 0);
-	}
-	from[0] = old_src[3];
-	from[1] = old_dst[3];
-	to[0] = src[3];
-	to[1] = dst[3];
-	return bpf_csum_diff(from, 8, to, 8, 0);
-}
-
-/* Stores two addresses into the IP header at l3, with its checksum. */
-static __always_inline int cm_store_addresses(struct __sk_buff *skb,
-					      const struct cm_packet *p,
-					      __u32 l3, const __u32 *src,
-					      const __u32 *dst, __s64 diff)
-{
-	__u32 both[8];
-
-	if (p->v6) {
-		__builtin_memcpy(both, src, 16);
-		__builtin_memcpy(both + 4, dst, 16);
-		return bpf_skb_store_bytes(skb, l3 + 8, both, 32, 0);
-	}
-	both[0] = src[3];
-	both[1] = dst[3];
-	if (bpf_l3_csum_replace(skb, l3 + 10, 0, diff, 0))
-		return -1;
-	return bpf_skb_store_bytes(skb, l3 + 12, both, 8, 0);
-}
-
-static __always_inline int cm_store_ports(struct __sk_buff *skb, __u32 l4,
-					  __u16 src, __u16 dst)
-{
-	struct cm_ports ports = { src, dst };
-
-	return bpf_skb_store_bytes(skb, l4, &ports, sizeof(ports), 0);
-}
-
-static __always_inline __s64 cm_ports_diff(__u16 old_src, __u16 old_dst,
-					   __u16 src, __u16 dst)
-{
-	struct cm_ports from = { old_src, old_dst }, to = { src, dst };
-
-	return bpf_csum_diff((__be32 *)&from, 4, (__be32 *)&to, 4, 0);
-}
-
-/* Makes the packet what its flow says. The checksum of SCTP covers ports but no
- * addresses and cannot be mended here: its ports have to stay what they are. */
-static __always_inline int cm_rewrite(struct __sk_buff *skb,
-				      const struct cm_packet *p,
-				      const struct cm_flow *f)
-{
-	__u32 at = cm_checksum_at(p->key.proto);
-	__u64 mangled = p->key.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	int ports = f->src.port != p->key.src.port ||
-		    f->dst.port != p->key.dst.port;
-	__s64 diff = cm_address_diff(p, p->key.src.addr, p->key.dst.addr,
-				     f->src.addr, f->dst.addr);
-
-	if (p->l4 && at) {
-		if (bpf_l4_csum_replace(skb, p->l4 + at, 0, diff,
-					BPF_F_PSEUDO_HDR | mangled))
-			return -1;
-		if (ports &&
-		    bpf_l4_csum_replace(skb, p->l4 + at, 0,
-					cm_ports_diff(p->key.src.port,
-						      p->key.dst.port,
-						      f->src.port, f->dst.port),
-					mangled))
-			return -1;
-	}
-	if (p->l4 && ports) {
-		if (!at)
-			return -1;
-		if (cm_store_ports(skb, p->l4, f->src.port, f->dst.port))
-			return -1;
-	}
-	return cm_store_addresses(skb, p, p->l3, f->src.addr, f->dst.addr, diff);
-}
-
-/* The packet inside the error had been translated, and its sender must find it
- * as it sent it. f is the flow of the packets that come back: what it turns the
- * destination into is what the inner source was, and the other way round.
- *
- * The checksum of the inner TCP or UDP header is left as it was: nobody can
- * verify it, because an error holds only the beginning of a packet. */
-static __always_inline int cm_rewrite_error(struct __sk_buff *skb,
-					    const struct cm_packet *p,
-					    const struct cm_flow *f)
-{
-	__u32 inner = p->l4 + 8, ports = inner + (p->v6 ? 40 : 20);
-	__u32 outer[8], src[4], dst[4];
-	__s64 diff;
-
-	/* The inner packet: an IPv4 header's own checksum evens its change out,
-	 * ICMPv6 sees the change. */
-	diff = cm_address_diff(p, p->key.dst.addr, p->key.src.addr, f->dst.addr,
-			       f->src.addr);
-	if (p->v6 && bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0))
-		return -1;
-	if (cm_store_addresses(skb, p, inner, f->dst.addr, f->src.addr, diff))
-		return -1;
-	diff = cm_ports_diff(p->key.dst.port, p->key.src.port, f->dst.port,
-			     f->src.port);
-	if (bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, 0) ||
-	    cm_store_ports(skb, ports, f->dst.port, f->src.port))
-		return -1;
-
-	/* The error itself: it goes to whom the inner packet came from. */
-	if (p->v6) {
-		if (bpf_skb_load_bytes(skb, p->l3 + 8, outer, 32))
-			return -1;
-		__builtin_memcpy(src, outer, 16);
-		__builtin_memcpy(dst, outer + 4, 16);
-	} else {
-		if (bpf_skb_load_bytes(skb, p->l3 + 12, outer, 8))
-			return -1;
-		cm_map4(src, outer[0]);
-		cm_map4(dst, outer[1]);
-	}
-	diff = cm_address_diff(p, src, dst,
-			       cm_same(src, p->key.src.addr) ? f->src.addr : src,
-			       f->dst.addr);
-	if (p->v6 &&
-	    bpf_l4_csum_replace(skb, p->l4 + 2, 0, diff, BPF_F_PSEUDO_HDR))
-		return -1;
-	return cm_store_addresses(skb, p, p->l3,
-				  cm_same(src, p->key.src.addr) ? f->src.addr : src,
-				  f->dst.addr, diff);
-}
-
-/* One hop less to live, as the stack would do; a packet that has none left is
- * dropped. */
-static __always_inline int cm_age(struct __sk_buff *skb,
-				  const struct cm_packet *p)
-{
-	__u16 old, new;
-	__u8 ttl;
-
-	if (p->v6) {
-		if (bpf_skb_load_bytes(skb, p->l3 + 7, &ttl, 1) || ttl < 2)
-			return -1;
-		ttl--;
-		return bpf_skb_store_bytes(skb, p->l3 + 7, &ttl, 1, 0);
-	}
-	if (bpf_skb_load_bytes(skb, p->l3 + 8, &old, 2))
-		return -1;
-	ttl = (__u8)old;
-	if (ttl < 2)
-		return -1;
-	new = (old & 0xff00) | (__u8)(ttl - 1);
-	if (bpf_l3_csum_replace(skb, p->l3 + 10, old, new, 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, p->l3 + 8, &new, 2, 0);
-}
-
-/* Asks the routing table; on success *device is where a packet leaves. */
-static __always_inline long cm_route(struct __sk_buff *skb,
-				     const struct cm_packet *p,
+/* Asks the routing table for a packet of a length, of any if that is 0. On success
+ * fib holds the device by which it leaves and the next hop. */
+static __always_inline long cm_route(void *ctx, __u32 ifindex, __u8 proto, int v6,
 				     const __u32 *src, const __u32 *dst,
-				     __u32 *device)
+				     __u32 length, struct bpf_fib_lookup *fib)
 {
-	struct bpf_fib_lookup fib = {
-		.family = p->v6 ? CM_AF_INET6 : CM_AF_INET,
-		.l4_protocol = p->key.proto,
-		.ifindex = skb->ifindex,
-	};
-	long rc;
-
-	if (p->v6) {
-		__builtin_memcpy(fib.ipv6_src, src, 16);
-		__builtin_memcpy(fib.ipv6_dst, dst, 16);
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = v6 ? CM_AF_INET6 : CM_AF_INET;
+	fib->l4_protocol = proto;
+	fib->ifindex = ifindex;
+	fib->tot_len = length > 0xffff ? 0xffff : length;
+	if (v6) {
+		__builtin_memcpy(fib->ipv6_src, src, 16);
+		__builtin_memcpy(fib->ipv6_dst, dst, 16);
 	} else {
-		fib.ipv4_src = src[3];
-		fib.ipv4_dst = dst[3];
+		fib->ipv4_src = src[3];
+		fib->ipv4_dst = dst[3];
 	}
-	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	*device = fib.ifindex;
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/* The same for a packet that its flow sends past the stack, which finds the next
+ * hop's address itself. */
+static __always_inline long cm_route_flow(struct __sk_buff *skb,
+					  const struct cm_packet *p,
+					  const struct cm_flow *f, int v6,
+					  struct bpf_fib_lookup *fib)
+{
+	long rc = cm_route(skb, skb->ifindex, p->proto, v6, f->src.addr,
+			   f->dst.addr, p->error ? 0 : cm_length(skb, p), fib);
+
 	return rc == BPF_FIB_LKUP_RET_NO_NEIGH ? BPF_FIB_LKUP_RET_SUCCESS : rc;
 }
 
-/* Sends a packet on by the routing table, past the stack. */
-static __always_inline int cm_forward(struct __sk_buff *skb,
-				      const struct cm_packet *p,
-				      const struct cm_flow *f)
+/* Sends a translated packet on by the way that was found. */
+static __always_inline int cm_send(const struct bpf_fib_lookup *fib)
 {
-	__u32 device = 0;
+	struct bpf_redir_neigh next = { .nh_family = fib->family };
 
-	if (cm_age(skb, p) ||
-	    cm_route(skb, p, f->src.addr, f->dst.addr, &device))
-		return TC_ACT_SHOT;
-	return bpf_redirect_neigh(device, 0, 0, 0);
+	__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
+	return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 }
 
-/* Translates a packet by its flow. One that cannot be is dropped: half of it may
- * have been changed. */
-static __always_inline int cm_translate(struct __sk_buff *skb,
-					const struct cm_packet *p,
-					const struct cm_flow *f)
+/* A packet that is too big to be sent on. Errors are never about errors, nor about
+ * later fragments. */
+static __noinline int cm_too_big(struct __sk_buff *skb, const struct cm_packet *p,
+				 __u32 mtu, int v6)
 {
-	int failed = p->error ? cm_rewrite_error(skb, p, f) :
-				cm_rewrite(skb, p, f);
+	int plain = p->l4 == p->l3 + (v6 ? 40 : 20);
+	int to_come = 0;
 
-	if (failed)
+	if (p->error || !p->l4)
 		return TC_ACT_SHOT;
-	return f->flags & CM_FLOW_REDIRECT ? cm_forward(skb, p, f) : CM_NEXT;
+	if (mtu >= cm_length(skb, p)) /* before Linux 5.12 nobody tells the MTU */
+		mtu = v6 ? CM_LEAST_MTU6 : 0;
+	if (plain && cm_checksum_at(p->proto))
+		to_come = cm_can_see_checksum ? cm_summed(skb) == CM_SUM_TO_COME :
+						!!skb->gso_size;
+	if (v6)
+		return p->l3 ? cm_too_big6(skb, ETH_HLEN, mtu, to_come) :
+			       cm_too_big6(skb, 0, mtu, to_come);
+	return p->l3 ? cm_too_big4(skb, ETH_HLEN, mtu, to_come) :
+		       cm_too_big4(skb, 0, mtu, to_come);
+}
+
+/* Translates any packet by its flow. One that cannot be is dropped: half of it may
+ * have been changed. */
+static __noinline int cm_translate(struct __sk_buff *skb,
+				   const struct cm_packet *p,
+				   const struct cm_flow *f, int v6)
+{
+	int redirect = f->flags & CM_FLOW_REDIRECT;
+	struct bpf_fib_lookup fib;
+	long rc;
+
+	if (redirect) {
+		rc = cm_route_flow(skb, p, f, v6, &fib);
+		if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+			return cm_too_big(skb, p, fib.mtu_result, v6);
+		if (rc)
+			return TC_ACT_SHOT;
+	}
+	if (p->error ? cm_rewrite_error(skb, p, f, v6) : cm_rewrite(skb, p, f, v6))
+		return TC_ACT_SHOT;
+	if (!redirect)
+		return CM_NEXT;
+	return cm_age(skb, p, v6) ? TC_ACT_SHOT : cm_send(&fib);
 }
 
 /* Notes the end of a TCP connection with both of its flows. */
-static __always_inline void cm_note_end(const struct cm_packet *p,
-					struct cm_flow *f)
+static __noinline int cm_note_end(struct cm_flow *f, int v6)
 {
-	struct cm_flow_key other = { .src = f->dst, .dst = f->src,
-				     .proto = p->key.proto };
 	struct cm_flow *back;
 
 	if (f->flags & CM_FLOW_CLOSING)
-		return;
+		return 0;
 	f->flags |= CM_FLOW_CLOSING;
-	back = bpf_map_lookup_elem(&cm_flows, &other);
+	back = cm_flow_between(&f->dst, &f->src, IPPROTO_TCP, v6);
 	if (back)
 		back->flags |= CM_FLOW_CLOSING;
+	return 0;
 }
 
-/* Gives a connection this node's address and a free port as its source, and
- * keeps the flow of its replies. */
-static __always_inline int cm_take_port(struct cm_flow_key *reply,
-					const struct cm_flow *back)
+/* Gives a connection a free port of this node as its source, and keeps the flow of
+ * its replies. SCTP cannot have another port than its own. */
+static __noinline int cm_take_port(struct cm_draft *d, __u8 proto, int v6)
 {
 	int i;
 
 	for (i = 0; i < CM_SNAT_TRIES; i++) {
-		__u32 port = CM_SNAT_FIRST + bpf_get_prandom_u32() % CM_SNAT_PORTS;
-
-		reply->dst.port = bpf_htons(port);
-		if (!bpf_map_update_elem(&cm_flows, reply, back, BPF_NOEXIST))
+		if (proto != IPPROTO_SCTP)
+			d->client.port = bpf_htons(CM_SNAT_FIRST +
+						   bpf_get_prandom_u32() % CM_SNAT_PORTS);
+		if (!cm_keep(d, &d->backend, &d->client, proto, v6, BPF_NOEXIST))
 			return 1;
 	}
 	return 0;
@@ -293,29 +162,30 @@ static __always_inline int cm_take_port(struct cm_flow_key *reply,
 
 /* Does this packet need the node's address as its source? What comes from outside
  * does, unless the backend is on this very node's stack, whose replies leave here
- * anyway; and a client that gets itself as a backend, which would not recognise
- * its own address. */
-static __always_inline const __u32 *cm_masquerade(struct __sk_buff *skb,
-						  const struct cm_packet *p,
-						  const struct cm_endpoint *backend)
+ * anyway; and a client that gets itself as a backend, which would not recognise its
+ * own address. If so, the draft gets it. */
+static __noinline int cm_masquerade(struct __sk_buff *skb,
+				    const struct cm_packet *p,
+				    struct cm_draft *draft, int v6)
 {
 	__u32 index = skb->ifindex;
 	struct cm_device *d = bpf_map_lookup_elem(&cm_devices, &index);
-	const __u32 *own;
-	__u32 device;
+	struct bpf_fib_lookup fib;
+	const __u32 *addr;
 
 	if (!d)
 		return 0;
-	own = p->v6 ? d->addr6 : d->addr4;
-	if (cm_zero(own))
+	addr = v6 ? d->addr6 : d->addr4;
+	if (cm_zero(addr))
 		return 0;
-	if (cm_same(backend->addr, p->key.src.addr))
-		return own;
-	if (!(d->flags & CM_DEVICE_SNAT) ||
-	    cm_route(skb, p, p->key.src.addr, backend->addr, &device) ==
-		    BPF_FIB_LKUP_RET_NOT_FWDED)
-		return 0;
-	return own;
+	if (!cm_same(draft->backend.addr, p->src.addr)) {
+		if (!(d->flags & CM_DEVICE_SNAT) ||
+		    cm_route(skb, index, p->proto, v6, p->src.addr,
+			     draft->backend.addr, 0, &fib) == BPF_FIB_LKUP_RET_NOT_FWDED)
+			return 0;
+	}
+	__builtin_memcpy(draft->client.addr, addr, 16);
+	return 1;
 }
 
 /* Keeps the flow of the replies to a client under its own address. The client may
@@ -323,17 +193,61 @@ static __always_inline const __u32 *cm_masquerade(struct __sk_buff *skb,
  * the backend must see two connections, so the later one gets another port. UDP
  * does not say when it is done with a port, and goes with the last one who has it;
  * ports of SCTP cannot be changed. */
-static __always_inline int cm_keep_reply(struct cm_flow_key *reply,
-					 const struct cm_flow *back)
+static __noinline int cm_keep_reply(struct cm_draft *d, __u8 proto, int v6)
 {
-	struct cm_flow *old = bpf_map_lookup_elem(&cm_flows, reply);
+	struct cm_flow *old = cm_flow_between(&d->backend, &d->client, proto, v6);
 
-	if (old && reply->proto == IPPROTO_TCP &&
-	    !(old->flags & CM_FLOW_CLOSING) &&
-	    (old->src.port != back->src.port ||
-	     !cm_same(old->src.addr, back->src.addr)))
-		return cm_take_port(reply, back);
-	return !bpf_map_update_elem(&cm_flows, reply, back, BPF_ANY);
+	if (old && proto == IPPROTO_TCP && !(old->flags & CM_FLOW_CLOSING) &&
+	    (old->src.port != d->flow.src.port ||
+	     !cm_same(old->src.addr, d->flow.src.addr)))
+		return cm_take_port(d, proto, v6);
+	return !cm_keep(d, &d->backend, &d->client, proto, v6, BPF_ANY);
+}
+
+/* The slab index of a backend for the first packet of a connection, 0 for none. */
+static __noinline __u32 cm_ask(const struct cm_packet *p, __u32 id)
+{
+	__u32 index = cm_choose_for_address(id, bpf_get_prandom_u32(), &p->dst,
+					    p->src.addr);
+
+	if (!index)
+		cm_count(refused);
+	return index;
+}
+
+/* Makes both flows of a connection to the backend at a slab index, of which a client
+ * may be known to keep its address. Returns 0 if that cannot be. */
+static __noinline int cm_open(struct __sk_buff *skb, struct cm_packet *p,
+			      __u32 index, int keeps, int v6)
+{
+	struct cm_backend *b = bpf_map_lookup_elem(&cm_slab, &index);
+	__u32 zero = 0;
+	struct cm_draft *d = bpf_map_lookup_elem(&cm_drafts, &zero);
+	int kept;
+
+	if (!b || !d)
+		return 0;
+	cm_chosen(b, &d->backend);
+	d->client = p->src;
+	d->flow.src = p->dst;
+	d->flow.dst = p->src;
+	d->flow.cluster = b->cluster;
+	d->flow.flags = CM_FLOW_EGRESS;
+	if (!keeps && cm_masquerade(skb, p, d, v6)) {
+		d->flow.flags = CM_FLOW_REDIRECT;
+		kept = cm_take_port(d, p->proto, v6);
+	} else {
+		kept = cm_keep_reply(d, p->proto, v6);
+	}
+	d->flow.src = d->client;
+	d->flow.dst = d->backend;
+	d->flow.flags = CM_FLOW_FORWARD | (d->flow.flags & CM_FLOW_REDIRECT);
+	if (!kept || cm_keep(d, &p->src, &p->dst, p->proto, v6, BPF_ANY)) {
+		cm_count(forgotten);
+		return 0;
+	}
+	cm_count_hit(d->flow.cluster);
+	return 1;
 }
 
 /* A packet that misses its frontend while another CPU relinks the hash is sent
@@ -363,87 +277,112 @@ static __always_inline __u32 cm_find_outside(struct __sk_buff *skb,
 
 	if (!d || !(d->flags & CM_DEVICE_SNAT))
 		return 0;
-	return cm_find_once(&p->key.dst, p->key.proto, CM_SCOPE_OUTSIDE);
+	return cm_find_once(&p->dst, p->proto, CM_SCOPE_OUTSIDE);
 }
 
-/* The first packet of a connection: picks a backend and makes both flows. */
-static __always_inline int cm_open(struct __sk_buff *skb,
-				   const struct cm_packet *p, __u32 id)
+/* What becomes of any packet that has been read. */
+static __always_inline int cm_decide(struct __sk_buff *skb, struct cm_packet *p,
+				     int egress, int v6)
 {
-	struct cm_flow there = { .src = p->key.src, .flags = CM_FLOW_FORWARD };
-	struct cm_flow back = { .src = p->key.dst, .dst = p->key.src };
-	struct cm_flow_key reply = { .proto = p->key.proto };
-	__u32 outside = cm_find_outside(skb, p);
-	struct cm_backend *b;
-	const __u32 *own;
+	struct cm_flow *f = cm_flow_between(&p->src, &p->dst, p->proto, v6);
+	__u32 id, outside, index;
 
-	b = cm_pick_for_address(outside ? outside : id, bpf_get_prandom_u32(), &p->key.dst,
-				p->key.src.addr);
-	if (!b) {
-		cm_count(refused);
-		return TC_ACT_SHOT;
-	}
-	cm_chosen(b, &there.dst);
-	there.cluster = back.cluster = b->cluster;
-	reply.src = there.dst;
-	reply.dst = p->key.src;
-	own = outside ? 0 : cm_masquerade(skb, p, &there.dst);
-	if (own) {
-		there.flags |= CM_FLOW_REDIRECT;
-		back.flags |= CM_FLOW_REDIRECT;
-		__builtin_memcpy(reply.dst.addr, own, 16);
-		if (!cm_take_port(&reply, &back))
-			goto full;
-		there.src = reply.dst;
-	} else {
-		back.flags |= CM_FLOW_EGRESS;
-		if (!cm_keep_reply(&reply, &back))
-			goto full;
-		there.src = reply.dst;
-	}
-	if (bpf_map_update_elem(&cm_flows, &p->key, &there, BPF_ANY))
-		goto full;
-	cm_count_hit(there.cluster);
-	return cm_translate(skb, p, &there);
-full:
-	cm_count(forgotten);
-	return TC_ACT_SHOT;
-}
-
-/* Is this the first packet of a new connection, although the flow of an old one
- * has the same addresses and ports? */
-static __always_inline int cm_anew(const struct cm_packet *p,
-				   const struct cm_flow *f)
-{
-	if (p->error || !(f->flags & CM_FLOW_FORWARD))
-		return 0;
-	if (p->key.proto == IPPROTO_TCP)
-		return (p->tcp & (CM_SYN | CM_ACK)) == CM_SYN &&
-		       (f->flags & CM_FLOW_CLOSING || cm_withdrawn(f->cluster));
-	return cm_withdrawn(f->cluster);
-}
-
-static __always_inline int cm_handle(struct __sk_buff *skb, __u32 l2,
-				     int egress)
-{
-	struct cm_packet p = {};
-	struct cm_flow *f;
-	__u32 id;
-
-	if (!cm_read_packet(skb, l2, &p))
-		return CM_NEXT;
-	f = bpf_map_lookup_elem(&cm_flows, &p.key);
 	if (f && !!(f->flags & CM_FLOW_EGRESS) != egress)
 		return CM_NEXT;
-	if (f && !cm_anew(&p, f)) {
-		if (p.tcp & (CM_FIN | CM_RST) && !p.error)
-			cm_note_end(&p, f);
-		return cm_translate(skb, &p, f);
+	if (!f || cm_anew(p, f)) {
+		if (egress || p->error || !p->l4)
+			return CM_NEXT;
+		id = cm_find_once(&p->dst, p->proto, CM_SCOPE_ANY);
+		if (!id)
+			return CM_NEXT;
+		outside = cm_find_outside(skb, p);
+		index = cm_ask(p, outside ? outside : id);
+		if (!index || !cm_open(skb, p, index, !!outside, v6))
+			return TC_ACT_SHOT;
+		f = cm_flow_between(&p->src, &p->dst, p->proto, v6);
+		if (!f)
+			return TC_ACT_SHOT;
+	} else if (p->tcp & (CM_FIN | CM_RST) && !p->error) {
+		cm_note_end(f, v6);
 	}
-	if (egress || p.error || !p.l4)
+	return cm_translate(skb, p, f, v6);
+}
+
+/* Translates a plain packet in place. */
+static __always_inline void cm_follow(struct __sk_buff *skb,
+				      const struct cm_plain *h,
+				      const struct cm_packet *p,
+				      const struct cm_flow *f, int v6)
+{
+	int summed = cm_summed(skb);
+
+	cm_patch(h, p, f, v6, summed == CM_SUM_TO_COME);
+	if (summed == CM_SUM_OF_PACKET && !v6)
+		bpf_csum_update(skb, (__u16)~f->addresses);
+}
+
+/* The same for one that is sent on from here. Returns 0 for one that has to be
+ * looked at more closely. */
+static __noinline int cm_follow_on(struct __sk_buff *skb, const struct cm_plain *at,
+				   const struct cm_packet *p,
+				   const struct cm_flow *f, int v6)
+{
+	struct bpf_fib_lookup fib;
+	struct cm_plain h = *at;
+
+	if (!cm_lives(h.l3, v6) || cm_route_flow(skb, p, f, v6, &fib))
+		return 0;
+	cm_follow(skb, &h, p, f, v6);
+	cm_age_plain(h.l3, v6);
+	if (v6 && cm_summed(skb) == CM_SUM_OF_PACKET)
+		bpf_csum_update(skb, (__u16)~bpf_htons(1));
+	return cm_send(&fib);
+}
+
+static __always_inline int cm_handle_family(struct __sk_buff *skb, __u32 l2,
+					    int egress, int v6)
+{
+	void *l3 = (void *)(long)skb->data + l2, *end = (void *)(long)skb->data_end;
+	struct cm_flow_key key;
+	struct cm_plain h, at;
+	struct cm_packet p;
+	struct cm_flow *f;
+	int verdict;
+
+	if (cm_read_plain(l3, end, v6, &h, &p)) {
+		p.l3 = l2;
+		p.l4 = l2 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+		cm_make_key(&key, &p.src, &p.dst, p.proto, v6);
+		if (!cm_maybe(&key, egress)) {
+			if (egress ||
+			    !cm_find_once(&p.dst, p.proto, CM_SCOPE_ANY))
+				return CM_NEXT;
+		} else if (cm_can_see_checksum) {
+			f = cm_flow_of_plain(&p, &key, v6);
+			if (f && !!(f->flags & CM_FLOW_EGRESS) == egress) {
+				if (!(f->flags & CM_FLOW_REDIRECT)) {
+					cm_follow(skb, &h, &p, f, v6);
+					return CM_NEXT;
+				}
+				at = h;
+				verdict = cm_follow_on(skb, &at, &p, f, v6);
+				if (verdict)
+					return verdict;
+			}
+		}
+	} else if (!cm_read_any(skb, l2, &p, v6)) {
 		return CM_NEXT;
-	id = cm_find_once(&p.key.dst, p.key.proto, CM_SCOPE_ANY);
-	return id ? cm_open(skb, &p, id) : CM_NEXT;
+	}
+	return cm_decide(skb, &p, egress, v6);
+}
+
+static __always_inline int cm_handle(struct __sk_buff *skb, __u32 l2, int egress)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return cm_handle_family(skb, l2, egress, 0);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return cm_handle_family(skb, l2, egress, 1);
+	return CM_NEXT;
 }
 
 /* Devices with an Ethernet header, and those without one. */
@@ -465,6 +404,66 @@ SEC("tcx/ingress") int cm_ingress_l3(struct __sk_buff *skb)
 SEC("tcx/egress") int cm_egress_l3(struct __sk_buff *skb)
 {
 	return cm_handle(skb, 0, 1);
+}
+
+/* Can another device take what the XDP program of this one sends it? Drivers take
+ * such packets only while they have a program themselves. */
+static __always_inline int cm_takes(__u32 device)
+{
+	struct cm_device *d = bpf_map_lookup_elem(&cm_devices, &device);
+
+	return d && d->flags & CM_DEVICE_XDP;
+}
+
+/* What XDP does of the work: packets in the middle of connections from outside and
+ * of their replies, which come in and go out by devices of the node. Everything
+ * else goes on to the programs at TCX. */
+static __always_inline int cm_cross(struct xdp_md *xdp, struct ethhdr *eth,
+				    void *end, int v6)
+{
+	void *l3 = eth + 1;
+	struct bpf_fib_lookup fib;
+	struct cm_flow_key key;
+	struct cm_packet p;
+	struct cm_plain h;
+	struct cm_flow *f;
+	__u32 length;
+
+	if (!cm_read_plain(l3, end, v6, &h, &p))
+		return XDP_PASS;
+	cm_make_key(&key, &p.src, &p.dst, p.proto, v6);
+	if (!cm_maybe(&key, 0))
+		return XDP_PASS;
+	f = cm_flow_of_plain(&p, &key, v6);
+	if (!f || !(f->flags & CM_FLOW_REDIRECT) || !cm_lives(l3, v6))
+		return XDP_PASS;
+	length = v6 ? bpf_ntohs(((struct ipv6hdr *)l3)->payload_len) + sizeof(struct ipv6hdr) :
+		      bpf_ntohs(((struct iphdr *)l3)->tot_len);
+	if (cm_route(xdp, xdp->ingress_ifindex, p.proto, v6, f->src.addr,
+		     f->dst.addr, length, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
+		return XDP_PASS; /* the stack finds neighbours and writes errors */
+	if (fib.ifindex != xdp->ingress_ifindex && !cm_takes(fib.ifindex))
+		return XDP_PASS;
+	cm_patch(&h, &p, f, v6, 0);
+	cm_age_plain(l3, v6);
+	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
+	return fib.ifindex == xdp->ingress_ifindex ? XDP_TX :
+						     bpf_redirect(fib.ifindex, 0);
+}
+
+SEC("xdp.frags") int cm_xdp(struct xdp_md *xdp)
+{
+	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+	struct ethhdr *eth = data;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return cm_cross(xdp, eth, end, 0);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return cm_cross(xdp, eth, end, 1);
+	return XDP_PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -37,6 +38,9 @@ type PacketOptions struct {
 	MaxFlows, MaxFragments, MaxDevices uint32
 	// Log receives warnings; nil discards.
 	Log *slog.Logger
+
+	// clsact attaches as on Linux before 6.6, blind translates as before 6.2.
+	clsact, blind bool
 }
 
 // Device is a network device of this network namespace whose traffic is load
@@ -51,15 +55,33 @@ type Device struct {
 	// Addr4 and Addr6 are addresses of this node; one that is not set leaves
 	// sources of its family alone.
 	Addr4, Addr6 netip.Addr
+	// XDP says whether packets in the middle of connections that only pass this node
+	// are translated before the stack sees them. Where that cannot be, they are
+	// translated as others are, and a warning says so.
+	XDP XDPMode
 }
+
+// XDPMode is how a program is put before the stack.
+type XDPMode string
+
+// XDPDriver asks the device's driver to run the program and takes no for an answer.
+// XDPGeneric runs it in the kernel's stead of the driver, which gains nothing: it is
+// for trying out, with devices that have no checksums left to be computed.
+const (
+	XDPOff     XDPMode = ""
+	XDPDriver  XDPMode = "driver"
+	XDPGeneric XDPMode = "generic"
+)
 
 // Packet is the per-packet side of the data path, on the maps of a [Datapath]
 // that has been loaded before. Its methods are for one goroutine at a time.
 type Packet struct {
-	log   *slog.Logger
-	dir   string
-	coll  *ebpf.Collection
-	links map[string]link.Link // by pin
+	log    *slog.Logger
+	dir    string
+	coll   *ebpf.Collection
+	links  map[string]link.Link        // by pin
+	clsact bool                        // the kernel has no TCX
+	modes  map[int]link.XDPAttachFlags // of the devices that this process gave XDP
 }
 
 // LoadPacket loads the per-packet programs on the pinned maps and attaches
@@ -69,26 +91,80 @@ func LoadPacket(opts PacketOptions) (*Packet, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Packet{log: opts.Log, dir: filepath.Clean(opts.PinDir), links: map[string]link.Link{}}
+	p := &Packet{log: opts.Log, dir: filepath.Clean(opts.PinDir), links: map[string]link.Link{}, clsact: opts.clsact, modes: map[int]link.XDPAttachFlags{}}
 	spec, err := loadPacket()
 	if err != nil {
 		return nil, fmt.Errorf("read embedded programs: %w", err)
 	}
-	if err := errors.Join(p.size(spec, opts), p.checkLayout()); err != nil {
+	if err := errors.Join(p.checkLayout(), p.size(spec, opts), suit(spec, opts)); err != nil {
 		return nil, err
 	}
+	trusted := p.canTrustSeen()
 	p.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: p.dir}})
 	if err != nil {
 		return nil, fmt.Errorf("load per-packet programs: %w", err)
 	}
-	return p, nil
+	if !trusted {
+		err = p.seeAll()
+	}
+	return p, err
+}
+
+// suit makes the programs fit this kernel.
+func suit(spec *ebpf.CollectionSpec, opts PacketOptions) error {
+	suitXDP(spec)
+	kernel, err := btf.LoadKernelSpec()
+
+	has := uint8(0)
+	if cast := (*btf.Func)(nil); err == nil && !opts.blind && kernel.TypeByName("bpf_cast_to_kern_ctx", &cast) == nil {
+		has = 1
+	}
+	if err != nil { // nothing can be adapted to a kernel that does not describe itself
+		for _, p := range spec.Programs {
+			dropRelocations(p.Instructions)
+		}
+	}
+	if err := spec.Variables[packetVarCmCanSeeChecksum].Set(has); err != nil {
+		return fmt.Errorf("set program constant: %w", err)
+	}
+	return nil
+}
+
+// dropRelocations leaves instructions as they are compiled, for programs that then
+// do not reach those which need adapting.
+func dropRelocations(list asm.Instructions) {
+	for i := range list {
+		if btf.CORERelocationMetadata(&list[i]) != nil {
+			list[i].Metadata = asm.Metadata{}
+		}
+	}
+}
+
+// canTrustSeen says whether the filter before the flows, if it is pinned at all, is
+// as old as they are.
+func (p *Packet) canTrustSeen() bool {
+	_, seen := os.Stat(filepath.Join(p.dir, packetMapCmSeen))
+	_, flows := os.Stat(filepath.Join(p.dir, packetMapCmFlows))
+	return seen == nil || flows != nil
+}
+
+// seeAll makes the filter say that there may be a flow for everything.
+func (p *Packet) seeAll() error {
+	all := make([]byte, p.coll.Maps[packetMapCmSeen].ValueSize())
+	for i := range all {
+		all[i] = 1
+	}
+	if err := p.coll.Maps[packetMapCmSeen].Put(uint32(0), all); err != nil {
+		return errors.Join(fmt.Errorf("fill the filter before the flows: %w", err), p.Close())
+	}
+	return nil
 }
 
 // size gives every map its size: that of its pin, else the configured one. Only
 // the maps of packets may be new.
 func (p *Packet) size(spec *ebpf.CollectionSpec, opts PacketOptions) error {
 	sizes := map[string]uint32{
-		packetMapCmFlows: opts.MaxFlows, packetMapCmFragments: opts.MaxFragments, packetMapCmDevices: opts.MaxDevices,
+		packetMapCmFlows: opts.MaxFlows, packetMapCmFragments: opts.MaxFragments, packetMapCmDevices: opts.MaxDevices, packetMapCmSeen: 1, packetMapCmDrafts: 1,
 	}
 	defaults := map[string]uint32{
 		packetMapCmFlows: DefaultMaxFlows, packetMapCmFragments: DefaultMaxFragments, packetMapCmDevices: DefaultMaxDevices,
@@ -125,108 +201,6 @@ func (p *Packet) takeSize(spec *ebpf.MapSpec, name string, n uint32, own bool) e
 	return nil
 }
 
-// Attach puts the programs in force on a device and pins their links, in one
-// step per direction if the device has ours already. A device that is gone is an
-// error that wraps [os.ErrNotExist].
-func (p *Packet) Attach(d Device) error {
-	dev, err := net.InterfaceByName(d.Name)
-	if err != nil {
-		return fmt.Errorf("attach to device %q: %w: %w", d.Name, os.ErrNotExist, err)
-	}
-	if err := p.configure(dev.Index, d); err != nil {
-		return fmt.Errorf("attach to device %q: %w", d.Name, err)
-	}
-	suffix := ""
-	if len(dev.HardwareAddr) == 0 && dev.Flags&net.FlagLoopback == 0 {
-		suffix = "_l3"
-	}
-	for _, side := range []struct {
-		name   string
-		attach ebpf.AttachType
-	}{{"egress", ebpf.AttachTCXEgress}, {"ingress", ebpf.AttachTCXIngress}} { // what answers before what asks
-		if err := p.attachSide(dev, side.name, p.coll.Programs["cm_"+side.name+suffix], side.attach); err != nil {
-			return fmt.Errorf("attach to the %s of device %q: %w", side.name, d.Name, err)
-		}
-	}
-	return nil
-}
-
-func (p *Packet) configure(index int, d Device) error {
-	conf := packetCmDevice{}
-	if d.SNAT {
-		conf.Flags = 1 // CM_DEVICE_SNAT
-	}
-	for _, a := range []struct {
-		from netip.Addr
-		to   *[4]uint32
-	}{{d.Addr4, &conf.Addr4}, {d.Addr6, &conf.Addr6}} {
-		if a.from.IsValid() {
-			*a.to = words(a.from.As16())
-		}
-	}
-	if err := p.coll.Maps[packetMapCmDevices].Put(uint32(index), &conf); err != nil {
-		return fmt.Errorf("write its options: %w", err)
-	}
-	return nil
-}
-
-// words are the bytes of an address as the programs read them.
-func words(b [16]byte) (w [4]uint32) {
-	for i := range w {
-		w[i] = uint32(b[4*i]) | uint32(b[4*i+1])<<8 | uint32(b[4*i+2])<<16 | uint32(b[4*i+3])<<24
-	}
-	return w
-}
-
-func (p *Packet) attachSide(dev *net.Interface, side string, prog *ebpf.Program, attach ebpf.AttachType) error {
-	pin := devicePin(dev.Index, side)
-	path := filepath.Join(p.dir, pin)
-	l, err := p.takeOver(path, dev.Index)
-	if err != nil {
-		return err
-	}
-	if l != nil {
-		if err := l.Update(prog); err != nil {
-			return errors.Join(fmt.Errorf("update link: %w", err), l.Close())
-		}
-	} else {
-		if l, err = link.AttachTCX(link.TCXOptions{Interface: dev.Index, Program: prog, Attach: attach, Anchor: link.Head()}); err != nil {
-			return err
-		}
-		if err := replacePin(l, path); err != nil {
-			return errors.Join(err, l.Close())
-		}
-	}
-	if old := p.links[pin]; old != nil {
-		_ = old.Close() // the same link, by another descriptor
-	}
-	p.links[pin] = l
-	return nil
-}
-
-func devicePin(index int, side string) string {
-	return fmt.Sprintf("%stcx_%d_%s", linkPrefix, index, side)
-}
-
-// takeOver opens a pinned link, unless it belonged to a device that is gone.
-func (p *Packet) takeOver(path string, index int) (link.Link, error) {
-	l, err := link.LoadPinnedLink(path, nil)
-	if err != nil { // nothing, or nothing of ours
-		l, err = p.pinHeld(path)
-	}
-	if l == nil || err != nil {
-		return nil, err
-	}
-	info, err := l.Info()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read link: %w", err), l.Close())
-	}
-	if tcx := info.TCX(); tcx == nil || int(tcx.Ifindex) != index {
-		return nil, l.Close()
-	}
-	return l, nil
-}
-
 // checkLayout refuses maps of a version that the programs cannot read.
 func (p *Packet) checkLayout() error {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, packetMapCmInfo), nil)
@@ -260,51 +234,6 @@ func mapID(m *ebpf.Map) ebpf.MapID {
 	}
 	id, _ := info.ID()
 	return id
-}
-
-// Detach takes the programs off a device, by its index. A device that is gone or
-// never had them is no error.
-func (p *Packet) Detach(index int) error {
-	var errs []error
-	for _, side := range []string{"ingress", "egress"} { // what asks before what answers
-		pin := devicePin(index, side)
-		if err := os.Remove(filepath.Join(p.dir, pin)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove pin: %w", err))
-		}
-		if l := p.links[pin]; l != nil {
-			errs = append(errs, l.Close())
-			delete(p.links, pin)
-		}
-	}
-	if err := p.coll.Maps[packetMapCmDevices].Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		errs = append(errs, fmt.Errorf("delete the options of device %d: %w", index, err))
-	}
-	return errors.Join(errs...)
-}
-
-// Attached lists the indexes of the devices whose both links are pinned, by this
-// process or an earlier one, and in force.
-func (p *Packet) Attached() ([]int, error) {
-	pins, err := os.ReadDir(p.dir)
-	if err != nil {
-		return nil, fmt.Errorf("list pins: %w", err)
-	}
-	sides := map[int]int{}
-	var both []int
-	for _, pin := range pins {
-		var index int
-		var side string
-		if n, _ := fmt.Sscanf(pin.Name(), linkPrefix+"tcx_%d_%s", &index, &side); n != 2 || pin.Name() != devicePin(index, side) {
-			continue
-		}
-		if !p.inForce(pin.Name(), index) {
-			continue
-		}
-		if sides[index]++; sides[index] == 2 {
-			both = append(both, index)
-		}
-	}
-	return both, nil
 }
 
 // Close closes everything and leaves the pins, so load balancing goes on.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What the per-packet programs keep, and how they read a packet. */
+/* What the per-packet programs keep. */
 #ifndef CM_PACKET_H
 #define CM_PACKET_H
 
@@ -12,19 +12,22 @@
 
 #include "sticky.h"
 
-/* The errors that ICMP tells the sender of a packet. linux/icmp.h drags the C
- * library's headers in. */
-#define CM_ICMP_UNREACHABLE 3
-#define CM_ICMP_TIME_EXCEEDED 11
-#define CM_ICMP_PARAMETER 12
-#define CM_ICMP6_LAST_ERROR 4
+struct cm_ports {
+	__u16 src;
+	__u16 dst;
+};
 
-/* cm_flow_key is what a packet says: addresses and ports, as everywhere. */
+/* cm_flow_key is what a packet says: addresses, ports, protocol. It is short for
+ * both families, because hashing it is most of the cost of a look-up: an IPv4
+ * address is there as it is, an IPv6 address as a digest, and the flow itself
+ * holds what was digested. */
 struct cm_flow_key {
-	struct cm_endpoint src;
-	struct cm_endpoint dst;
+	__u64 src;
+	__u64 dst;
+	struct cm_ports ports;
 	__u8 proto;
-	__u8 pad[3];
+	__u8 v6;
+	__u16 pad;
 };
 
 /* cm_flow is what that packet becomes. A connection has two of them, one per
@@ -35,6 +38,9 @@ struct cm_flow {
 	__u16 cluster; /* of the backend */
 	__u8 flags;
 	__u8 pad;
+	__u16 addresses; /* what the change of addresses adds to a sum */
+	__u16 all; /* and that of addresses and ports */
+	__u32 was[8]; /* source and destination of an IPv6 packet before */
 };
 
 #define CM_FLOW_FORWARD 1 /* from the client */
@@ -51,11 +57,6 @@ struct cm_fragment_key {
 	__u8 pad[3];
 };
 
-struct cm_ports {
-	__u16 src;
-	__u16 dst;
-};
-
 /* cm_device says how to treat what enters by a device. The addresses are the
  * node's own, v4-mapped the first, all zero where it has none. */
 struct cm_device {
@@ -65,6 +66,18 @@ struct cm_device {
 };
 
 #define CM_DEVICE_SNAT 1 /* clients are outside: replies must come back here */
+#define CM_DEVICE_XDP 2 /* takes packets from the XDP program of another device */
+
+/* cm_seen says by a hash of address and port who was ever asked as a frontend, and
+ * who answers as a backend. Where it says no there is no flow, and one load told
+ * so; where it says yes there may be. Bytes and not bits, because a byte is
+ * written without reading its neighbours. */
+#define CM_SEEN 65536
+
+struct cm_seen {
+	__u8 asked[CM_SEEN];
+	__u8 answers[CM_SEEN];
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -72,6 +85,29 @@ struct {
 	__type(value, struct cm_flow);
 	__uint(max_entries, 1);
 } cm_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_seen);
+	__uint(max_entries, 1);
+} cm_seen SEC(".maps");
+
+/* cm_draft is what a new connection is made of, kept here because the stack is too
+ * small for it. Nothing else of ours runs on a CPU meanwhile. */
+struct cm_draft {
+	struct cm_flow flow;
+	struct cm_flow_key key;
+	struct cm_endpoint backend;
+	struct cm_endpoint client; /* as the backend sees it */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct cm_draft);
+	__uint(max_entries, 1);
+} cm_drafts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -87,21 +123,29 @@ struct {
 	__uint(max_entries, 1);
 } cm_devices SEC(".maps");
 
-/* cm_packet is what the programs know of a packet. l4 is 0 in a fragment that has
- * no ports of its own. */
+/* cm_packet is what the programs know of a packet. l3 and l4 say where its headers
+ * begin; l4 is 0 in a fragment that has no ports of its own. */
 struct cm_packet {
-	struct cm_flow_key key;
+	struct cm_endpoint src;
+	struct cm_endpoint dst;
 	__u32 l3;
 	__u32 l4;
-	__u8 v6;
+	__u8 proto;
 	__u8 tcp; /* flags */
-	__u8 error; /* an ICMP error; the key is that of the packet it is about, turned round */
+	__u8 error; /* an ICMP error; the rest is of the packet it is about, turned round */
+	__u8 pad;
 };
 
 #define CM_FIN 0x01
 #define CM_SYN 0x02
 #define CM_RST 0x04
 #define CM_ACK 0x10
+
+/* Ports for sources that are the node's own. They lie above the range from which
+ * Linux takes the ports of its own connections. */
+#define CM_SNAT_FIRST 61000
+#define CM_SNAT_PORTS 4536
+#define CM_SNAT_TRIES 16
 
 /* Where the checksum is in the header of a protocol, 0 for one without. */
 static __always_inline __u32 cm_checksum_at(__u8 proto)
@@ -115,49 +159,6 @@ static __always_inline int cm_translatable(__u8 proto)
 	       proto == IPPROTO_SCTP;
 }
 
-/* Ports, and the flags of TCP, which lie behind them. */
-static __always_inline int cm_read_ports(struct __sk_buff *skb,
-					 struct cm_packet *p)
-{
-	struct cm_ports ports;
-
-	if (bpf_skb_load_bytes(skb, p->l4, &ports, sizeof(ports)))
-		return 0;
-	p->key.src.port = ports.src;
-	p->key.dst.port = ports.dst;
-	if (p->key.proto == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, p->l4 + 13, &p->tcp, 1))
-		return 0;
-	return 1;
-}
-
-/* The ports of a fragment: the first one has them, the later ones get them from
- * what was kept of it. A later fragment that comes first goes untranslated. */
-static __always_inline int cm_fragment(struct __sk_buff *skb,
-				       struct cm_packet *p, __u32 id, int later)
-{
-	struct cm_fragment_key key = { .id = id, .proto = p->key.proto };
-	struct cm_ports ports, *known;
-
-	__builtin_memcpy(key.src, p->key.src.addr, sizeof(key.src));
-	__builtin_memcpy(key.dst, p->key.dst.addr, sizeof(key.dst));
-	if (later) {
-		known = bpf_map_lookup_elem(&cm_fragments, &key);
-		if (!known)
-			return 0;
-		p->key.src.port = known->src;
-		p->key.dst.port = known->dst;
-		p->l4 = 0;
-		return 1;
-	}
-	if (!cm_read_ports(skb, p))
-		return 0;
-	ports.src = p->key.src.port;
-	ports.dst = p->key.dst.port;
-	bpf_map_update_elem(&cm_fragments, &key, &ports, BPF_ANY);
-	return 1;
-}
-
 static __always_inline void cm_map4(__u32 *addr, __u32 v4)
 {
 	addr[0] = 0;
@@ -166,181 +167,170 @@ static __always_inline void cm_map4(__u32 *addr, __u32 v4)
 	addr[3] = v4;
 }
 
-/* The packet that an ICMP error is about went the other way: its addresses and
- * ports are turned round, so that they are the key of what came back. */
-static __always_inline int cm_read_error4(struct __sk_buff *skb,
-					  struct cm_packet *p)
+static __always_inline int cm_zero(const __u32 *a)
 {
-	struct cm_ports ports;
-	struct iphdr inner;
-	__u8 type;
-
-	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) ||
-	    (type != CM_ICMP_UNREACHABLE && type != CM_ICMP_TIME_EXCEEDED &&
-	     type != CM_ICMP_PARAMETER))
-		return 0;
-	if (bpf_skb_load_bytes(skb, p->l4 + 8, &inner, sizeof(inner)) ||
-	    inner.ihl != 5 || inner.frag_off & bpf_htons(0x1fff) ||
-	    !cm_translatable(inner.protocol) ||
-	    bpf_skb_load_bytes(skb, p->l4 + 28, &ports, sizeof(ports)))
-		return 0;
-	cm_map4(p->key.src.addr, inner.daddr);
-	cm_map4(p->key.dst.addr, inner.saddr);
-	p->key.src.port = ports.dst;
-	p->key.dst.port = ports.src;
-	p->key.proto = inner.protocol;
-	p->error = 1;
-	return 1;
+	return !(a[0] | a[1] | a[2] | a[3]);
 }
 
-static __always_inline int cm_read_error6(struct __sk_buff *skb,
-					  struct cm_packet *p)
+static __always_inline int cm_same(const __u32 *a, const __u32 *b)
 {
-	struct ipv6hdr inner;
-	struct cm_ports ports;
-	__u8 type;
-
-	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || type == 0 ||
-	    type > CM_ICMP6_LAST_ERROR)
-		return 0;
-	if (bpf_skb_load_bytes(skb, p->l4 + 8, &inner, sizeof(inner)) ||
-	    !cm_translatable(inner.nexthdr) ||
-	    bpf_skb_load_bytes(skb, p->l4 + 48, &ports, sizeof(ports)))
-		return 0;
-	__builtin_memcpy(p->key.src.addr, &inner.daddr, 16);
-	__builtin_memcpy(p->key.dst.addr, &inner.saddr, 16);
-	p->key.src.port = ports.dst;
-	p->key.dst.port = ports.src;
-	p->key.proto = inner.nexthdr;
-	p->error = 1;
-	return 1;
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
-/* The common case without a call into the kernel: a whole IPv4 packet of TCP or
- * UDP without options, whose headers lie where they can be read. */
-static __always_inline int cm_read_plain4(struct __sk_buff *skb, __u32 l2,
-					  struct cm_packet *p)
+/* The digest of an address in a key. For IPv6 it is a sum of products of its words,
+ * each shifted by a secret of this node: which addresses share a digest cannot be
+ * known without that. */
+static __always_inline __u64 cm_digest(const __u32 *addr, int v6, __u64 salt)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *ip = data + l2;
-	struct tcphdr *l4 = (void *)(ip + 1);
+	__u32 low = salt, high = salt >> 32;
 
-	if ((void *)(l4 + 1) > end || ip->ihl != 5 ||
-	    ip->frag_off & bpf_htons(0x3fff))
-		return 0;
-	if (ip->protocol == IPPROTO_TCP)
-		p->tcp = ((__u8 *)l4)[13];
-	else if (ip->protocol != IPPROTO_UDP)
-		return 0;
-	cm_map4(p->key.src.addr, ip->saddr);
-	cm_map4(p->key.dst.addr, ip->daddr);
-	p->key.src.port = l4->source;
-	p->key.dst.port = l4->dest;
-	p->key.proto = ip->protocol;
-	p->l4 = l2 + sizeof(*ip);
-	return 1;
+	if (!v6)
+		return addr[3];
+	return (__u64)(__u32)(addr[0] + low) * (__u32)(addr[1] + high) +
+	       (__u64)(__u32)(addr[2] + ~high) *
+		       (__u32)(addr[3] + (low ^ high));
 }
 
-static __always_inline int cm_read_plain6(struct __sk_buff *skb, __u32 l2,
-					  struct cm_packet *p)
+static __always_inline void cm_make_key(struct cm_flow_key *key,
+					const struct cm_endpoint *src,
+					const struct cm_endpoint *dst,
+					__u8 proto, int v6)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + l2;
-	struct tcphdr *l4 = (void *)(ip + 1);
+	__u64 salt = v6 ? cm_salt() : 0;
 
-	if ((void *)(l4 + 1) > end)
-		return 0;
-	if (ip->nexthdr == IPPROTO_TCP)
-		p->tcp = ((__u8 *)l4)[13];
-	else if (ip->nexthdr != IPPROTO_UDP)
-		return 0;
-	__builtin_memcpy(p->key.src.addr, &ip->saddr, 16);
-	__builtin_memcpy(p->key.dst.addr, &ip->daddr, 16);
-	p->key.src.port = l4->source;
-	p->key.dst.port = l4->dest;
-	p->key.proto = ip->nexthdr;
-	p->l4 = l2 + sizeof(*ip);
-	return 1;
+	key->src = cm_digest(src->addr, v6, salt);
+	key->dst = cm_digest(dst->addr, v6, salt);
+	key->ports.src = src->port;
+	key->ports.dst = dst->port;
+	key->proto = proto;
+	key->v6 = v6;
+	key->pad = 0;
 }
 
-static __always_inline int cm_read4(struct __sk_buff *skb, struct cm_packet *p)
+/* The flow of a key, unless it is of other addresses with the same digests. */
+static __always_inline struct cm_flow *
+cm_lookup_flow(const struct cm_flow_key *key, const __u32 *src,
+	       const __u32 *dst, int v6)
 {
-	struct iphdr ip;
-	__u16 offset;
+	struct cm_flow *f = bpf_map_lookup_elem(&cm_flows, key);
 
-	if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)) || ip.ihl < 5)
+	if (f && v6 && !(cm_same(f->was, src) && cm_same(f->was + 4, dst)))
 		return 0;
-	p->l4 = p->l3 + ip.ihl * 4;
-	if (ip.protocol == IPPROTO_ICMP)
-		return cm_read_error4(skb, p);
-	if (!cm_translatable(ip.protocol))
-		return 0;
-	cm_map4(p->key.src.addr, ip.saddr);
-	cm_map4(p->key.dst.addr, ip.daddr);
-	p->key.proto = ip.protocol;
-	offset = bpf_ntohs(ip.frag_off);
-	if (offset & 0x3fff) /* more fragments, or not the first */
-		return cm_fragment(skb, p, ip.id, offset & 0x1fff);
-	return cm_read_ports(skb, p);
+	return f;
 }
 
-/* Extension headers that may stand before the one that matters. */
-#define CM_EXTENSIONS 4
-
-struct cm_extension {
-	__u8 next;
-	__u8 length; /* in units of 8 bytes beyond the first 8 */
-	__u16 offset; /* in a fragment header */
-	__u32 id;
-};
-
-static __always_inline int cm_read6(struct __sk_buff *skb, struct cm_packet *p)
+static __always_inline struct cm_flow *
+cm_flow_between(const struct cm_endpoint *src, const struct cm_endpoint *dst,
+		__u8 proto, int v6)
 {
-	struct cm_extension ext = {};
-	int i, fragment = 0;
-	struct ipv6hdr ip;
-	__u8 next;
+	struct cm_flow_key key;
 
-	if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)))
-		return 0;
-	__builtin_memcpy(p->key.src.addr, &ip.saddr, 16);
-	__builtin_memcpy(p->key.dst.addr, &ip.daddr, 16);
-	p->l4 = p->l3 + sizeof(ip);
-	next = ip.nexthdr;
-	for (i = 0; i < CM_EXTENSIONS; i++) {
-		if (next != 0 && next != IPPROTO_ROUTING &&
-		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
-			break;
-		if (fragment || bpf_skb_load_bytes(skb, p->l4, &ext, sizeof(ext)))
-			return 0;
-		fragment = next == IPPROTO_FRAGMENT;
-		p->l4 += fragment ? 8 : 8 + ext.length * 8;
-		next = ext.next;
-	}
-	if (next == IPPROTO_ICMPV6 && !fragment)
-		return cm_read_error6(skb, p);
-	if (!cm_translatable(next))
-		return 0;
-	p->key.proto = next;
-	if (fragment)
-		return cm_fragment(skb, p, ext.id,
-				   ext.offset & bpf_htons(0xfff8));
-	return cm_read_ports(skb, p);
+	cm_make_key(&key, src, dst, proto, v6);
+	return cm_lookup_flow(&key, src->addr, dst->addr, v6);
 }
 
-/* Reads a packet whose network header begins l2 bytes in; 0 means that it is
- * none of ours. */
-static __always_inline int cm_read_packet(struct __sk_buff *skb, __u32 l2,
-					  struct cm_packet *p)
+static __always_inline __u32 cm_spot(__u64 digest, __u16 port)
 {
-	p->l3 = l2;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return cm_read_plain4(skb, l2, p) || cm_read4(skb, p);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		p->v6 = 1;
-		return cm_read_plain6(skb, l2, p) || cm_read6(skb, p);
-	}
-	return 0;
+	return ((digest ^ ((__u64)port << 40)) * 0x9e3779b97f4a7c15ULL) >> 48;
+}
+
+static __always_inline struct cm_seen *cm_seen_all(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&cm_seen, &zero);
+}
+
+/* Notes in cm_seen what a flow is about to be kept for. */
+static __always_inline void cm_see(const struct cm_flow_key *key, int forward)
+{
+	struct cm_seen *seen = cm_seen_all();
+
+	if (!seen)
+		return;
+	if (forward)
+		seen->asked[cm_spot(key->dst, key->ports.dst) & (CM_SEEN - 1)] = 1;
+	else
+		seen->answers[cm_spot(key->src, key->ports.src) & (CM_SEEN - 1)] = 1;
+}
+
+/* Can there be a flow for what enters or leaves? What enters either asks a frontend
+ * or answers to a port that this node gave; what leaves answers. */
+static __always_inline int cm_maybe(const struct cm_flow_key *key, int egress)
+{
+	struct cm_seen *seen = cm_seen_all();
+
+	if (!seen)
+		return 1;
+	if (egress)
+		return seen->answers[cm_spot(key->src, key->ports.src) & (CM_SEEN - 1)];
+	return seen->asked[cm_spot(key->dst, key->ports.dst) & (CM_SEEN - 1)] ||
+	       bpf_ntohs(key->ports.dst) >= CM_SNAT_FIRST;
+}
+
+/* Is this the first packet of a new connection, although the flow of an old one
+ * has the same addresses and ports? */
+static __always_inline int cm_anew(const struct cm_packet *p,
+				   const struct cm_flow *f)
+{
+	if (p->error || !(f->flags & CM_FLOW_FORWARD))
+		return 0;
+	if (p->proto == IPPROTO_TCP)
+		return (p->tcp & (CM_SYN | CM_ACK)) == CM_SYN &&
+		       (f->flags & CM_FLOW_CLOSING || cm_withdrawn(f->cluster));
+	return cm_withdrawn(f->cluster);
+}
+
+/* Sums of 16 bits, as checksums are made of, in any order of bytes. */
+static __always_inline __u16 cm_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* What a sum grows by where an address, or a pair of ports, becomes another. */
+static __always_inline __u64 cm_growth(const __u32 *from, const __u32 *to, int v6)
+{
+	__u64 sum = (__u64)(__u32)~from[3] + to[3];
+
+	if (v6)
+		sum += (__u64)(__u32)~from[0] + to[0] + (__u32)~from[1] + to[1] +
+		       (__u32)~from[2] + to[2];
+	return sum;
+}
+
+/* A checksum after what it covers grew, and a bare sum. */
+static __always_inline __u16 cm_checksum(__u16 old, __u32 growth)
+{
+	return ~cm_fold((__u64)(__u16)~old + growth);
+}
+
+static __always_inline __u16 cm_grown(__u16 old, __u32 growth)
+{
+	return cm_fold((__u64)old + growth);
+}
+
+/* Keeps the draft's flow for packets from src to dst. */
+static __always_inline long cm_keep(struct cm_draft *d,
+				    const struct cm_endpoint *src,
+				    const struct cm_endpoint *dst, __u8 proto,
+				    int v6, __u64 how)
+{
+	struct cm_flow *flow = &d->flow;
+	__u64 growth = cm_growth(src->addr, flow->src.addr, v6) +
+		       cm_growth(dst->addr, flow->dst.addr, v6);
+
+	cm_make_key(&d->key, src, dst, proto, v6);
+	cm_see(&d->key, flow->flags & CM_FLOW_FORWARD);
+	flow->addresses = cm_fold(growth);
+	growth += (__u16)~src->port + flow->src.port;
+	growth += (__u16)~dst->port + flow->dst.port;
+	flow->all = cm_fold(growth);
+	__builtin_memcpy(flow->was, src->addr, 16);
+	__builtin_memcpy(flow->was + 4, dst->addr, 16);
+	return bpf_map_update_elem(&cm_flows, &d->key, flow, how);
 }
 
 #endif

@@ -62,6 +62,14 @@ type packetCmDevice struct {
 	Flags uint32
 }
 
+type packetCmDraft struct {
+	_       structs.HostLayout
+	Flow    packetCmFlow
+	Key     packetCmFlowKey
+	Backend packetCmEndpoint
+	Client  packetCmEndpoint
+}
+
 type packetCmEndpoint struct {
 	_    structs.HostLayout
 	Addr [4]uint32
@@ -70,20 +78,25 @@ type packetCmEndpoint struct {
 }
 
 type packetCmFlow struct {
-	_       structs.HostLayout
-	Src     packetCmEndpoint
-	Dst     packetCmEndpoint
-	Cluster uint16
-	Flags   uint8
-	Pad     uint8
+	_         structs.HostLayout
+	Src       packetCmEndpoint
+	Dst       packetCmEndpoint
+	Cluster   uint16
+	Flags     uint8
+	Pad       uint8
+	Addresses uint16
+	All       uint16
+	Was       [8]uint32
 }
 
 type packetCmFlowKey struct {
 	_     structs.HostLayout
-	Src   packetCmEndpoint
-	Dst   packetCmEndpoint
+	Src   uint64
+	Dst   uint64
+	Ports packetCmPorts
 	Proto uint8
-	Pad   [3]uint8
+	V6    uint8
+	Pad   uint16
 }
 
 type packetCmFragmentKey struct {
@@ -149,6 +162,12 @@ type packetCmReverseKey struct {
 	Pad     uint32
 }
 
+type packetCmSeen struct {
+	_       structs.HostLayout
+	Asked   [65536]uint8
+	Answers [65536]uint8
+}
+
 type packetCmSettings struct {
 	_      structs.HostLayout
 	Salt   uint64
@@ -160,30 +179,34 @@ type packetCmSettings struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	packetMapCmAffinity    = "cm_affinity"
-	packetMapCmClusterHits = "cm_cluster_hits"
-	packetMapCmClusters    = "cm_clusters"
-	packetMapCmCounters    = "cm_counters"
-	packetMapCmDevices     = "cm_devices"
-	packetMapCmEvents      = "cm_events"
-	packetMapCmFlows       = "cm_flows"
-	packetMapCmFragments   = "cm_fragments"
-	packetMapCmFrontends   = "cm_frontends"
-	packetMapCmHeaders     = "cm_headers"
-	packetMapCmInfo        = "cm_info"
-	packetMapCmMeta        = "cm_meta"
-	packetMapCmPeers       = "cm_peers"
-	packetMapCmReasons     = "cm_reasons"
-	packetMapCmReverse     = "cm_reverse"
-	packetMapCmSettings    = "cm_settings"
-	packetMapCmSlab        = "cm_slab"
-	packetMapCmTcpPeers    = "cm_tcp_peers"
-	packetProgCmEgress     = "cm_egress"
-	packetProgCmEgressL3   = "cm_egress_l3"
-	packetProgCmIngress    = "cm_ingress"
-	packetProgCmIngressL3  = "cm_ingress_l3"
-	packetVarCmEventType   = "cm_event_type"
-	packetVarCmRegionType  = "cm_region_type"
+	packetMapCmAffinity       = "cm_affinity"
+	packetMapCmClusterHits    = "cm_cluster_hits"
+	packetMapCmClusters       = "cm_clusters"
+	packetMapCmCounters       = "cm_counters"
+	packetMapCmDevices        = "cm_devices"
+	packetMapCmDrafts         = "cm_drafts"
+	packetMapCmEvents         = "cm_events"
+	packetMapCmFlows          = "cm_flows"
+	packetMapCmFragments      = "cm_fragments"
+	packetMapCmFrontends      = "cm_frontends"
+	packetMapCmHeaders        = "cm_headers"
+	packetMapCmInfo           = "cm_info"
+	packetMapCmMeta           = "cm_meta"
+	packetMapCmPeers          = "cm_peers"
+	packetMapCmReasons        = "cm_reasons"
+	packetMapCmReverse        = "cm_reverse"
+	packetMapCmSeen           = "cm_seen"
+	packetMapCmSettings       = "cm_settings"
+	packetMapCmSlab           = "cm_slab"
+	packetMapCmTcpPeers       = "cm_tcp_peers"
+	packetProgCmEgress        = "cm_egress"
+	packetProgCmEgressL3      = "cm_egress_l3"
+	packetProgCmIngress       = "cm_ingress"
+	packetProgCmIngressL3     = "cm_ingress_l3"
+	packetProgCmXdp           = "cm_xdp"
+	packetVarCmCanSeeChecksum = "cm_can_see_checksum"
+	packetVarCmEventType      = "cm_event_type"
+	packetVarCmRegionType     = "cm_region_type"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -232,6 +255,7 @@ type packetProgramSpecs struct {
 	CmEgressL3  *ebpf.ProgramSpec `ebpf:"cm_egress_l3"`
 	CmIngress   *ebpf.ProgramSpec `ebpf:"cm_ingress"`
 	CmIngressL3 *ebpf.ProgramSpec `ebpf:"cm_ingress_l3"`
+	CmXdp       *ebpf.ProgramSpec `ebpf:"cm_xdp"`
 }
 
 // packetMapSpecs contains maps before they are loaded into the kernel.
@@ -243,6 +267,7 @@ type packetMapSpecs struct {
 	CmClusters    *ebpf.MapSpec `ebpf:"cm_clusters"`
 	CmCounters    *ebpf.MapSpec `ebpf:"cm_counters"`
 	CmDevices     *ebpf.MapSpec `ebpf:"cm_devices"`
+	CmDrafts      *ebpf.MapSpec `ebpf:"cm_drafts"`
 	CmEvents      *ebpf.MapSpec `ebpf:"cm_events"`
 	CmFlows       *ebpf.MapSpec `ebpf:"cm_flows"`
 	CmFragments   *ebpf.MapSpec `ebpf:"cm_fragments"`
@@ -253,6 +278,7 @@ type packetMapSpecs struct {
 	CmPeers       *ebpf.MapSpec `ebpf:"cm_peers"`
 	CmReasons     *ebpf.MapSpec `ebpf:"cm_reasons"`
 	CmReverse     *ebpf.MapSpec `ebpf:"cm_reverse"`
+	CmSeen        *ebpf.MapSpec `ebpf:"cm_seen"`
 	CmSettings    *ebpf.MapSpec `ebpf:"cm_settings"`
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
 	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
@@ -262,8 +288,9 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
-	CmEventType  *ebpf.VariableSpec `ebpf:"cm_event_type"`
-	CmRegionType *ebpf.VariableSpec `ebpf:"cm_region_type"`
+	CmCanSeeChecksum *ebpf.VariableSpec `ebpf:"cm_can_see_checksum"`
+	CmEventType      *ebpf.VariableSpec `ebpf:"cm_event_type"`
+	CmRegionType     *ebpf.VariableSpec `ebpf:"cm_region_type"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -291,6 +318,7 @@ type packetMaps struct {
 	CmClusters    *ebpf.Map `ebpf:"cm_clusters"`
 	CmCounters    *ebpf.Map `ebpf:"cm_counters"`
 	CmDevices     *ebpf.Map `ebpf:"cm_devices"`
+	CmDrafts      *ebpf.Map `ebpf:"cm_drafts"`
 	CmEvents      *ebpf.Map `ebpf:"cm_events"`
 	CmFlows       *ebpf.Map `ebpf:"cm_flows"`
 	CmFragments   *ebpf.Map `ebpf:"cm_fragments"`
@@ -301,6 +329,7 @@ type packetMaps struct {
 	CmPeers       *ebpf.Map `ebpf:"cm_peers"`
 	CmReasons     *ebpf.Map `ebpf:"cm_reasons"`
 	CmReverse     *ebpf.Map `ebpf:"cm_reverse"`
+	CmSeen        *ebpf.Map `ebpf:"cm_seen"`
 	CmSettings    *ebpf.Map `ebpf:"cm_settings"`
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
 	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
@@ -313,6 +342,7 @@ func (m *packetMaps) Close() error {
 		m.CmClusters,
 		m.CmCounters,
 		m.CmDevices,
+		m.CmDrafts,
 		m.CmEvents,
 		m.CmFlows,
 		m.CmFragments,
@@ -323,6 +353,7 @@ func (m *packetMaps) Close() error {
 		m.CmPeers,
 		m.CmReasons,
 		m.CmReverse,
+		m.CmSeen,
 		m.CmSettings,
 		m.CmSlab,
 		m.CmTcpPeers,
@@ -333,8 +364,9 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
-	CmEventType  *ebpf.Variable `ebpf:"cm_event_type"`
-	CmRegionType *ebpf.Variable `ebpf:"cm_region_type"`
+	CmCanSeeChecksum *ebpf.Variable `ebpf:"cm_can_see_checksum"`
+	CmEventType      *ebpf.Variable `ebpf:"cm_event_type"`
+	CmRegionType     *ebpf.Variable `ebpf:"cm_region_type"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.
@@ -345,6 +377,7 @@ type packetPrograms struct {
 	CmEgressL3  *ebpf.Program `ebpf:"cm_egress_l3"`
 	CmIngress   *ebpf.Program `ebpf:"cm_ingress"`
 	CmIngressL3 *ebpf.Program `ebpf:"cm_ingress_l3"`
+	CmXdp       *ebpf.Program `ebpf:"cm_xdp"`
 }
 
 func (p *packetPrograms) Close() error {
@@ -353,6 +386,7 @@ func (p *packetPrograms) Close() error {
 		p.CmEgressL3,
 		p.CmIngress,
 		p.CmIngressL3,
+		p.CmXdp,
 	)
 }
 

@@ -26,6 +26,7 @@ type packetWorld struct {
 	*fixture
 	client, node, server netns.NsHandle
 	packet               *Packet
+	packetOpts           PacketOptions
 }
 
 const (
@@ -37,24 +38,35 @@ const (
 
 func newPacketWorld(t *testing.T, snat bool) *packetWorld {
 	t.Helper()
-	w := &packetWorld{fixture: newFixture(t)}
+	return newPacketWorldOf(t, snat, PacketOptions{})
+}
+
+// newPacketWorldOf makes the programs as on another kernel.
+func newPacketWorldOf(t *testing.T, snat bool, opts PacketOptions) *packetWorld {
+	t.Helper()
+	w := &packetWorld{fixture: newFixture(t), packetOpts: opts}
+	w.packetOpts.PinDir, w.packetOpts.Log = w.opts.PinDir, w.opts.Log
+	w.packetOpts.MaxFlows, w.packetOpts.MaxFragments, w.packetOpts.MaxDevices = 4096, 64, 16
 	w.client, w.node, w.server = newNS(t), newNS(t), newNS(t)
 	w.wire(w.client, packetDevice, "10.1.0.1/16", "fd00:1::1/64", clientAddr4+"/16", clientAddr6+"/64")
 	w.wire(w.server, "toserver", nodeAddr4+"/16", nodeAddr6+"/64", backendAddr4+"/16", backendAddr6+"/64")
-	inNS(t, w.node, func() error {
-		return errors.Join(
-			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
-			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
-		)
-	})
+	inNS(t, w.node, forward)
 	w.loadPacket()
 	w.attach(snat)
 	return w
 }
 
+// forward lets a namespace pass on what is not for itself.
+func forward() error {
+	return errors.Join(
+		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+		os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
+	)
+}
+
 func (w *packetWorld) loadPacket() {
 	w.Helper()
-	p, err := LoadPacket(PacketOptions{PinDir: w.opts.PinDir, MaxFlows: 4096, MaxFragments: 64, MaxDevices: 16})
+	p, err := LoadPacket(w.packetOpts)
 	if err != nil {
 		w.Fatalf("%+v", err) // with the verifier's log
 	}
@@ -207,14 +219,19 @@ func greet(l net.Listener) bool {
 // the answer or the error.
 func (w *packetWorld) call(network, addr, say string) (answer string) {
 	w.Helper()
+	return w.callFor(10*time.Second, network, addr, say)
+}
+
+func (w *packetWorld) callFor(limit time.Duration, network, addr, say string) (answer string) {
+	w.Helper()
 	inNS(w.TB, w.client, func() error {
-		c, err := net.DialTimeout(network, addr, 10*time.Second)
+		c, err := net.DialTimeout(network, addr, limit)
 		if err != nil {
 			answer = err.Error()
 			return nil
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(limit))
 		if say != "" {
 			if _, err := c.Write([]byte(say)); err != nil {
 				return err
@@ -231,30 +248,39 @@ func (w *packetWorld) call(network, addr, say string) (answer string) {
 	return answer
 }
 
-func TestPackets(t *testing.T) {
-	for _, snat := range []bool{false, true} {
-		t.Run(fmt.Sprintf("snat=%t", snat), func(t *testing.T) {
-			w := newPacketWorld(t, snat)
-			sees4, sees6 := clientAddr4, clientAddr6
-			if snat {
-				sees4, sees6 = nodeAddr4, nodeAddr6
-			}
-			w.service("10.96.0.1:80", tcp, w.serveIn(tcp, backendAddr4+":0"))
-			w.service("[fd00:96::1]:80", tcp, w.serveIn(tcp, "["+backendAddr6+"]:0"))
-			w.service("10.96.0.1:53", udp, w.serveIn(udp, backendAddr4+":0"))
-			w.service("[fd00:96::1]:53", udp, w.serveIn(udp, "["+backendAddr6+"]:0"))
-			long := strings.Repeat("0123456789", 500) // more than the link takes at once
-			for range 3 {
-				w.answers("tcp", "10.96.0.1:80", "", sees4)
-				w.answers("tcp", "[fd00:96::1]:80", "", sees6)
-				w.answers("udp", "10.96.0.1:53", "hello", sees4+" hello")
-				w.answers("udp", "[fd00:96::1]:53", "hello", sees6+" hello")
-				w.answers("udp", "10.96.0.1:53", long, sees4+" "+long)
-				w.answers("udp", "[fd00:96::1]:53", long, sees6+" "+long)
-			}
-			w.answers("tcp", backendAddr4+":1", "", "dial tcp "+backendAddr4+":1: connect: connection refused")
-		})
+// onKernels runs a test with clients outside and inside, on this kernel and as on one
+// without TCX and without a view of checksums.
+func onKernels(t *testing.T, test func(*testing.T, *packetWorld, bool)) {
+	for _, opts := range []PacketOptions{{}, {clsact: true, blind: true}} {
+		for _, snat := range []bool{false, true} {
+			t.Run(fmt.Sprintf("snat=%t/clsact=%t", snat, opts.clsact), func(t *testing.T) {
+				test(t, newPacketWorldOf(t, snat, opts), snat)
+			})
+		}
 	}
+}
+
+func TestPackets(t *testing.T) {
+	onKernels(t, func(t *testing.T, w *packetWorld, snat bool) {
+		sees4, sees6 := clientAddr4, clientAddr6
+		if snat {
+			sees4, sees6 = nodeAddr4, nodeAddr6
+		}
+		w.service("10.96.0.1:80", tcp, w.serveIn(tcp, backendAddr4+":0"))
+		w.service("[fd00:96::1]:80", tcp, w.serveIn(tcp, "["+backendAddr6+"]:0"))
+		w.service("10.96.0.1:53", udp, w.serveIn(udp, backendAddr4+":0"))
+		w.service("[fd00:96::1]:53", udp, w.serveIn(udp, "["+backendAddr6+"]:0"))
+		long := strings.Repeat("0123456789", 500) // more than the link takes at once
+		for range 3 {
+			w.answers("tcp", "10.96.0.1:80", "", sees4)
+			w.answers("tcp", "[fd00:96::1]:80", "", sees6)
+			w.answers("udp", "10.96.0.1:53", "hello", sees4+" hello")
+			w.answers("udp", "[fd00:96::1]:53", "hello", sees6+" hello")
+			w.answers("udp", "10.96.0.1:53", long, sees4+" "+long)
+			w.answers("udp", "[fd00:96::1]:53", long, sees6+" "+long)
+		}
+		w.answers("tcp", backendAddr4+":1", "", "dial tcp "+backendAddr4+":1: connect: connection refused")
+	})
 }
 
 func (w *packetWorld) answers(network, addr, say, want string) {
@@ -267,18 +293,15 @@ func (w *packetWorld) answers(network, addr, say, want string) {
 // TestPacketErrors has nobody behind the backend's port: what ICMP says of the
 // backend reaches the client as if it came from the frontend.
 func TestPacketErrors(t *testing.T) {
-	for _, snat := range []bool{false, true} {
-		t.Run(fmt.Sprintf("snat=%t", snat), func(t *testing.T) {
-			w := newPacketWorld(t, snat)
-			w.service("10.96.0.1:53", udp, record(netip.MustParseAddrPort(backendAddr4+":9")))
-			w.service("[fd00:96::1]:53", udp, record(netip.MustParseAddrPort("["+backendAddr6+"]:9")))
-			for _, addr := range []string{"10.96.0.1:53", "[fd00:96::1]:53"} {
-				if got := w.call("udp", addr, "hello"); !strings.HasSuffix(got, "connection refused") {
-					t.Errorf("%s: got %q, want connection refused", addr, got)
-				}
+	onKernels(t, func(t *testing.T, w *packetWorld, _ bool) {
+		w.service("10.96.0.1:53", udp, record(netip.MustParseAddrPort(backendAddr4+":9")))
+		w.service("[fd00:96::1]:53", udp, record(netip.MustParseAddrPort("["+backendAddr6+"]:9")))
+		for _, addr := range []string{"10.96.0.1:53", "[fd00:96::1]:53"} {
+			if got := w.call("udp", addr, "hello"); !strings.HasSuffix(got, "connection refused") {
+				t.Errorf("%s: got %q, want connection refused", addr, got)
 			}
-		})
-	}
+		}
+	})
 }
 
 // dialogue is a connection from the client's namespace that stays open.
@@ -328,25 +351,22 @@ func (w *packetWorld) speak(c net.Conn) {
 // process that attached the programs and over its next life, and over the loss
 // of their backend from the service.
 func TestPacketConnectionsOutliveTheLoader(t *testing.T) {
-	for _, snat := range []bool{false, true} {
-		t.Run(fmt.Sprintf("snat=%t", snat), func(t *testing.T) {
-			w := newPacketWorld(t, snat)
-			b := w.echoIn(backendAddr4 + ":0")
-			id := w.service("10.96.0.1:80", tcp, b)
-			c := w.dialogue("10.96.0.1:80")
-			w.speak(c)
-			if err := w.packet.Close(); err != nil {
-				t.Error(err)
-			}
-			w.speak(c)
-			w.loadPacket()
-			w.attach(snat)
-			w.speak(c)
-			w.next = w.publish(id, w.next, nil)
-			w.speak(c)
-			w.refuses("10.96.0.1:80")
-		})
-	}
+	onKernels(t, func(t *testing.T, w *packetWorld, snat bool) {
+		b := w.echoIn(backendAddr4 + ":0")
+		id := w.service("10.96.0.1:80", tcp, b)
+		c := w.dialogue("10.96.0.1:80")
+		w.speak(c)
+		if err := w.packet.Close(); err != nil {
+			t.Error(err)
+		}
+		w.speak(c)
+		w.loadPacket()
+		w.attach(snat)
+		w.speak(c)
+		w.next = w.publish(id, w.next, nil)
+		w.speak(c)
+		w.refuses("10.96.0.1:80")
+	})
 }
 
 // refuses checks that the beginning of a connection is dropped and counted.

@@ -31,10 +31,6 @@ func (p *Packet) inForce(pin string, index int) bool {
 	if err != nil {
 		return false
 	}
-	info, err := l.Info()
-	if err := errors.Join(err, l.Close()); err != nil {
-		return false
-	}
-	tcx := info.TCX()
-	return tcx != nil && int(tcx.Ifindex) == index
+	on, err := deviceOf(l)
+	return errors.Join(err, l.Close()) == nil && on == index
 }

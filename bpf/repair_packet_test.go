@@ -46,7 +46,7 @@ func TestRepairDevice(t *testing.T) {
 	}
 	attach()
 	for _, side := range []string{"ingress", "egress"} {
-		path := filepath.Join(f.opts.PinDir, devicePin(index, side))
+		path := filepath.Join(f.opts.PinDir, devicePin("tcx", index, side))
 		before := linkID(t, path)
 		f.removePin(filepath.Base(path))
 		lost("pin removed")

@@ -197,22 +197,21 @@ static __always_inline __u32 cm_choose_sticky(__u32 id, __u64 first,
 	return other ? other : index;
 }
 
-/* cm_pick for a client that is known by its address. */
-static __always_inline struct cm_backend *
-cm_pick_for_address(__u32 id, __u64 seed, const struct cm_endpoint *frontend,
-		    const __u32 *client)
+/* The slab index of a backend for a client that is known by its address, 0 if there
+ * is none. */
+static __always_inline __u32
+cm_choose_for_address(__u32 id, __u64 seed, const struct cm_endpoint *frontend,
+		      const __u32 *client)
 {
 	__u64 header = cm_header(id);
-	__u32 v6 = cm_v6(frontend->addr), index;
+	__u32 v6 = cm_v6(frontend->addr);
 
 	if (header & CM_HEADER_CONSISTENT)
 		seed = cm_hash_address(client);
 	if (header & CM_HEADER_STICKY)
-		index = cm_choose_sticky(id, cm_half(client), cm_half(client + 2),
-					 CM_CLIENT_ADDRESS, seed, v6);
-	else
-		index = cm_choose(id, seed, v6);
-	return index ? bpf_map_lookup_elem(&cm_slab, &index) : 0;
+		return cm_choose_sticky(id, cm_half(client), cm_half(client + 2),
+					CM_CLIENT_ADDRESS, seed, v6);
+	return cm_choose(id, seed, v6);
 }
 
 #endif

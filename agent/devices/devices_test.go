@@ -28,6 +28,19 @@ func TestParseRule(t *testing.T) {
 	}
 }
 
+func TestParseXDP(t *testing.T) {
+	for text, want := range map[string]bpf.XDPMode{"off": bpf.XDPOff, "driver": bpf.XDPDriver, "generic": bpf.XDPGeneric} {
+		if got, err := ParseXDP(text); err != nil || got != want {
+			t.Errorf("%q: got %q, error %v; want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "on", "Driver"} {
+		if _, err := ParseXDP(text); err == nil || !strings.Contains(err.Error(), "--xdp") {
+			t.Errorf("%q: error %v, want one that names the flag", text, err)
+		}
+	}
+}
+
 func TestChooseTakesTheFirstRule(t *testing.T) {
 	have := []device{
 		{index: 1, name: "lo", addrs: addrs("127.0.0.1", "::1")},
@@ -36,11 +49,11 @@ func TestChooseTakesTheFirstRule(t *testing.T) {
 	}
 	rules := []Rule{{Pattern: "eth0", SNAT: true}, {Pattern: "veth7", SNAT: true}, {Pattern: "veth*"}}
 	want := map[int]bpf.Device{
-		2: {Name: "eth0", SNAT: true, Addr4: netip.MustParseAddr("192.0.2.3"), Addr6: netip.MustParseAddr("2001:db8::5")},
-		3: {Name: "veth7", SNAT: true},
+		2: {Name: "eth0", SNAT: true, XDP: bpf.XDPDriver, Addr4: netip.MustParseAddr("192.0.2.3"), Addr6: netip.MustParseAddr("2001:db8::5")},
+		3: {Name: "veth7", SNAT: true, XDP: bpf.XDPDriver},
 		4: {Name: "vethx"},
 	}
-	if got := choose(rules, have); !reflect.DeepEqual(got, want) {
+	if got := choose(rules, bpf.XDPDriver, have); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
@@ -85,6 +98,7 @@ func (f *fakePacket) Attach(d bpf.Device) error {
 }
 
 func (f *fakePacket) Detach(index int) error { delete(f.attached, index); return f.fails }
+func (f *fakePacket) Forget() (int, error)   { return 0, nil }
 func (f *fakePacket) Current() error         { return f.stale }
 
 func (f *fakePacket) Attached() (list []int, err error) {

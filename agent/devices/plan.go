@@ -33,6 +33,17 @@ func ParseRule(text string) (Rule, error) {
 	return r, nil
 }
 
+// ParseXDP reads a mode as an operator writes it.
+func ParseXDP(text string) (bpf.XDPMode, error) {
+	switch text {
+	case "off":
+		return bpf.XDPOff, nil
+	case "driver", "generic":
+		return bpf.XDPMode(text), nil
+	}
+	return bpf.XDPOff, fmt.Errorf("read --xdp %q: need off, driver or generic", text)
+}
+
 // device is what the plan needs to know of one.
 type device struct {
 	index int
@@ -43,17 +54,24 @@ type device struct {
 
 // choose returns the devices that carry the programs, by index. The first rule
 // that matches a device decides.
-func choose(rules []Rule, have []device) map[int]bpf.Device {
+//
+// The XDP program goes to devices by which clients outside come in, never to pods:
+// with it a pod's device loses what makes large packets cheap.
+func choose(rules []Rule, xdp bpf.XDPMode, have []device) map[int]bpf.Device {
 	out := map[int]bpf.Device{}
 	for _, d := range have {
 		i := slices.IndexFunc(rules, func(r Rule) bool { ok, _ := path.Match(r.Pattern, d.name); return ok })
 		if i < 0 {
 			continue
 		}
-		out[d.index] = bpf.Device{
+		wanted := bpf.Device{
 			Name: d.name, SNAT: rules[i].SNAT,
 			Addr4: source(d.addrs, netip.Addr.Is4), Addr6: source(d.addrs, netip.Addr.Is6),
 		}
+		if wanted.SNAT {
+			wanted.XDP = xdp
+		}
+		out[d.index] = wanted
 	}
 	return out
 }

@@ -26,6 +26,8 @@ type Config struct {
 	// MaxFlows bounds the remembered directions of connections, two per
 	// connection; 0 takes the default.
 	MaxFlows uint32
+	// XDP says how devices by which clients outside come in run the XDP program.
+	XDP bpf.XDPMode
 	// Log receives what is attached and what cannot be.
 	Log *slog.Logger
 }
@@ -64,7 +66,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil || p == nil {
 		return err
 	}
-	f := follower{rules: c.Rules, log: c.Log, packet: p, attached: map[int]bpf.Device{}, failed: map[string]string{}}
+	f := follower{rules: c.Rules, xdp: c.XDP, log: c.Log, packet: p, attached: map[int]bpf.Device{}, failed: map[string]string{}}
 	for {
 		if err := f.look(); err != nil {
 			return errors.Join(err, p.Close())
@@ -132,12 +134,14 @@ type packet interface {
 	Attach(bpf.Device) error
 	Detach(index int) error
 	Attached() (indexes []int, err error)
+	Forget() (n int, err error)
 	Current() error
 }
 
 // follower knows what it attached.
 type follower struct {
 	rules    []Rule
+	xdp      bpf.XDPMode
 	log      *slog.Logger
 	packet   packet
 	attached map[int]bpf.Device
@@ -153,10 +157,13 @@ func (f *follower) look() error {
 	if err != nil {
 		return fmt.Errorf("list the network devices: %w", err)
 	}
+	if _, err := f.packet.Forget(); err != nil {
+		f.log.Warn("leave devices that are gone", "err", err)
+	}
 	if err := f.recall(); err != nil {
 		return err
 	}
-	attach, detach := steps(choose(f.rules, have), f.attached)
+	attach, detach := steps(choose(f.rules, f.xdp, have), f.attached)
 	failed := map[string]string{}
 	for _, d := range attach {
 		if err := f.attach(d, have); err != nil {
