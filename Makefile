@@ -33,7 +33,7 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares campaign-status
+CAMPAIGNS := campaign-methods campaign-floods campaign-events campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares campaign-status
 .PHONY: $(CAMPAIGNS) campaign-liveness
 
 help: ## list the targets
@@ -169,6 +169,10 @@ campaign-methods: TESTS   = ^TestA0[123]_|^TestA11_
 campaign-floods: ## floods, slow readers and churn, many times
 campaign-floods: PACKAGE = kvstore/server
 campaign-floods: TESTS   = ^TestA0[456]_|^TestA10_
+
+campaign-events: ## what a cluster that floods an agent with changes does to the others, long
+campaign-events: PACKAGE = agent
+campaign-events: TESTS   = ^TestR07_FloodOf
 
 campaign-rotations: ## bad, expired, revoked and rotated certificates, many times
 campaign-rotations: PACKAGE = kvstore/server

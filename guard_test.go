@@ -6,6 +6,7 @@ package clustermesh_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,7 +26,7 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/report", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/purse", "kvstore/report", "kvstore/schema"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/devices":             {"bpf"},
@@ -59,10 +61,11 @@ var imports = map[string][]string{
 	"kvstore/cost":              {},
 	"kvstore/kvstoretest":       {"kvstore"},
 	"kvstore/peers":             {},
+	"kvstore/purse":             {},
 	"kvstore/report":            {"kvstore/schema"},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},
-	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/report", "kvstore/schema"},
+	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/purse", "kvstore/report", "kvstore/schema"},
 }
 
 // pure lists the packages that only compute, and what they must not reach for:
@@ -257,4 +260,53 @@ func TestNoInitFunctions(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestEveryAttackHasItsTests holds the table of SECURITY.md against the tests.
+func TestEveryAttackHasItsTests(t *testing.T) {
+	text, err := os.ReadFile("SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := map[string]bool{}
+	for series, n := range map[string]int{"A": 11, "R": 14} {
+		for i := range n {
+			missing[fmt.Sprintf("%s-%02d", series, i+1)] = true
+		}
+	}
+	row := regexp.MustCompile("(?m)^\\| ([AR]-[0-9]{2}) \\|[^|]+\\| `([a-z/]+)` \\| (.+) \\|$")
+	for _, m := range row.FindAllStringSubmatch(string(text), -1) {
+		delete(missing, m[1])
+		written := testsOf(t, m[2])
+		for _, name := range strings.Split(m[3], ", ") {
+			name = strings.Trim(name, "`")
+			if !strings.HasPrefix(name, "Test"+strings.Replace(m[1], "-", "", 1)+"_") || !written[name] {
+				t.Errorf("row %s of SECURITY.md names %s: no such test in %s, or not named after the row", m[1], name, m[2])
+			}
+		}
+	}
+	for row := range missing {
+		t.Errorf("SECURITY.md has no row %s", row)
+	}
+}
+
+// testsOf lists the tests of a package.
+func testsOf(t *testing.T, dir string) map[string]bool {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, path := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				found[f.Name.Name] = true
+			}
+		}
+	}
+	return found
 }

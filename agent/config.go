@@ -77,6 +77,11 @@ type Config struct {
 	// heartbeat before the connection is taken for dead; exporters write one
 	// every minute.
 	HeartbeatTimeout time.Duration
+	// ClusterShare is the part of all processors that one remote cluster's changes
+	// may take for long, ClusterBurst how much processor time they may take before.
+	// What is beyond that is read later. 0 means 0.01 and 2 s.
+	ClusterShare float64
+	ClusterBurst time.Duration
 	// Probe has remote clusters' backends probed by TCP connects, so that new
 	// connections leave a cluster that answers in no way. ProbeInterval is how
 	// often each cluster is judged, and sent one probe; what depends on it is
@@ -112,6 +117,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBackoff == 0 {
 		c.MaxBackoff = 2 * time.Second
+	}
+	if c.ClusterShare == 0 {
+		c.ClusterShare = 0.01
+	}
+	if c.ClusterBurst == 0 {
+		c.ClusterBurst = 2 * time.Second
 	}
 	if c.ProbeInterval == 0 {
 		c.ProbeInterval = 200 * time.Millisecond
@@ -163,7 +174,14 @@ func (c Config) Validate() error {
 	_, err := c.denied()
 	_, ranges := c.nodePortRanges()
 	_, netns := c.parseHostNetns()
-	return errors.Join(append(errs, err, ranges, netns, c.validateBrake(), c.validateProbing())...)
+	return errors.Join(append(errs, err, ranges, netns, c.validateBrake(), c.validateProbing(), c.validateFlow())...)
+}
+
+func (c Config) validateFlow() error {
+	if c.ClusterShare < 0 || c.ClusterShare > 1 || c.ClusterBurst < 0 {
+		return fmt.Errorf("ClusterShare %g, ClusterBurst %s: the share is of all processors, from 0 to 1, and neither may be negative", c.ClusterShare, c.ClusterBurst)
+	}
+	return nil
 }
 
 func (c Config) validateProbing() error {

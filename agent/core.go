@@ -58,6 +58,7 @@ type core struct {
 	reportWanted chan struct{}        // a token: the own apiserver is to be told soon
 	reportEvery  time.Duration
 	noted        func(*core, string, schema.Marker) // told of each acknowledgement, for tests; or nil
+	turns        []turn                             // that end when the maps are up to date
 }
 
 // link is what status says of a cluster besides what the mesh knows.
@@ -72,6 +73,7 @@ type link struct {
 	again     chan struct{} // asks the cluster's connection for another list of everything
 	brake     brake
 	checks    *checks // of the control link
+	flow      *flow   // of the cluster's changes
 	signs     signs   // of life, zero without a lookout
 	// nodes are those of a remote cluster by key, if nodes are probed.
 	nodes        map[string]netip.Addr
@@ -123,9 +125,41 @@ func (c *core) do(ctx context.Context, f func(*core)) error {
 	}
 }
 
-// maxDrain bounds how many functions run before the maps are brought up to
-// date, so that a flood delays nobody's change for long.
-const maxDrain = 64
+// turn is a cluster's turn that has not ended.
+type turn struct {
+	begin time.Time
+	ended chan time.Duration
+}
+
+// turn runs f on the core's goroutine and returns when the maps are up to date
+// with what it did, with how long that took. Who waits for the end of his turn
+// gets no second one before all others who wait have had theirs.
+func (c *core) turn(ctx context.Context, f func(*core)) (time.Duration, error) {
+	t := turn{ended: make(chan time.Duration, 1)}
+	select {
+	case c.work <- func() { t.begin = time.Now(); f(c); c.turns = append(c.turns, t) }:
+		return <-t.ended, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-c.stopped:
+		return 0, errStopped
+	}
+}
+
+func (c *core) endTurns() {
+	for _, t := range c.turns {
+		t.ended <- time.Since(t.begin)
+	}
+	c.turns = c.turns[:0]
+}
+
+// maxDrain and drainTime bound how many functions run, and for how long, before
+// the maps are brought up to date, so that a flood delays nobody's change for
+// long.
+const (
+	maxDrain  = 64
+	drainTime = 2 * pieceTime
+)
 
 func (c *core) run(ctx context.Context) error {
 	defer c.waiters.Wait() // the kernel may be closed after run
@@ -150,13 +184,15 @@ func (c *core) run(ctx context.Context) error {
 		}
 		c.flush()
 		c.acknowledge()
+		c.endTurns()
 	}
 }
 
 // drain runs what is already waiting: changes that arrive together are applied
 // together, without a timer.
 func (c *core) drain() {
-	for range maxDrain {
+	begin := time.Now()
+	for n := 0; n < maxDrain && time.Since(begin) < drainTime; n++ {
 		select {
 		case f := <-c.work:
 			f()
@@ -316,7 +352,7 @@ func (c *core) connecting(name string) {
 func (c *core) link(name string) *link {
 	l := c.links[name]
 	if l == nil {
-		l = &link{since: time.Now(), again: make(chan struct{}, 1), checks: newChecks(), newest: make(chan chan<- newest)}
+		l = &link{since: time.Now(), again: make(chan struct{}, 1), checks: newChecks(), newest: make(chan chan<- newest), flow: newFlow(c.cfg, name)}
 		c.links[name] = l
 	}
 	return l

@@ -65,7 +65,7 @@ type collector struct {
 
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
-	rejections, held                          *prometheus.Desc
+	rejections, held, putOff                  *prometheus.Desc
 	alive, dataPath, nodePath, rtt, age       *prometheus.Desc
 	distance, rank                            *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
@@ -89,6 +89,7 @@ func newCollector(c *core) *collector {
 		failures:     desc("agent_cluster_failures_total", "Connections to a cluster that failed or ended.", "cluster"),
 		rejections:   desc("agent_cluster_rejections_total", "Records of a cluster that were not accepted, by reason.", "cluster", "reason"),
 		held:         desc("agent_cluster_held_backends", "Backends that a cluster withdrew all at once and that are held in use.", "cluster"),
+		putOff:       desc("agent_cluster_put_off_seconds_total", "Time for which changes of a cluster were put off because they take more than its share of the processors.", "cluster"),
 		alive:        desc("agent_cluster_alive", "0 while neither a remote cluster's apiserver nor its backends answer, 1 otherwise.", "cluster"),
 		dataPath:     desc("agent_cluster_data_path", "1 for the state of the path to a remote cluster's backends.", "cluster", "state"),
 		nodePath:     desc("agent_cluster_node_path", "1 for the state of the path to a remote cluster's nodes.", "cluster", "state"),
@@ -118,8 +119,10 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	defer cancel()
 	var s *api.StatusResponse
 	var failed, problems int
+	var putOff map[string]time.Duration
 	if err := m.core.do(ctx, func(c *core) {
 		s, failed, problems = c.status(), len(c.failed), len(c.problems)+len(c.peerProblems)
+		putOff = c.putOff()
 	}); err != nil {
 		return
 	}
@@ -131,7 +134,7 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(m.problems, float64(problems))
 	gauge(m.failed, float64(failed))
 	for _, c := range s.GetClusters() {
-		m.collectCluster(out, c)
+		m.collectCluster(out, c, putOff)
 	}
 	d := s.GetDatapath()
 	gauge(m.frontends, float64(d.GetFrontends()))
@@ -163,12 +166,13 @@ func (m *collector) collectHits(out chan<- prometheus.Metric, s *api.StatusRespo
 	}
 }
 
-func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster) {
+func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster, putOff map[string]time.Duration) {
 	name := c.GetName()
 	out <- prometheus.MustNewConstMetric(m.state, prometheus.GaugeValue, 1, name, c.GetState())
 	out <- prometheus.MustNewConstMetric(m.services, prometheus.GaugeValue, float64(c.GetServices()), name)
 	out <- prometheus.MustNewConstMetric(m.backends, prometheus.GaugeValue, float64(c.GetBackends()), name)
 	out <- prometheus.MustNewConstMetric(m.failures, prometheus.CounterValue, float64(c.GetFailures()), name)
+	out <- prometheus.MustNewConstMetric(m.putOff, prometheus.CounterValue, putOff[name].Seconds(), name)
 	out <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(c.GetHeld()), name)
 	if path := c.GetDataPath(); path != "" {
 		out <- prometheus.MustNewConstMetric(m.alive, prometheus.GaugeValue, boolValue(!c.GetDead()), name)

@@ -36,6 +36,7 @@ type remote struct {
 	newest  <-chan chan<- newest // of those who ask for the newest marker
 	asked   bool                 // the token was taken
 	checks  *checks
+	flow    *flow
 }
 
 // connection is an open connection to one cluster's store.
@@ -88,7 +89,9 @@ func (r *remote) run(ctx context.Context) {
 }
 
 // take keeps by what the core and others ask the connection.
-func (r *remote) take(l *link) { r.again, r.checks, r.newest = l.again, l.checks, l.newest }
+func (r *remote) take(l *link) {
+	r.again, r.checks, r.newest, r.flow = l.again, l.checks, l.newest, l.flow
+}
 
 func (r *remote) log() *slog.Logger { return r.cfg.Log }
 
@@ -347,7 +350,7 @@ func (r *remote) followServices(ctx context.Context, conn connection, said annou
 		if err := r.confirm(ctx, conn, &said, u); err != nil {
 			return err
 		}
-		err := r.core.do(ctx, func(c *core) { c.update(r.name, u) })
+		err := r.deliver(ctx, u)
 		if err == nil && u.Synced {
 			*synced = true
 		}

@@ -12,13 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/clustermesh/clustermesh/agent/datapath"
-	"github.com/clustermesh/clustermesh/bpf"
-	"github.com/clustermesh/clustermesh/bpf/layout"
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
@@ -27,79 +23,6 @@ import (
 // The simulation runs whole agents over stores and maps in memory: everything
 // but the network and the kernel is the shipped code.
 
-// memoryKernel is a Kernel in memory. It notes when a frontend that had
-// backends is published without any although the test says it must not be.
-type memoryKernel struct {
-	*datapath.Memory
-	mu       sync.Mutex // the wait for a grace period has a goroutine of its own
-	keepFull atomic.Bool
-	emptied  []string
-	most     atomic.Uint32 // selected backends that were ever published
-}
-
-func (k *memoryKernel) WaitRCU() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.Grace()
-	return nil
-}
-
-func (k *memoryKernel) StoreBackends(offset uint32, region layout.Region, backends []layout.Backend) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.Memory.StoreBackends(offset, region, backends)
-}
-
-func (k *memoryKernel) InsertFrontend(key layout.FrontendKey, id uint32) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.Memory.InsertFrontend(key, id)
-}
-
-func (k *memoryKernel) DeleteFrontend(key layout.FrontendKey) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.Memory.DeleteFrontend(key)
-}
-
-func (k *memoryKernel) Counters() (bpf.Counters, error) { return bpf.Counters{}, nil }
-
-func (k *memoryKernel) ClusterHits() (map[uint16]uint64, error) { return map[uint16]uint64{1: 7}, nil }
-
-func (k *memoryKernel) StoreTable(at uint32, slots []uint16) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.Memory.StoreTable(at, slots)
-}
-
-// Monitor reports one choice for each frontend, and one of nobody's, until ctx
-// ends.
-func (k *memoryKernel) Monitor(ctx context.Context, _ uint32, visit func(bpf.Event)) error {
-	k.mu.Lock()
-	dump, err := k.Memory.Dump()
-	k.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	backend := netip.MustParseAddrPort("10.2.0.1:80")
-	for i, f := range dump.Frontends {
-		visit(bpf.Event{ID: f.ID, Protocol: 6, Frontend: netip.AddrPortFrom(netip.AddrFrom16(f.Key.Addr).Unmap(), 80), Backend: backend, Cluster: 2, Refused: i > 0})
-	}
-	visit(bpf.Event{ID: 1 << 20, Protocol: 17, Frontend: backend, Refused: true})
-	<-ctx.Done()
-	return nil
-}
-
-func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.keepFull.Load() && h.Selected() == 0 {
-		k.emptied = append(k.emptied, fmt.Sprintf("frontend %d emptied by header %x", id, uint64(h)))
-	}
-	k.most.Store(max(k.most.Load(), uint32(h.Selected())))
-	k.Memory.StoreHeader(id, h)
-}
-
 // simulation is one node's agent among clusters.
 type simulation struct {
 	t        *testing.T
@@ -107,6 +30,7 @@ type simulation struct {
 	mu       sync.Mutex // guards clusters against the agent's connections
 	clusters map[string]*fakeCluster
 	kernel   *memoryKernel
+	over     Kernel // what the agent runs on, if not kernel itself: something around it
 	agent    *Agent
 	stop     func()
 	adjust   func(*Config) // the configuration, or nil
@@ -133,8 +57,14 @@ func (s *simulation) connect(ctx context.Context, name string, file clusterfile.
 func newSimulation(t *testing.T) *simulation { return newSimulationWith(t, nil) }
 
 func newSimulationWith(t *testing.T, adjust func(*Config)) *simulation {
-	s := &simulation{t: t, dir: t.TempDir(), adjust: adjust, clusters: map[string]*fakeCluster{},
-		kernel: &memoryKernel{Memory: datapath.NewMemory(layout.Capacity{Frontends: 64, Records: 4096})}}
+	k := newMemoryKernel()
+	return newSimulationOver(t, k, nil, nil, adjust)
+}
+
+// newSimulationOver runs the agent on something around a kernel, and has some
+// clusters reached otherwise than in memory.
+func newSimulationOver(t *testing.T, k *memoryKernel, over Kernel, instead map[string]dialer, adjust func(*Config)) *simulation {
+	s := &simulation{t: t, dir: t.TempDir(), adjust: adjust, clusters: map[string]*fakeCluster{}, kernel: k, over: over, instead: instead}
 	s.clusters["home"] = newLocalCluster("home", 1)
 	s.clusters["east"] = newFakeCluster("east", 2, shape{})
 	s.clusters["west"] = newFakeCluster("west", 3, shape{mode: schema.ModeServicesAndEndpointSlices})
@@ -183,7 +113,11 @@ func (s *simulation) start() {
 	if s.adjust != nil {
 		s.adjust(&cfg)
 	}
-	a, err := New(cfg, s.kernel)
+	kernel := Kernel(s.kernel)
+	if s.over != nil {
+		kernel = s.over
+	}
+	a, err := New(cfg, kernel)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/clustermesh/clustermesh/kvstore/peers"
+	"github.com/clustermesh/clustermesh/kvstore/purse"
 )
 
 // Labels of those who are not configured peers.
@@ -30,6 +31,9 @@ type account struct {
 	creates  *rate.Limiter
 	requests *rate.Limiter
 	ranges   chan struct{} // one per listing being read; nil is no limit
+	purses   purse.Purses  // processor time for what is asked for; nil: bounded by its origin
+	news     *purse.Purse  // for what it is told of changes; nil as before
+	listing  atomic.Int64  // nanoseconds that the last listing took
 }
 
 func newAccount(label string, l PeerLimits) *account {
@@ -39,6 +43,7 @@ func newAccount(label string, l PeerLimits) *account {
 		creates:  rate.NewLimiter(rate.Limit(l.CreatesPerSecond), l.Watches),
 		requests: rate.NewLimiter(rate.Limit(l.RequestsPerSecond), burst(2*l.RequestsPerSecond)),
 		ranges:   make(chan struct{}, l.Ranges),
+		purses:   requestPurses(l), news: purse.New(l.NewsShare, l.NewsBurst),
 	}
 }
 

@@ -87,6 +87,13 @@ type Limits struct {
 	// those that wait for their peer's next message do not count. Default half
 	// of the processors.
 	Handshakes int
+	// HandshakeShare is the part of all processors that handshakes from one
+	// address (of IPv6 a /64) may take for long that come to nothing: of strangers,
+	// bad certificates, peers over their rate of connections. HandshakeBurst is how
+	// much processor time they may take before. More wait, as long as
+	// HandshakeTimeout allows. Defaults 0.005 and 1 s.
+	HandshakeShare float64
+	HandshakeBurst time.Duration
 	// HandshakeTimeout bounds a connection from accept to the end of its TLS
 	// handshake, and the start of HTTP/2 after it. Default 5 s.
 	HandshakeTimeout time.Duration
@@ -105,6 +112,13 @@ type Limits struct {
 	// a listing count as another one. More wait for up to a second and are
 	// refused if that is not enough. Default 2000.
 	RequestsPerSecond float64
+	// Share is the part of all processors that what one connection asks for may
+	// take for long, Burst how much processor time it may take before. Nothing is
+	// read from a connection that has taken more, until its share has paid for it.
+	// Changes that are sent to watches count only as far as they are older than
+	// the watch; for the others see [PeerLimits]. Defaults 0.005 and 5 s.
+	Share float64
+	Burst time.Duration
 	// Ranges is the number of listings read at a time, RangesPerConnection that
 	// of one connection; more wait. Defaults 16 and 4.
 	Ranges              int
@@ -145,7 +159,7 @@ type PeerLimits struct {
 	// Connections is the number of established connections. Default 2048.
 	Connections int
 	// ConnectsPerSecond is the lasting rate of new ones; Connections of them may
-	// come at once. Default 100.
+	// come at once. Default 20.
 	ConnectsPerSecond float64
 	// Streams is the number of calls in progress. Default 16384.
 	Streams int
@@ -156,6 +170,18 @@ type PeerLimits struct {
 	CreatesPerSecond float64
 	// RequestsPerSecond is as in [Limits]. Default 5000.
 	RequestsPerSecond float64
+	// Share and Burst are as in [Limits], for all of the peer's connections.
+	// PeakShare is what it may take while it uses up its Burst. Where no peers are
+	// configured these hold for each address that readers come from. Defaults 0.01,
+	// 30 s and 0.25.
+	Share, PeakShare float64
+	Burst            time.Duration
+	// NewsShare is the part of all processors that telling the peer of changes may
+	// take for long, NewsBurst how much processor time it may take before. What is
+	// beyond that is told later, more of it at once. They hold for each address
+	// where no peers are configured. Defaults 0.25 and 10 s.
+	NewsShare float64
+	NewsBurst time.Duration
 	// Ranges is the number of listings read at a time; more wait. Default 8, half
 	// of those of all.
 	Ranges int
@@ -166,11 +192,16 @@ type PeerLimits struct {
 
 func (l PeerLimits) withDefaults() PeerLimits {
 	orDefault(&l.Connections, 2048)
-	orDefault(&l.ConnectsPerSecond, 100)
+	orDefault(&l.ConnectsPerSecond, 20)
 	orDefault(&l.Streams, 16384)
 	orDefault(&l.Watches, 32768)
 	orDefault(&l.CreatesPerSecond, 1000)
 	orDefault(&l.RequestsPerSecond, 5000)
+	orDefault(&l.Share, 0.01)
+	orDefault(&l.PeakShare, 0.25)
+	orDefault(&l.Burst, 30*time.Second)
+	orDefault(&l.NewsShare, 0.25)
+	orDefault(&l.NewsBurst, 10*time.Second)
 	orDefault(&l.Ranges, 8)
 	orDefault(&l.UnreadBytes, 64<<20)
 	return l
@@ -189,12 +220,16 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.Pending, 512)
 	orDefault(&l.AcceptsPerSecond, 10000)
 	orDefault(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))
+	orDefault(&l.HandshakeShare, 0.005)
+	orDefault(&l.HandshakeBurst, time.Second)
 	orDefault(&l.HandshakeTimeout, 5*time.Second)
 	orDefault(&l.StreamsPerConnection, 64)
 	orDefault(&l.WatchesPerStream, 64)
 	orDefault(&l.WatchesPerConnection, 256)
 	orDefault(&l.CreatesPerSecond, 20)
 	orDefault(&l.RequestsPerSecond, 2000)
+	orDefault(&l.Share, 0.005)
+	orDefault(&l.Burst, 5*time.Second)
 	orDefault(&l.Ranges, 16)
 	orDefault(&l.RangesPerConnection, 4)
 	orDefault(&l.ReceiveBytes, 64<<10)
@@ -273,9 +308,15 @@ func (l Limits) validate() error {
 		int64(l.RingBytes), int64(l.ProgressInterval), int64(l.Pending), int64(l.AcceptsPerSecond), int64(l.RequestsPerSecond),
 		int64(l.Peer.Connections), int64(l.Peer.ConnectsPerSecond), int64(l.Peer.Streams), int64(l.Peer.Watches),
 		int64(l.Peer.CreatesPerSecond), int64(l.Peer.RequestsPerSecond), int64(l.Peer.Ranges), l.Peer.UnreadBytes,
+		int64(l.HandshakeBurst), int64(l.Burst), int64(l.Peer.Burst), int64(l.Peer.NewsBurst),
 	} {
 		if v < 0 {
 			return fmt.Errorf("limit %d is negative: use 0 for the default", v)
+		}
+	}
+	for _, v := range []float64{l.HandshakeShare, l.Share, l.Peer.Share, l.Peer.PeakShare, l.Peer.NewsShare} {
+		if v < 0 || v > 1 {
+			return fmt.Errorf("share %g of all processors is not from 0 to 1: use 0 for the default", v)
 		}
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/mem"
 
 	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/purse"
 )
 
 // conn is one reader's connection with what it costs us. The transport
@@ -29,6 +30,13 @@ type conn struct {
 	vetted   atomic.Uint64       // the version of the trust that chain was checked against
 	creates  *rate.Limiter
 	requests *rate.Limiter
+	origin   *origin
+	purses   purse.Purses  // its own and those of its peer or origin
+	news     *purse.Purse  // of its peer or origin, for what it is told of changes
+	shook    time.Duration // processor time of the handshake
+	idle     time.Duration // spent waiting for the reader; of the goroutine that reads
+	indebted bool          // it was counted that nothing is read; of the same
+	fresh    atomic.Int64  // bytes that will be sent and are news
 	watches  atomic.Int64
 	ranges   chan struct{} // one per listing of this connection being read
 	unread   *meter        // bytes of listings handed to gRPC and not yet sent
@@ -43,6 +51,7 @@ type conn struct {
 	place    *list.Element // in one of the lists of handshakes; nil afterwards
 	queue    *list.List    // the list that place is in
 	waiting  time.Time     // the handshake waits for the peer since then
+	parked   chan struct{} // closed to end its wait for processor time
 	evicted  bool          // closed to make room
 	admitted bool          // counted as established
 	until    time.Time     // the end of its access, by the wall clock; zero is none
@@ -53,8 +62,11 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.gate != nil {
 		return c.gate.read(b)
 	}
+	begin := time.Now()
 	c.await()
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	c.idle += time.Since(begin)
+	return n, err
 }
 
 // hold stops reading from the connection for a while.
@@ -152,21 +164,27 @@ type connSet struct {
 	log      *slog.Logger
 	metrics  *metrics
 	registry *registry
+	closing  <-chan struct{} // set before the first connection
 
 	mu          sync.Mutex
 	open        map[*conn]struct{}
 	established int
+	origins     *origins
 	silent      *list.List // of *conn: in the handshake, and no byte has come
 	shaking     *list.List // of *conn: in the handshake, by the time of the first byte
+	parking     *list.List // of *conn: in the handshake, waiting for processor time
 }
 
 func newConnSet(l Limits, log *slog.Logger, m *metrics, r *registry) *connSet {
-	return &connSet{limits: l, log: log, metrics: m, registry: r, open: map[*conn]struct{}{}, silent: list.New(), shaking: list.New()}
+	return &connSet{
+		limits: l, log: log, metrics: m, registry: r, origins: newOrigins(l), open: map[*conn]struct{}{},
+		silent: list.New(), shaking: list.New(), parking: list.New(),
+	}
 }
 
 // add takes an accepted connection; false means there are too many.
 func (s *connSet) add(raw net.Conn) (*conn, bool) {
-	c := &conn{Conn: raw, set: s, done: make(chan struct{})}
+	c := &conn{Conn: raw, set: s, origin: s.origins.of(raw), done: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.established >= s.limits.Connections {
@@ -251,8 +269,18 @@ func (s *connSet) equip(c *conn, until time.Time) {
 	s.established++
 	c.creates = rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection)
 	c.requests = rate.NewLimiter(rate.Limit(s.limits.RequestsPerSecond), burst(2*s.limits.RequestsPerSecond))
+	c.purses, c.news = c.paying()
+	c.purses = append(purse.Purses{purse.New(s.limits.Share, s.limits.Burst)}, c.purses...)
 	c.ranges = make(chan struct{}, s.limits.RangesPerConnection)
 	c.unread, c.until = newMeter(), until
+}
+
+// paying are the purses of whoever is behind a connection.
+func (c *conn) paying() (requests purse.Purses, news *purse.Purse) {
+	if a := c.account(); a.purses != nil {
+		return a.purses, a.news
+	}
+	return c.origin.requests, c.origin.news
 }
 
 // reconsider closes the connection of a configured peer that is none any more,
@@ -360,6 +388,7 @@ func (s *connSet) guard(ctx context.Context, trust *certs.Trust) {
 	for {
 		select {
 		case <-ctx.Done():
+			s.abandon()
 			return
 		case <-changed:
 			_, changed = s.registry.current()

@@ -71,7 +71,7 @@ func (g *gateway) setServing(serving bool) {
 
 // run serves readers until ctx ends.
 func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
-	g.life, g.closing = l, ctx.Done()
+	g.life, g.closing, g.conns.closing = l, ctx.Done(), ctx.Done()
 	srv := grpc.NewServer(g.options()...)
 	for _, desc := range g.services() {
 		srv.RegisterService(desc, nil)

@@ -138,13 +138,19 @@ func (h *handshaker) secure(c *conn) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c, h.conns.admit(c, admission{grant: g})
+		return &metered{Conn: c, c: c}, h.conns.admit(c, admission{grant: g})
 	}
 	who, tc, err := h.shake(c)
+	if err == nil {
+		err = h.conns.admit(c, who)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return tc, h.conns.admit(c, who)
+	if c.purses.Take(c.shook+connectCost) == 0 {
+		c.origin.handshakes.Take(-c.shook) // it was not in vain
+	}
+	return &metered{Conn: tc, c: c}, nil
 }
 
 // shake does the TLS handshake.
@@ -152,7 +158,12 @@ func (h *handshaker) shake(c *conn) (who admission, tc *tls.Conn, err error) {
 	deadline := time.Now().Add(h.cfg.Limits.HandshakeTimeout)
 	g := &gate{c: c, slots: h.slots}
 	if err = g.await(deadline); err == nil {
+		err = g.afford(deadline)
+	}
+	if err == nil {
 		tc, err = h.compute(g, deadline, &who)
+		c.shook = g.spent
+		c.origin.handshakes.Take(g.spent - handshakeCost)
 	}
 	if err != nil && (g.busy || h.conns.wasEvicted(c)) {
 		err = errBusy

@@ -22,6 +22,7 @@ const (
 	refusedConnects      refusal = "connects"
 	refusedStreams       refusal = "streams"
 	refusedRequests      refusal = "requests"
+	refusedProcessor     refusal = "processor"
 	refusedRemoved       refusal = "removed"
 	refusedExpired       refusal = "expired"
 	refusedRevoked       refusal = refusal(failedRevoked)
@@ -32,7 +33,7 @@ func refusals() []refusal {
 	return []refusal{
 		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
 		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
-		refusedConnects, refusedStreams, refusedRequests, refusedRemoved, refusedExpired, refusedRevoked, refusedAuthority,
+		refusedConnects, refusedStreams, refusedRequests, refusedProcessor, refusedRemoved, refusedExpired, refusedRevoked, refusedAuthority,
 	}
 }
 

@@ -44,6 +44,7 @@ func (g *gateway) begin(ctx context.Context) (end func(), err error) {
 		g.pause(ctx, refusalPause)
 		return nil, status.Errorf(codes.ResourceExhausted, "too many calls of one peer at a time: at most %d", a.limits.Streams)
 	}
+	c.spend(callCost)
 	end = func() { a.streams.Add(-1) }
 	if err := g.pace(ctx, c); err != nil {
 		end()

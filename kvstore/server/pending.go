@@ -66,25 +66,52 @@ func (s *connSet) makeRoom(ctx context.Context) bool {
 func (s *connSet) hasRoom(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.silent.Len()+s.shaking.Len() < s.limits.Pending || s.evict(now)
+	return s.silent.Len()+s.shaking.Len()+s.parking.Len() < s.limits.Pending || s.evict(now)
 }
 
 // evict closes, under the lock, the handshake that is least likely to come to
-// an end: the oldest that has not said a word, for honest clients speak at once,
+// an end: the last that waits because others from its address have used up
+// theirs, the oldest that has not said a word, for honest clients speak at once,
 // or else the oldest that has let us wait for too long. It reports whether there
 // was one.
 func (s *connSet) evict(now time.Time) bool {
-	c := oldest(s.silent, now)
+	var c *conn
+	if last := s.parking.Back(); last != nil {
+		c = last.Value.(*conn)
+	}
+	if c == nil {
+		c = oldest(s.silent, now)
+	}
 	if c == nil {
 		c = oldest(s.shaking, now.Add(-patienceWithPeers))
 	}
 	if c == nil {
 		return false
 	}
+	s.end(c)
+	return true
+}
+
+// end closes, under the lock, a connection in its handshake; its own goroutine
+// sees that and does the rest.
+func (s *connSet) end(c *conn) {
 	s.leave(c)
 	c.evicted = true
-	c.Conn.Close() // its own goroutine sees that and does the rest
-	return true
+	if c.parked != nil {
+		close(c.parked)
+	}
+	c.Conn.Close()
+}
+
+// abandon ends all handshakes.
+func (s *connSet) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		if c.place != nil {
+			s.end(c)
+		}
+	}
 }
 
 // oldest returns the first that has been waiting since before then.
@@ -112,6 +139,22 @@ func (s *connSet) waits(c *conn, since time.Time, heard bool) {
 	c.waiting = since
 }
 
+// park notes that a handshake waits for processor time (out is closed to end
+// that), or, with nil, that it goes on.
+func (s *connSet) park(c *conn, out chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.place == nil {
+		return
+	}
+	s.leave(c)
+	c.queue, c.parked = s.parking, out
+	if out == nil {
+		c.queue = s.shaking
+	}
+	c.place = c.queue.PushBack(c)
+}
+
 func (s *connSet) wasEvicted(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,8 +168,10 @@ type gate struct {
 	ctx   context.Context
 	slots chan struct{}
 	held  bool
-	first []byte // read before the handshake, not yet given to it
-	busy  bool   // no slot came free in time
+	since time.Time     // it holds a slot
+	spent time.Duration // while it held one
+	first []byte        // read before the handshake, not yet given to it
+	busy  bool          // no slot came free in time
 }
 
 func (g *gate) read(b []byte) (int, error) {
@@ -158,13 +203,41 @@ func (g *gate) await(deadline time.Time) error {
 	return err
 }
 
+// handshakeCost is what a handshake is expected to take until it is known.
+const handshakeCost = 500 * time.Microsecond
+
+// afford waits until the address that the peer comes from has paid for the
+// handshakes that it wasted before. Meanwhile the peer costs nothing but its
+// place.
+func (g *gate) afford(deadline time.Time) error {
+	from := g.c.origin.handshakes
+	wait := from.Take(handshakeCost)
+	if wait == 0 {
+		return nil
+	}
+	left := time.Until(deadline)
+	timer, out := time.NewTimer(min(wait, left)), make(chan struct{})
+	defer timer.Stop()
+	g.c.set.park(g.c, out)
+	defer g.c.set.park(g.c, nil)
+	select {
+	case <-timer.C:
+		if wait <= left {
+			return nil
+		}
+	case <-out:
+	}
+	from.Take(-handshakeCost)
+	return errBusy
+}
+
 func (g *gate) acquire() error {
 	if g.held {
 		return nil
 	}
 	select {
 	case g.slots <- struct{}{}:
-		g.held = true
+		g.held, g.since = true, time.Now()
 		return nil
 	case <-g.ctx.Done():
 		g.busy = true
@@ -176,5 +249,6 @@ func (g *gate) release() {
 	if g.held {
 		<-g.slots
 		g.held = false
+		g.spent += time.Since(g.since)
 	}
 }

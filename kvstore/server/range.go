@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -20,6 +21,9 @@ const kvsField = 2
 
 // rangeChunk is how many keys are read from the store at a time.
 const rangeChunk = 512
+
+// debtorsChunk is as much for a reader in debt.
+const debtorsChunk = 64
 
 // listing is a request for a range, reduced to what we understand of it.
 type listing struct {
@@ -65,11 +69,13 @@ func (g *gateway) serveRange(ctx context.Context, r *pb.RangeRequest) (*frame, e
 	if err != nil {
 		return nil, err
 	}
-	if err := g.admitRange(ctx, c); err != nil {
+	paid, err := g.admitRange(ctx, c)
+	if err != nil {
 		return nil, err
 	}
 	defer releaseRange(c)
 	f, err := g.answer(ctx, c, l)
+	c.spend(-paid)
 	if err == nil {
 		g.pause(ctx, charge(c, f.parts.Len()))
 	}
@@ -90,16 +96,20 @@ func (g *gateway) answer(ctx context.Context, c *conn, l listing) (*frame, error
 }
 
 // admitRange waits for one of the connection's slots for listings and one of
-// its peer's, then until both have read most of what they asked for before, then
-// for one of the slots of all. The order matters: checked before it has its
-// slot, a burst of requests would pass all at once.
-func (g *gateway) admitRange(ctx context.Context, c *conn) error {
+// its peer's, then until both have read most of what they asked for before and
+// owe no processor time, then for one of the slots of all. The order matters:
+// checked before it has its slot, a burst of requests would pass all at once. It
+// returns what was paid for the listing.
+func (g *gateway) admitRange(ctx context.Context, c *conn) (paid time.Duration, err error) {
 	a := c.account()
 	var taken []chan struct{}
 	for _, slots := range []chan struct{}{c.ranges, a.ranges, g.ranges} {
-		var err error
 		if slots == g.ranges {
-			err = g.awaitReader(ctx, c)
+			if err = g.awaitReader(ctx, c); err == nil {
+				var wait time.Duration
+				paid, wait = c.payListing()
+				g.pause(ctx, wait)
+			}
 		}
 		if err == nil && slots != nil {
 			err = g.takeSlot(ctx, slots)
@@ -108,13 +118,14 @@ func (g *gateway) admitRange(ctx context.Context, c *conn) error {
 			for _, s := range taken {
 				<-s
 			}
-			return err
+			c.spend(-paid)
+			return 0, err
 		}
 		if slots != nil {
 			taken = append(taken, slots)
 		}
 	}
-	return nil
+	return paid, nil
 }
 
 // releaseRange gives back the slots of the connection and its peer.
@@ -166,10 +177,11 @@ func (g *gateway) awaitMeter(ctx context.Context, m *meter, limit int64) error {
 
 // list reads the range in chunks at one revision and encodes each key once.
 func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) {
-	page := &page{listing: l, conn: c, soft: g.cfg.Limits.ReplyBytes, hard: g.cfg.Limits.UnpagedBytes}
+	page := &page{listing: l, conn: c, chunk: chunkFor(c), soft: g.cfg.Limits.ReplyBytes, hard: g.cfg.Limits.UnpagedBytes}
 	windows := c.grant.visible(l.span)
 	header := int64(0)
 	for next := l.span.start; next != ""; {
+		begin := time.Now()
 		kvs, rev, err := g.life.read(ctx, windows, next, page.options())
 		if err != nil {
 			page.parts.Free()
@@ -184,8 +196,33 @@ func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) 
 			c.refuse(refusedSize)
 			return nil, err
 		}
+		page.pay(time.Since(begin))
+		if next != "" {
+			page.chunk = g.breathe(ctx, c)
+		}
 	}
+	c.account().listing.Store(int64(page.busy))
 	return g.rangeFrame(page.response(g.header(header)), page.parts)
+}
+
+func chunkFor(c *conn) int64 {
+	if c.owes() {
+		return debtorsChunk
+	}
+	return rangeChunk
+}
+
+// breathe lets others come in between two chunks of a listing of a reader in
+// debt, also to its slot. It returns how large the next chunk may be.
+func (g *gateway) breathe(ctx context.Context, c *conn) (chunk int64) {
+	wait := c.purses.Take(0)
+	if wait == 0 {
+		return rangeChunk
+	}
+	<-g.ranges
+	g.pause(ctx, min(wait, breath))
+	g.ranges <- struct{}{}
+	return debtorsChunk
 }
 
 func (g *gateway) rangeFrame(r *pb.RangeResponse, kvs mem.BufferSlice) (*frame, error) {
@@ -219,6 +256,13 @@ type page struct {
 	size  int
 	n     int64
 	more  bool
+	chunk int64         // keys to be read next
+	busy  time.Duration // what it took
+}
+
+func (p *page) pay(took time.Duration) {
+	p.busy += took
+	p.conn.spend(took)
 }
 
 // options reads one chunk, plus one key to know whether there are more.
@@ -228,9 +272,9 @@ func (p *page) options() mvcc.RangeOptions {
 
 func (p *page) want() int64 {
 	if p.limit == 0 {
-		return rangeChunk
+		return p.chunk
 	}
-	return min(rangeChunk, p.limit-p.n)
+	return min(p.chunk, p.limit-p.n)
 }
 
 // pin makes later chunks read at the revision of the first.

@@ -24,6 +24,7 @@ type watcher struct {
 	span     span
 	grant    grant // of the connection: what it may know of
 	next     int64 // the first revision not yet looked at
+	born     int64 // the store's revision when it was created
 	noPut    bool
 	noDelete bool
 	fragment bool
@@ -108,6 +109,7 @@ func (ws *watchStream) run(reqs <-chan *pb.WatchRequest, done <-chan error) erro
 		}
 		select {
 		case req := <-reqs:
+			ws.c.spend(requestCost)
 			if err = ws.g.pace(ws.grpc.Context(), ws.c); err == nil {
 				err = ws.handle(req)
 			}
@@ -177,6 +179,7 @@ func (ws *watchStream) sendAll(v view) error {
 		if w.next > v.upTo {
 			continue
 		}
+		ws.pay(w, v)
 		passed := w.progress && slices.ContainsFunc(v.revs, func(r *revision) bool { return r.marker && r.rev >= w.next })
 		if err := ws.sendEvents(w, v); err != nil {
 			return err
@@ -194,6 +197,23 @@ func (ws *watchStream) sendAll(v view) error {
 
 func (ws *watchStream) sendProgress(w *watcher, upTo int64) error {
 	return ws.send(&pb.WatchResponse{Header: ws.g.header(upTo), WatchId: w.id})
+}
+
+// lookCost is what looking at a revision takes for one watch.
+const lookCost = 100 * time.Nanosecond
+
+// pay takes what it costs to tell a watch something, and waits as long as the
+// reader owes: more is then told at once, which is cheaper. What it asked to be
+// told again is not news.
+func (ws *watchStream) pay(w *watcher, v view) {
+	cost := time.Duration(len(v.revs)) * lookCost
+	wait := time.Duration(0)
+	if w.next <= w.born {
+		wait = ws.c.purses.Take(cost)
+	} else {
+		wait = ws.c.news.Take(cost)
+	}
+	ws.g.pause(ws.grpc.Context(), min(wait, longestPace))
 }
 
 // cancelBelow ends the watches whose history is gone; their readers list again.
@@ -221,6 +241,9 @@ func (ws *watchStream) sendEvents(w *watcher, v view) error {
 	b := batch{limit: ws.g.cfg.Limits.ReplyBytes, fragment: w.fragment}
 	b.flush = func(parts mem.BufferSlice, last bool) error {
 		w.idle = false
+		if w.next > w.born {
+			ws.c.fresh.Add(int64(parts.Len()))
+		}
 		return ws.sendParts(&pb.WatchResponse{Header: ws.g.header(v.upTo), WatchId: w.id, Fragment: !last}, parts)
 	}
 	for _, r := range v.revs {
@@ -404,7 +427,7 @@ func (ws *watchStream) parseWatch(r *pb.WatchCreateRequest, now int64) (*watcher
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{id: id, span: s, grant: ws.c.grant, next: r.StartRevision, fragment: r.Fragment, progress: r.ProgressNotify, idle: true}
+	w := &watcher{id: id, span: s, grant: ws.c.grant, next: r.StartRevision, fragment: r.Fragment, progress: r.ProgressNotify, idle: true, born: now}
 	if w.next == 0 {
 		w.next = now + 1
 	}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/purse"
+)
+
+// flow is how fast one cluster's changes are taken. They are handed to the core
+// in pieces that take little time, one piece a turn. When they take more than
+// the cluster's share of the processors nothing more is read from it until that
+// is paid for: a flood costs the one who sends it his freshness, and nobody else
+// anything.
+type flow struct {
+	purse *purse.Purse // nil for the own cluster, which has no limit
+	piece int          // how many changes are handed over next; of the remote's goroutine
+	put   atomic.Int64 // nanoseconds for which changes were put off
+}
+
+const (
+	// pieceTime is what a piece should take the core: other clusters' changes wait
+	// for it.
+	pieceTime  = 100 * time.Microsecond
+	firstPiece = 16
+	mostPiece  = 256
+	pieceBytes = 64 << 10
+	// changeCost and byteCost are what a change takes before it comes to the core.
+	changeCost = 3 * time.Microsecond
+	byteCost   = 3 * time.Nanosecond
+)
+
+func newFlow(cfg Config, cluster string) *flow {
+	f := &flow{piece: firstPiece}
+	if cluster != cfg.ClusterName {
+		f.purse = purse.New(cfg.ClusterShare, cfg.ClusterBurst)
+	}
+	return f
+}
+
+// putOff says for each cluster how long its changes were put off.
+func (c *core) putOff() map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for name, l := range c.links {
+		out[name] = time.Duration(l.flow.put.Load())
+	}
+	return out
+}
+
+// cut returns how many changes make the next piece, and their size.
+func (f *flow) cut(changes []kvstore.Change) (n, bytes int) {
+	for n < min(len(changes), f.piece) {
+		more := len(changes[n].Key) + len(changes[n].Value)
+		if n > 0 && bytes+more > pieceBytes {
+			break
+		}
+		n, bytes = n+1, bytes+more
+	}
+	return n, bytes
+}
+
+// settle notes what a piece took, and waits until the cluster has paid for it.
+func (f *flow) settle(ctx context.Context, n, bytes int, took time.Duration) error {
+	if n > 0 {
+		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(n)*int64(pieceTime)/max(1, int64(took)))))
+	}
+	wait := f.purse.Take(took + time.Duration(n)*changeCost + time.Duration(bytes)*byteCost)
+	if wait == 0 {
+		return nil
+	}
+	f.put.Add(int64(wait))
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// deliver hands an update to the core.
+func (r *remote) deliver(ctx context.Context, u kvstore.Update) error {
+	changes := latest(u.Changes)
+	for {
+		n, bytes := r.flow.cut(changes)
+		piece := u
+		last := n == len(changes)
+		piece.Changes, piece.Complete, piece.Synced = changes[:n], u.Complete && last, u.Synced && last
+		took, err := r.core.turn(ctx, func(c *core) { c.update(r.name, piece) })
+		if err == nil {
+			err = r.flow.settle(ctx, n, bytes, took)
+		}
+		if changes = changes[n:]; err != nil || len(changes) == 0 {
+			return err
+		}
+	}
+}
+
+// latest leaves only the last change of each key, in order. It may reorder what
+// lies before them.
+func latest(changes []kvstore.Change) []kvstore.Change {
+	if len(changes) < 2 {
+		return changes
+	}
+	seen := make(map[string]struct{}, len(changes))
+	first := len(changes)
+	for i, ch := range slices.Backward(changes) {
+		if _, later := seen[ch.Key]; !later {
+			seen[ch.Key] = struct{}{}
+			first--
+			changes[first], changes[i] = changes[i], changes[first]
+		}
+	}
+	return changes[first:]
+}
