@@ -110,7 +110,7 @@ func TestASoundSetUp(t *testing.T) {
 			t.Errorf("%s: %s is said of a sound set-up:\n%s", b.name, b.cause, text)
 		}
 	}
-	for _, command := range []string{"clustermesh troubleshoot --clusters CLUSTERS --own-id 7", "clustermesh troubleshoot --apiserver APISERVER-west --data-dir DATA"} {
+	for _, command := range []string{"clustermesh troubleshoot --clusters CLUSTERS --own-id 1", "clustermesh troubleshoot --apiserver APISERVER-west --data-dir DATA"} {
 		if text, code := w.say(command); code != 0 {
 			t.Errorf("%s ends with %d:\n%s", command, code, text)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -285,6 +286,12 @@ func TestCompletion(t *testing.T) {
 	for _, shell := range shells() {
 		if text := mustRun(t, "completion", shell); !strings.Contains(text, "__complete") {
 			t.Errorf("%s: %.200q", shell, text)
+		} else if path, err := exec.LookPath(shell); err == nil {
+			check := exec.Command(path, "-n")
+			check.Stdin = strings.NewReader(text)
+			if out, err := check.CombinedOutput(); err != nil {
+				t.Errorf("%s does not understand its script: %v\n%s", shell, err, out)
+			}
 		}
 	}
 	var out, errs bytes.Buffer

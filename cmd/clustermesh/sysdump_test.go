@@ -22,6 +22,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"pgregory.net/rapid"
+
 	"github.com/clustermesh/clustermesh/certs"
 )
 
@@ -235,3 +237,26 @@ func TestRedaction(t *testing.T) {
 }
 
 var testTime = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+
+// TestNoSpellingOfAKeySurvives, wherever it lies in a text, whole or as any part
+// that is long enough to be told.
+func TestNoSpellingOfAKeySurvives(t *testing.T) {
+	around := rapid.SampledFrom([]string{"", " ", "=", "key ", "\"", "'", "\n", "/", "/etc/pki/", "a", "Zz9", "err=", "&"})
+	rapid.Check(t, func(t *rapid.T) {
+		key := make([]byte, 32)
+		rand.Read(key)
+		r := &redactor{}
+		r.knowBytes(append(bytes.Repeat([]byte{7}, headerLength), key...))
+		text := rapid.SampledFrom(spellings(key)).Draw(t, "spelling")
+		if rapid.Bool().Draw(t, "part") && text != string(key) {
+			from := rapid.IntRange(0, len(text)-3*partLength/2).Draw(t, "from")
+			if text = text[from : from+3*partLength/2]; !r.knows(text) {
+				return // of the spellings that are told by their length
+			}
+		}
+		whole := around.Draw(t, "before") + text + around.Draw(t, "behind")
+		if got := r.text(whole); strings.Contains(got, text) {
+			t.Errorf("%q stays in %q", text, got)
+		}
+	})
+}

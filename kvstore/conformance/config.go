@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -93,10 +94,17 @@ func checkConfigID(_ context.Context, s *session) finding {
 }
 
 func checkConfigOwnID(_ context.Context, s *session) finding {
-	switch s.opts.OwnID {
-	case 0:
+	// By such a certificate a cluster's own clients read it, or others at its relay.
+	own := s.role == certs.Role{Kind: certs.Local, Cluster: s.target.Cluster}
+	switch {
+	case s.opts.OwnID == 0:
 		return skip("the client's own id is not given")
-	case s.config.ID:
+	case own && s.opts.OwnID != s.config.ID:
+		return fail("it is %d there and %d here", s.config.ID, s.opts.OwnID).because("the own cluster announces another id than this node has",
+			"give agents and apiserver of CLUSTER the same --cluster-id")
+	case own:
+		return pass("%d, of the own cluster", s.config.ID)
+	case s.opts.OwnID == s.config.ID:
 		return fail("both have id %d", s.config.ID)
 	}
 	return pass("%d here, %d there", s.opts.OwnID, s.config.ID)
