@@ -12,6 +12,7 @@ import (
 )
 
 func newExplain(a *app) *cobra.Command {
+	var apiservers []string
 	c := &cobra.Command{
 		Use:   "explain NAMESPACE/NAME | ADDRESS[:PORT]",
 		Short: "Say why a service or address is used as it is, and what was refused",
@@ -20,11 +21,15 @@ comes from, its tier, weight and share, the filters that kept or dropped it, and
 why; what each cluster adds, from which revision of its store and since when; why
 the service is not global, not shared, in one cluster only, or empty; what of it
 was refused, and what to do about that. For an address it shows the services that
-have it as a frontend or a backend, and who may not name it.`,
-		Example: "  clustermesh explain default/rebel-base --watch\n  clustermesh explain 10.3.0.17:8080 -o json",
+have it as a frontend or a backend, and who may not name it.
+
+With --apiserver-socket it also shows on which nodes of that cluster all that the
+clusters of these apiservers say is in the maps.`,
+		Example: "  clustermesh explain default/rebel-base --watch\n  clustermesh explain 10.3.0.17:8080 -o json\n  clustermesh explain default/rebel-base --apiserver-socket east.sock --apiserver-socket west.sock",
 		Args:    cobra.ExactArgs(1),
 	}
 	completeFrom(c, serviceNames)
+	c.Flags().StringSliceVar(&apiservers, "apiserver-socket", nil, "unix socket of an apiserver's local API, to show on which of its cluster's nodes it is in the maps; may be repeated")
 	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, args []string) error {
 		request, err := explainRequest(args[0])
 		if err != nil {
@@ -35,6 +40,11 @@ have it as a frontend or a backend, and who may not name it.`,
 			return err
 		}
 		v := newExplanation(r)
+		if len(apiservers) > 0 {
+			if v.Nodes, err = a.presence(ctx, apiservers); err != nil {
+				return err
+			}
+		}
 		return a.show(v, v.table)
 	})
 }

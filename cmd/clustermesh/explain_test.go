@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	apiserverapi "github.com/clustermesh/clustermesh/apiserver/api"
 )
 
 func TestWhatCanBeExplained(t *testing.T) {
@@ -77,5 +78,29 @@ func TestExplanationIsShown(t *testing.T) {
 	empty, err := json.Marshal(newExplanation(&api.ExplainResponse{Services: []*api.Explanation{{}}, Refused: []*api.Refused{{}}}))
 	if err != nil || strings.Contains(string(empty), "null") {
 		t.Errorf("%s, %v", empty, err)
+	}
+}
+
+// TestExplainShowsNodes: which nodes of the clusters asked have it in their maps,
+// and what the others lack.
+func TestExplainShowsNodes(t *testing.T) {
+	socket := serveAgent(t, &fakeAgent{})
+	east := &standIn{name: "east", nodes: append(eastNodes, &apiserverapi.NodeStatus{Name: "n4", State: "reporting"}), behind: []*apiserverapi.Behind{{Node: "n4", Cluster: "west", Reason: "has 3 of 7"}}}
+	got := runLine(t, "explain", "shop/cart", "--api-socket", socket, "--apiserver-socket", east.listen(t), "-o", "json")
+	var v explanationView
+	if err := json.Unmarshal([]byte(got.out), &v); err != nil || len(v.Nodes) != 4 {
+		t.Fatalf("%v: %s%s", err, got.out, got.errors)
+	}
+	for i, want := range []bool{true, false, false, false} {
+		if v.Nodes[i].InMaps != want || v.Nodes[i].Cluster != "east" {
+			t.Errorf("%+v, want %v", v.Nodes[i], want)
+		}
+	}
+	got = runLine(t, "explain", "shop/cart", "--api-socket", socket, "--apiserver-socket", east.listen(t))
+	if !strings.Contains(got.out, "n1    east     reporting  yes          -") || !strings.Contains(got.out, "n4    east     reporting  no           west: has 3 of 7") {
+		t.Errorf("%s%s", got.out, got.errors)
+	}
+	if got := runLine(t, "explain", "shop/cart", "--api-socket", socket, "--apiserver-socket", socket+"x"); got.code != 1 || !strings.Contains(got.errors, "check that clustermesh-apiserver runs here") {
+		t.Errorf("%+v", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 type explanationView struct {
 	Services []explainedService `json:"services"`
+	Nodes    []presenceView     `json:"nodes"`
 	Refused  []refusedView      `json:"refused"`
 	Findings []string           `json:"findings"`
 }
@@ -97,7 +98,7 @@ func (v releaseView) table(w io.Writer) {
 }
 
 func newExplanation(r *api.ExplainResponse) explanationView {
-	v := explanationView{Services: []explainedService{}, Refused: []refusedView{}, Findings: append([]string{}, r.GetFindings()...)}
+	v := explanationView{Services: []explainedService{}, Nodes: []presenceView{}, Refused: []refusedView{}, Findings: append([]string{}, r.GetFindings()...)}
 	for _, s := range r.GetServices() {
 		v.Services = append(v.Services, newExplained(s))
 	}
@@ -131,6 +132,7 @@ func (v explanationView) table(w io.Writer) {
 		s.table(w)
 		fmt.Fprintln(w)
 	}
+	printPresence(w, v.Nodes)
 	for _, line := range v.Findings {
 		fmt.Fprintf(w, "! %s\n", line)
 	}

@@ -122,6 +122,10 @@ func (f *fakeAgent) Status(context.Context, *api.StatusRequest) (*api.StatusResp
 	}}, nil
 }
 
+func (f *fakeAgent) Explain(_ context.Context, r *api.ExplainRequest) (*api.ExplainResponse, error) {
+	return &api.ExplainResponse{Services: []*api.Explanation{{Namespace: r.GetNamespace(), Name: r.GetName(), Global: true}}}, nil
+}
+
 func (f *fakeAgent) Monitor(_ *api.MonitorRequest, s grpc.ServerStreamingServer[api.Choice]) error {
 	for _, c := range f.choices {
 		if err := s.Send(c); err != nil {

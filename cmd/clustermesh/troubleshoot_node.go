@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func clusterFindings(c clusterView) []findingView {
 	if c.State != "synced" {
 		v.Outcome, v.Cause = outcomeFail, fmt.Sprintf("cluster %s is %s for %.0f s", c.Name, c.State, c.StateSeconds)
 		v.Effect = "what was known of it stays in use and is not brought up to date"
-		v.Evidence, v.Remedy = splitRemedy(c.LastError, "find the point that fails with: clustermesh troubleshoot CLUSTERS/"+c.Name+" (the agent's --clusters directory)")
+		v.Evidence, v.Remedy = splitRemedy(c.LastError, cmp.Or(c.Remedy, "find the point that fails with: clustermesh troubleshoot CLUSTERS/"+c.Name+" (the agent's --clusters directory)"))
 	}
 	found := []findingView{v}
 	for _, r := range c.Rejections {
