@@ -51,6 +51,11 @@ func meshBoard() Dashboard {
 			lines("Into a node's maps", "s", "Time to merge a service and write it, on all nodes.",
 				`histogram_quantile(0.5, sum by (le) (rate(clustermesh_agent_service_update_duration_seconds_bucket[$__rate_interval])))`, "median",
 				`histogram_quantile(0.99, sum by (le) (rate(clustermesh_agent_service_update_duration_seconds_bucket[$__rate_interval])))`, "p99"),
+			lines("Until acknowledged", "s", "From a cluster's stamp to all before it being in a node's maps, by the two clocks.",
+				`histogram_quantile(0.5, sum by (le) (rate(clustermesh_agent_propagation_lag_seconds_bucket[$__rate_interval])))`, "median",
+				`histogram_quantile(0.99, sum by (le) (rate(clustermesh_agent_propagation_lag_seconds_bucket[$__rate_interval])))`, "p99"),
+			lines("Acknowledged age", "s", "Time since the newest stamp that is in a node's maps, at the node that is worst off.", `max by (cluster) (clustermesh_agent_cluster_acknowledged_age_seconds)`, "{{cluster}}"),
+			lines("Nodes by what their agents do", "short", "Reporting, silent, or exported without ever having reported.", `sum by (state) (clustermesh_agents)`, "{{state}}"),
 			lines("To know all of a cluster", "s", "From beginning to connect, at the slowest node.", `max by (cluster) (clustermesh_agent_cluster_sync_duration_seconds)`, "{{cluster}}"),
 		}},
 	}}
