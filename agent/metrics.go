@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/mesh"
 	"github.com/clustermesh/clustermesh/bpf"
 )
 
@@ -182,8 +183,12 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster,
 	if c.GetAcknowledged() != "" {
 		out <- prometheus.MustNewConstMetric(m.age, prometheus.GaugeValue, c.GetAgeSeconds(), name)
 	}
+	counts := map[string]uint64{}
 	for _, r := range c.GetRejections() {
-		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(r.GetCount()), name, r.GetReason())
+		counts[r.GetReason()] = r.GetCount()
+	}
+	for _, r := range mesh.Reasons() { // from 0 on, so that the first one is an increase
+		out <- prometheus.MustNewConstMetric(m.rejections, prometheus.CounterValue, float64(counts[r.String()]), name, r.String())
 	}
 }
 

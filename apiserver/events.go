@@ -62,7 +62,7 @@ func newEvents(config Config, registry prometheus.Registerer, readers func() int
 
 func makeEvents(config Config, registry prometheus.Registerer, sink record.EventSink, readers func() int) *events {
 	e := &events{
-		readers: readers, check: lonelyCheck,
+		readers: readers, check: min(lonelyCheck, max(config.NobodyImportsAfter, time.Second)),
 		book: notice.NewBook(config.ClusterName, int64(config.NobodyImportsAfter/time.Second)),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "clustermesh_events_total", Help: "Kubernetes Events about services that were to be written, by reason.",

@@ -48,6 +48,7 @@ func TestInstall(t *testing.T) {
 	in.issue(t)
 	objects := in.apply(t, "default", false)
 	t.Run("apiserver", func(t *testing.T) { in.checkApiserver(t, objects) })
+	t.Run("events", in.checkEvents)
 	t.Run("agent", func(t *testing.T) { in.checkAgent(t, objects) })
 }
 
@@ -84,7 +85,7 @@ func manifests(t *testing.T, name string) []*unstructured.Unstructured {
 	for document := range strings.SplitSeq(readFile(filepath.Join(rendered, name+".yaml")), "\n---\n") {
 		u := &unstructured.Unstructured{}
 		must(t, yaml.Unmarshal([]byte(document), &u.Object))
-		if u.GetKind() == "" || u.GetKind() == "Certificate" || u.GetKind() == "ServiceMonitor" {
+		if u.GetKind() == "" || u.GetKind() == "Certificate" || u.GetKind() == "ServiceMonitor" || u.GetKind() == "PrometheusRule" {
 			continue
 		}
 		out = append(out, u)
@@ -197,7 +198,9 @@ func (in *installation) issue(t *testing.T) {
 // to read, and publishes.
 func (in *installation) checkApiserver(t *testing.T, objects []*unstructured.Unstructured) {
 	pod := podOf(t, podOwner(t, objects, "Deployment"))
-	p := in.run(t, pod, pod.Spec.Containers[0], "clustermesh-apiserver")
+	c := pod.Spec.Containers[0]
+	c.Args = append(c.Args, "--nobody-imports-after=2s") // of ten minutes, for checkEvents
+	p := in.run(t, pod, c, "clustermesh-apiserver")
 	const http = "127.0.0.1:9962"
 	await(t, p, http, "/readyz")
 	text, err := fetch(http, "/readyz")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func binary(name string) string {
 }
 
 func missing() []string {
-	tools := []string{"nft"}
+	tools := []string{"nft", "prometheus"}
 	var files []string
 	for _, name := range []string{"kube", "clustermesh-apiserver", "clustermesh-agent", "clustermesh"} {
 		files = append(files, binary(name))
@@ -44,6 +45,11 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if lab.Inside() {
+		flag.Parse()
+		// What runs side by side waits for events, not for the processor.
+		if err := flag.Set("test.parallel", "16"); err != nil {
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	lacks := missing()

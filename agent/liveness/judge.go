@@ -138,6 +138,10 @@ func (j *Judge) Round(o Observation) Decision {
 		j.distance.hear(p.rtt.smoothed)
 	}
 	j.follow(o.Control)
+	if !j.lost { // a dead cluster stays dead until it answers
+		j.backends.abandon()
+		j.nodes.abandon()
+	}
 	d := Decision{Verdict: j.verdict(), Data: j.backends.data, Nodes: j.nodes.data, ControlLost: j.lost, Probes: 1, NodeProbes: 1}
 	if d.Verdict != Dead { // a dead cluster needs no more proof
 		d.Probes, d.NodeProbes = j.burst(&j.backends), j.burst(&j.nodes)

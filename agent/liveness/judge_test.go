@@ -74,6 +74,23 @@ func TestAPathThatNeverAnsweredProvesNothing(t *testing.T) {
 	}
 }
 
+// TestAFailingPathToNobodyIsUnknown: when all targets are gone nothing could ever
+// answer for them. Where the control link is lost too, that must not bring the
+// cluster back.
+func TestAFailingPathToNobodyIsUnknown(t *testing.T) {
+	for control, want := range map[Control]Data{ControlUp: DataUnknown, ControlDown: DataFailing} {
+		j := settled()
+		play(j, strings.Repeat("su ", 20))
+		var d Decision
+		for range 2 * emptyRounds {
+			d = j.Round(Observation{Control: control})
+		}
+		if d.Data != want || (d.Verdict == Dead) != (control == ControlDown) {
+			t.Errorf("with control link %d the data path is %s and the verdict %s", control, d.Data, d.Verdict)
+		}
+	}
+}
+
 // TestARoughPathGetsMoreTime: right after the start, and after an answer was
 // missed.
 func TestARoughPathGetsMoreTime(t *testing.T) {

@@ -13,6 +13,7 @@ type path struct {
 
 	answered bool // in the last round
 	known    int  // targets there are
+	empty    int  // rounds in a row without any
 }
 
 func newPath() path { return path{asked: map[netip.AddrPort]struct{}{}, rough: roughStart} }
@@ -20,6 +21,9 @@ func newPath() path { return path{asked: map[netip.AddrPort]struct{}{}, rough: r
 // hear takes in what a round brought.
 func (p *path) hear(cfg *Config, o Probed) {
 	p.answered, p.known = len(o.Answered) > 0, o.Known
+	if p.empty++; o.Known > 0 || p.answered {
+		p.empty = 0
+	}
 	switch {
 	case p.answered:
 		p.smooth()
@@ -39,6 +43,19 @@ func (p *path) hear(cfg *Config, o Probed) {
 		p.data = DataOK
 	case p.data == DataOK && p.silent >= p.patience(cfg) && len(p.asked) >= min(cfg.Targets, o.Known):
 		p.data = DataFailing
+	}
+}
+
+// emptyRounds is for how many rounds in a row a failing path may have nobody to
+// ask before nothing is known of it any more: about ten seconds.
+const emptyRounds = 50
+
+// abandon forgets a failing path that leads to nobody: nothing could ever answer
+// for it.
+func (p *path) abandon() {
+	if p.empty >= emptyRounds && p.data == DataFailing {
+		p.data, p.silent, p.good = DataUnknown, 0, 0
+		clear(p.asked)
 	}
 }
 

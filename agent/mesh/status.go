@@ -25,6 +25,15 @@ func (r Reason) String() string {
 	return [...]string{"key", "value", "owner", "policy", "address", "limit"}[r]
 }
 
+// Reasons lists all reasons.
+func Reasons() []Reason {
+	all := make([]Reason, reasons)
+	for i := range all {
+		all[i] = Reason(i)
+	}
+	return all
+}
+
 // Rejection sums up what was not accepted for one reason. Keys counts the keys
 // for which it holds now (at most 10,000 over all reasons are remembered),
 // Total every time it happened, Last explains the latest.

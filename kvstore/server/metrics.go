@@ -65,9 +65,14 @@ func newMetrics() *metrics {
 	}
 	for _, r := range handshakeReasons() {
 		m.handshakeFailures.WithLabelValues(string(r))
+		m.peerRefusals.WithLabelValues(labelOther, string(r))
 	}
+	// Those that are there before the first event, so that this counts as an
+	// increase. Peers come and go; theirs are made with the first event.
 	for _, r := range refusals() {
 		m.refusals.WithLabelValues(string(r))
+		m.peerRefusals.WithLabelValues(labelLocal, string(r))
+		m.peerRefusals.WithLabelValues(labelOther, string(r))
 	}
 	for _, kind := range []string{kindRange, kindStatus, kindWatch} {
 		m.requests.WithLabelValues(kind)
