@@ -209,9 +209,13 @@ func (c *container) variables(t *testing.T) []string {
 	t.Helper()
 	var out []string
 	for _, e := range c.spec.Env {
-		value := c.in.node.Name
-		if from := e.ValueFrom.ConfigMapKeyRef; from != nil {
-			value = c.in.configMap(t, from.Name)[from.Key]
+		value := e.Value
+		switch from := e.ValueFrom; {
+		case from == nil:
+		case from.ConfigMapKeyRef != nil:
+			value = c.in.configMap(t, from.ConfigMapKeyRef.Name)[from.ConfigMapKeyRef.Key]
+		default:
+			value = c.in.node.Name
 		}
 		out = append(out, e.Name+"="+value)
 	}
