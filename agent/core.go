@@ -29,17 +29,18 @@ type core struct {
 	work    chan func()
 	stopped chan struct{}
 
-	problems     []string                    // of cluster files
-	peerProblems []string                    // of peer files
-	ownProblem   []string                    // with the own cluster's nodes, if any
-	admissions   map[string]admission        // by cluster, of those with a peer file
-	own          map[string][]netip.Prefix   // ranges by key of the own node that has them
-	links        map[string]*link            // by cluster
-	fault        string                      // of pins or attachments, that could not be repaired
-	failed       map[lb.ServiceName]error    // services the maps could not take
-	wrong        map[lb.ServiceName][]string // with annotations of services
-	spilled      map[lb.ServiceName]spilled  // what decisions remember
-	ramp         <-chan time.Time            // when a ramp takes its next step
+	problems     []string                         // of cluster files
+	peerProblems []string                         // of peer files
+	ownProblem   []string                         // with the own cluster's nodes, if any
+	admissions   map[string]admission             // by cluster, of those with a peer file
+	own          map[string][]netip.Prefix        // ranges by key of the own node that has them
+	links        map[string]*link                 // by cluster
+	fault        string                           // of pins or attachments, that could not be repaired
+	failed       map[lb.ServiceName]error         // services the maps could not take
+	wrong        map[lb.ServiceName][]string      // with annotations of services
+	spilled      map[lb.ServiceName]spilled       // what decisions remember
+	ending       map[lb.ServiceName]lb.OnWithdraw // services that end connections
+	ramp         <-chan time.Time                 // when a ramp takes its next step
 	rampAt       time.Time
 	aged         time.Time        // when the mesh was told the ages of lost contact
 	aging        <-chan time.Time // when an age is reached that changes a decision
@@ -99,6 +100,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
 		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName]spilled{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
 		leaving: map[string]bool{}, removed: map[string]time.Time{}, moved: make(chan struct{}), reportWanted: make(chan struct{}, 1), reportEvery: reportInterval,
+		ending: map[lb.ServiceName]lb.OnWithdraw{},
 	}
 	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
 	c.mesh.SetZone(cfg.Zone)
@@ -296,7 +298,7 @@ func (c *core) restore() error {
 		s := loaded.Selections[i]
 		restored[i] = mesh.Restored{
 			Service: r.Service, Frontend: r.Frontend, Affinity: r.Affinity, Backends: r.Backends,
-			SessionAffinity: s.SessionAffinity, Consistent: s.Consistent, Policy: c.written.all[r.Service.String()],
+			SessionAffinity: s.SessionAffinity, Consistent: s.Consistent, OnWithdraw: s.OnWithdraw, Drain: s.Drain, Policy: c.written.all[r.Service.String()],
 		}
 	}
 	c.mesh.Restore(restored)

@@ -20,6 +20,7 @@ type memoryKernel struct {
 	keepFull atomic.Bool
 	emptied  []string
 	most     atomic.Uint32 // selected backends that were ever published
+	sweeping atomic.Bool   // whether connections are ended here
 }
 
 func newMemoryKernel() *memoryKernel {

@@ -72,6 +72,7 @@ type collector struct {
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
 	lookups, retries, forgotten               *prometheus.Desc
 	hits, reasons                             *prometheus.Desc
+	ended, unreached, sweeping                *prometheus.Desc
 }
 
 func newCollector(c *core) *collector {
@@ -106,6 +107,9 @@ func newCollector(c *core) *collector {
 		retries:      desc("datapath_retries_total", "Draws of a backend that had to be repeated."),
 		hits:         desc("datapath_cluster_hits_total", "Connects and datagrams sent from this node's cluster to a backend of a cluster.", "cluster", "from"),
 		reasons:      desc("datapath_reasons_total", "Choices of backends that went another way than drawing one, by reason.", "reason"),
+		ended:        desc("agent_connections_ended_total", "Connections to withdrawn backends that were ended, by protocol.", "protocol"),
+		unreached:    desc("agent_connections_unreached_total", "Searches in vain for a connection to a withdrawn backend that was to be ended."),
+		sweeping:     desc("agent_connections_followed", "1 while clustermesh-agent sockets, which ends connections, runs on this node."),
 		forgotten:    desc("datapath_forgotten_total", "Translated sockets that could not be remembered and see the backend's address."),
 	}
 }
@@ -143,6 +147,7 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(m.records, float64(d.GetRecords()))
 	gauge(m.recsMax, float64(d.GetRecordsCapacity()))
 	m.collectCounters(out)
+	m.collectSweeps(out)
 	m.collectHits(out, s)
 }
 

@@ -21,11 +21,7 @@ func (c *core) tables(name lb.ServiceName) (lb.Service, []lb.FrontendTable, bool
 		return service, nil, false
 	}
 	service.Previous, service.Steps = c.spilled[name].tables, c.spilled[name].steps(time.Now())
-	tables := lb.Merge(service)
-	for i := range tables {
-		tables[i].OnWithdraw = lb.WithdrawKeep // whatever was asked for, see onWithdraw
-	}
-	return service, tables, true
+	return service, lb.Merge(service), true
 }
 
 // lose notes that a remote cluster is out of contact from now on, unless it is
@@ -91,23 +87,19 @@ func (c *core) hearAll() {
 	}
 }
 
-// onWithdraw says what is not done of what a service wants. Connections live in
-// the sockets of clients, and no program ends them.
-func onWithdraw(want lb.OnWithdraw) string {
-	if want == lb.WithdrawKeep {
-		return ""
-	}
-	return fmt.Sprintf("annotation clustermesh.io/on-withdraw: value %q is not carried out on this node: connections to backends that are no longer used are kept; end them at the backend, or write keep", want)
-}
-
-// problemsOf says what is wrong with a service's annotations.
-func (c *core) problemsOf(service *lb.Service) []string {
+// wrongWith says what is wrong with a service's annotations.
+func (c *core) wrongWith(service *lb.Service) []string {
 	var out []string
 	for _, w := range c.mesh.Wrong(service.Name) {
 		out = append(out, w.Error())
 	}
-	out = append(out, c.unordered(service)...)
-	if text := onWithdraw(service.Policy.OnWithdraw); text != "" {
+	return append(out, c.unordered(service)...)
+}
+
+// problemsOf adds what is not carried out of them now.
+func (c *core) problemsOf(service *lb.Service) []string {
+	out := c.wrongWith(service)
+	if text := c.notEnded(service.Policy.OnWithdraw); text != "" {
 		out = append(out, text)
 	}
 	return out
@@ -123,7 +115,8 @@ func (c *core) nodeOnly(service *lb.Service) []string {
 
 // noteWrong logs what is newly wrong with a service's annotations.
 func (c *core) noteWrong(name lb.ServiceName, service *lb.Service) {
-	lines := c.problemsOf(service)
+	c.noteEnding(name, service.Policy.OnWithdraw)
+	lines := c.wrongWith(service)
 	for _, line := range lines {
 		if !slices.Contains(c.wrong[name], line) {
 			c.log.Warn("annotation of a service is not followed", "service", name.String(), "err", line)
@@ -141,11 +134,12 @@ const maxWrong = 10
 
 func (c *core) wrongLines() []string {
 	var out []string
-	for i, name := range slices.SortedFunc(maps.Keys(c.wrong), lb.ServiceName.Compare) {
+	wrong := c.withNotEnded(c.wrong)
+	for i, name := range slices.SortedFunc(maps.Keys(wrong), lb.ServiceName.Compare) {
 		if i == maxWrong {
-			return append(out, fmt.Sprintf("%d more services have annotations that are not followed: see clustermesh services", len(c.wrong)-i))
+			return append(out, fmt.Sprintf("%d more services have annotations that are not followed: see clustermesh services", len(wrong)-i))
 		}
-		for _, line := range c.wrong[name] {
+		for _, line := range wrong[name] {
 			out = append(out, "service "+name.String()+": "+line)
 		}
 	}

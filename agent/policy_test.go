@@ -296,6 +296,45 @@ func TestPolicyReachesTheMaps(t *testing.T) {
 	})
 }
 
+// TestWithdrawalReachesTheMaps: what a service wants for connections is written,
+// a cluster that is given up is marked, and one that merely comes after others is
+// not; a restart while the own cluster is silent keeps it.
+func TestWithdrawalReachesTheMaps(t *testing.T) {
+	runLone(t, func(l *lone) {
+		l.own(1, policy("tiers", "local, east; west", "staleness", "withdraw:30m", "on-withdraw", "drain:45s"))
+		l.remote("east", 1)
+		l.remote("west", 1)
+		marked := func(when string, want ...uint16) {
+			t.Helper()
+			var got []uint16
+			d := l.dump()
+			for _, b := range d.Backends {
+				if b.Flags&layout.FlagWithdrawn != 0 {
+					got = append(got, b.Cluster)
+				}
+			}
+			if !slices.Equal(got, want) || d.Region.OnWithdraw != layout.WithdrawDrain || d.Region.Drain != 45 {
+				t.Errorf("%s: clusters %v are withdrawn, want %v; region %+v", when, got, want, d.Region)
+			}
+		}
+		marked("in contact")
+		l.lose("east")
+		l.pass(29 * time.Minute)
+		marked("out of contact")
+		l.pass(2 * time.Minute)
+		marked("for too long", 2)
+		l.end()
+		l.start()
+		marked("after a restart", 2)
+		l.remote("east", 1)
+		marked("in contact again")
+		l.do(func(c *core) { c.mesh.SetDead("east", true) })
+		marked("dead", 2)
+		l.do(func(c *core) { c.removeCluster("east") })
+		marked("removed")
+	})
+}
+
 // TestAnswersShowThePolicy: services and explain give tier, weight and share,
 // what is wrong with annotations, and what is not carried out.
 func TestAnswersShowThePolicy(t *testing.T) {
@@ -326,6 +365,17 @@ func TestAnswersShowThePolicy(t *testing.T) {
 				}
 			}
 		})
+		l.kernel.sweeping.Store(true)
+		l.do(func(c *core) {
+			for where, lines := range map[string][]string{
+				"services": c.services(&api.ServicesRequest{}).GetServices()[0].GetProblems(), "status": c.status().GetProblems(),
+			} {
+				if text := strings.Join(lines, "\n"); strings.Contains(text, "on-withdraw") {
+					t.Errorf("%s, though connections are ended here: %q", where, text)
+				}
+			}
+		})
+		l.kernel.sweeping.Store(false)
 		l.own(1, nil)
 		l.do(func(c *core) {
 			if p := c.status().GetProblems(); len(p) > 0 {

@@ -25,6 +25,7 @@
 #include "maps.h"
 #include "select.h"
 #include "sticky.h"
+#include "sweep.h"
 
 #define CM_IPPROTO_TCP 6
 #define CM_IPPROTO_UDP 17

@@ -55,10 +55,12 @@ struct cm_region {
 	__u32 total;
 	__u32 frontend;
 	__u8 affinity;
-	__u8 pad[3];
+	__u8 on_withdraw;
+	__u8 pad[2];
 	__u32 sticky; /* seconds that a client keeps its backend */
 	__u32 slots;
-	__u8 rest[12];
+	__u32 drain; /* seconds that connections to withdrawn backends have */
+	__u8 rest[8];
 };
 
 #define CM_TABLE_SLOTS 16

@@ -129,6 +129,14 @@ type clustermeshCmSettings struct {
 	Pad    uint32
 }
 
+type clustermeshCmSweeps struct {
+	_      structs.HostLayout
+	Looked uint64
+	Tcp    uint64
+	Udp    uint64
+	Missed uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -147,6 +155,7 @@ const (
 	clustermeshMapCmReverse       = "cm_reverse"
 	clustermeshMapCmSettings      = "cm_settings"
 	clustermeshMapCmSlab          = "cm_slab"
+	clustermeshMapCmSweeps        = "cm_sweeps"
 	clustermeshMapCmTcpPeers      = "cm_tcp_peers"
 	clustermeshProgCmConnect4     = "cm_connect4"
 	clustermeshProgCmConnect6     = "cm_connect6"
@@ -234,6 +243,7 @@ type clustermeshMapSpecs struct {
 	CmReverse     *ebpf.MapSpec `ebpf:"cm_reverse"`
 	CmSettings    *ebpf.MapSpec `ebpf:"cm_settings"`
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
+	CmSweeps      *ebpf.MapSpec `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
 }
 
@@ -281,6 +291,7 @@ type clustermeshMaps struct {
 	CmReverse     *ebpf.Map `ebpf:"cm_reverse"`
 	CmSettings    *ebpf.Map `ebpf:"cm_settings"`
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
+	CmSweeps      *ebpf.Map `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
 }
 
@@ -300,6 +311,7 @@ func (m *clustermeshMaps) Close() error {
 		m.CmReverse,
 		m.CmSettings,
 		m.CmSlab,
+		m.CmSweeps,
 		m.CmTcpPeers,
 	)
 }

@@ -13,6 +13,7 @@ import (
 // and compares bytes.
 func TestGeneratedFilesAreCurrent(t *testing.T) {
 	regenerated(t, "generate.go", "clustermesh.bpf.c", "clustermesh_bpfel.go", "clustermesh_bpfel.o")
+	regenerated(t, "sockets.go", "sockets.bpf.c", "sockets_bpfel.go", "sockets_bpfel.o")
 }
 
 // regenerated runs the go:generate line of a file and compares what it makes.

@@ -237,8 +237,8 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	f.service(addrOf(b), tcp) // refuses, as long as the programs are in force
 	f.only(f.run(3, "4 tcp", "connect "+addrOf(b), "recv"), "ECONNREFUSED; ENOTCONN")
 	all := f.pinned()
-	if len(all.maps) != 15 || len(all.programs) != 9 || len(all.links) != 9 {
-		t.Errorf("want 15 maps, 9 programs, 9 links, got %v", all)
+	if len(all.maps) != 16 || len(all.programs) != 9 || len(all.links) != 9 {
+		t.Errorf("want 16 maps, 9 programs, 9 links, got %v", all)
 	}
 	if err := Cleanup(f.opts); !errors.Is(err, ErrBusy) {
 		t.Errorf("cleanup under a running agent: got %v, want %v", err, ErrBusy)

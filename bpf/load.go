@@ -36,6 +36,7 @@ type Datapath struct {
 	meta     *window[layout.Meta]
 	clusters *window[layout.Cluster]
 	settings *window[clustermeshCmSettings]
+	sweeps   *window[clustermeshCmSweeps]
 
 	flagged    bool        // some header has flags: the layout is of version 2
 	monitoring atomic.Bool // a Monitor runs

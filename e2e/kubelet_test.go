@@ -98,7 +98,7 @@ func (c *container) user() int64 {
 // identity is the command that takes the container's user and capabilities.
 func (c *container) identity(t *testing.T) string {
 	t.Helper()
-	numbers := map[corev1.Capability]string{"BPF": "39", "NET_ADMIN": "12", "PERFMON": "38"}
+	numbers := map[corev1.Capability]string{"BPF": "39", "NET_ADMIN": "12", "PERFMON": "38", "SYS_ADMIN": "21"}
 	bounding := "-all"
 	for _, capability := range c.spec.SecurityContext.Capabilities.Add {
 		if numbers[capability] == "" {
@@ -142,6 +142,7 @@ func (c *container) hostPath(t *testing.T, path string) string {
 		"/sys/fs/bpf/clustermesh": filepath.Join(c.in.bpffs, "clustermesh"),
 		"/sys/fs/cgroup":          c.in.node.Cgroup,
 		"/var/run/clustermesh":    filepath.Join(c.in.dir, "run"),
+		"/run/netns":              filepath.Join(c.in.dir, "netns"),
 	}[path]
 	if dir == "" {
 		t.Fatalf("the node has no %s", path)

@@ -110,7 +110,15 @@ func Want(tables []lb.FrontendTable) string {
 
 // wantSelection is what the maps are to do for t, by way of package lb.
 func wantSelection(t *lb.FrontendTable, selected int) Selection {
-	s := Selection{SessionAffinity: t.SessionAffinity, Consistent: t.Consistent && selected > 0}
+	s := Selection{
+		SessionAffinity: t.SessionAffinity, Consistent: t.Consistent && selected > 0,
+		OnWithdraw: t.OnWithdraw, Drain: t.Drain,
+	}
+	for i := range t.Backends {
+		if t.Backends[i].Withdrawn {
+			s.Withdrawn = append(s.Withdrawn, i)
+		}
+	}
 	w, addrs := make([]uint32, selected), make([]netip.AddrPort, selected)
 	for i := range w {
 		w[i], addrs[i] = t.Backends[i].Weight, t.Backends[i].Addr
@@ -153,6 +161,9 @@ func formatFrontend(r *Restored, s *Selection, selected int) string {
 	if s.Consistent {
 		b.WriteString(" consistent")
 	}
+	if s.OnWithdraw != lb.WithdrawKeep {
+		fmt.Fprintf(&b, " on-withdraw=%s,%ds", s.OnWithdraw, s.Drain)
+	}
 	b.WriteByte('\n')
 	for i, be := range r.Backends {
 		mark := "-"
@@ -168,6 +179,9 @@ func formatFrontend(r *Restored, s *Selection, selected int) string {
 		}
 		if i < len(s.Shares) {
 			fmt.Fprintf(&b, " share=%d", s.Shares[i])
+		}
+		if slices.Contains(s.Withdrawn, i) {
+			b.WriteString(" withdrawn")
 		}
 		b.WriteByte('\n')
 	}

@@ -84,6 +84,9 @@ func encodeBackend(c *lb.Choice, id uint32) layout.Backend {
 	if c.Here {
 		b.Flags |= layout.FlagHere
 	}
+	if c.Withdrawn {
+		b.Flags |= layout.FlagWithdrawn
+	}
 	return b
 }
 

@@ -34,11 +34,16 @@ func (r Repair) String() string {
 // Selection is how a frontend of the maps chooses: for how many seconds a client
 // keeps its backend, and whether a table or chance decides. Shares is the part
 // of the draws that each selected backend gets, in 2^32 parts of an even share;
-// nil says that all are even.
+// nil says that all are even. Withdrawn are the backends, by index, that are left
+// out with their cluster, nil for none; OnWithdraw and Drain say what becomes of
+// connections to withdrawn backends.
 type Selection struct {
 	SessionAffinity uint32
 	Consistent      bool
 	Shares          []uint64
+	OnWithdraw      lb.OnWithdraw
+	Drain           uint32
+	Withdrawn       []int
 }
 
 // Loaded is what Load found. Selections are those of the Frontends, by index.
@@ -97,7 +102,8 @@ func (r *Reconciler) takeOver(d *layout.DumpFrontend, used map[uint32]bool) stri
 	r.adopt(&frontend{
 		key: d.Key, id: d.ID, service: serviceOf(&d.Meta), port: text(d.Meta.PortName[:]), kind: d.Meta.Kind,
 		region: region, content: content{
-			affinity: d.Region.Affinity, sticky: d.Region.Sticky, selected: d.Header.Selected(),
+			affinity: d.Region.Affinity, withdraw: d.Region.OnWithdraw, drain: d.Region.Drain,
+			sticky: d.Region.Sticky, selected: d.Header.Selected(),
 			backends: d.Backends, table: d.Table,
 		},
 	})
@@ -163,7 +169,15 @@ func (r *Reconciler) repair(bad []Repair, used map[uint32]bool) error {
 
 // selectionOf reads a frontend's way of choosing back.
 func selectionOf(d *layout.DumpFrontend) Selection {
-	s := Selection{SessionAffinity: d.Region.Sticky, Consistent: len(d.Table) > 0}
+	s := Selection{
+		SessionAffinity: d.Region.Sticky, Consistent: len(d.Table) > 0,
+		OnWithdraw: lb.OnWithdraw(d.Region.OnWithdraw), Drain: d.Region.Drain,
+	}
+	for i := range d.Backends {
+		if d.Backends[i].Flags&layout.FlagWithdrawn != 0 {
+			s.Withdrawn = append(s.Withdrawn, i)
+		}
+	}
 	n := int(d.Header.Selected())
 	if !s.Consistent && slices.ContainsFunc(d.Backends[:n], func(b layout.Backend) bool { return b.Alias != 0 }) {
 		s.Shares = shares(d.Backends[:n])

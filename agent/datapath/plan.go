@@ -92,7 +92,7 @@ func (p *plan) prepareChange(t *lb.FrontendTable, meta layout.Meta, have *fronte
 // scratch space. A consistent table takes time to make, so that of have is taken
 // over where it would be the same.
 func (p *plan) encode(t *lb.FrontendTable, id uint32, have *frontend) (content, error) {
-	c := content{affinity: uint8(t.Affinity), sticky: t.SessionAffinity}
+	c := content{affinity: uint8(t.Affinity), withdraw: uint8(t.OnWithdraw), drain: t.Drain, sticky: t.SessionAffinity}
 	var err error
 	if c.backends, c.selected, err = encodeBackends(p.r.scratch[:0], t, id); err != nil {
 		return c, err

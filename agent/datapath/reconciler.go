@@ -41,6 +41,8 @@ type frontend struct {
 // without a table or if they are not known.
 type content struct {
 	affinity uint8
+	withdraw uint8
+	drain    uint32
 	sticky   uint32
 	selected uint16
 	backends []layout.Backend
@@ -50,6 +52,7 @@ type content struct {
 
 func (c *content) equal(o *content) bool {
 	return c.affinity == o.affinity && c.sticky == o.sticky && c.selected == o.selected &&
+		c.withdraw == o.withdraw && c.drain == o.drain &&
 		slices.Equal(c.backends, o.backends) && slices.Equal(c.table, o.table)
 }
 
@@ -59,6 +62,7 @@ func (c *content) records() uint32 { return uint32(c.head(0).Records()) }
 func (c *content) head(id uint32) layout.Region {
 	return layout.Region{
 		Total: uint32(len(c.backends)), Frontend: id, Affinity: c.affinity,
+		OnWithdraw: c.withdraw, Drain: c.drain,
 		Sticky: c.sticky, Slots: uint32(len(c.table)),
 	}
 }

@@ -39,6 +39,10 @@ func genUpdate(t *rapid.T, shared bool) update {
 	s.Backends = rapid.SliceOfN(rapid.Custom(genBackend), 0, 8).Draw(t, "backends")
 	s.SessionAffinity = rapid.SampledFrom([]uint32{0, 0, 1, 10800}).Draw(t, "sticky")
 	s.Policy.Consistent = rapid.IntRange(0, 2).Draw(t, "consistent") == 0
+	s.Policy.OnWithdraw = rapid.SampledFrom([]lb.OnWithdraw{lb.WithdrawKeep, lb.WithdrawKeep, lb.WithdrawDrain, lb.WithdrawReset}).Draw(t, "on-withdraw")
+	if s.Policy.OnWithdraw == lb.WithdrawDrain {
+		s.Policy.Drain = rapid.SampledFrom([]uint32{1, 30}).Draw(t, "drain")
+	}
 	tables := lb.Merge(s)
 	if rapid.Bool().Draw(t, "weighted") {
 		for i := range tables {

@@ -155,6 +155,9 @@ func formatPolicy(b *strings.Builder, t *FrontendTable) {
 	if t.OnWithdraw != WithdrawKeep {
 		write(b, " on-withdraw=", t.OnWithdraw.String())
 	}
+	if t.Drain > 0 {
+		write(b, ":", strconv.FormatUint(uint64(t.Drain), 10), "s")
+	}
 	var tiers []string
 	for i := range maxTiers {
 		if t.Spilling&(1<<i) != 0 {
@@ -184,6 +187,9 @@ func formatChoice(b *strings.Builder, c *Choice, total uint64) {
 	writeField(b, " names=", strings.Join(c.Names, ","))
 	writeField(b, " zone=", c.Zone)
 	write(b, ": ", c.Reason)
+	if c.Withdrawn {
+		write(b, " withdrawn")
+	}
 	if c.Selected && total > 0 {
 		write(b, " ", percent(c.Weight, total))
 	}

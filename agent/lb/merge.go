@@ -55,13 +55,14 @@ type merger struct {
 func (m *merger) table(f Frontend) FrontendTable {
 	t := FrontendTable{
 		Service: m.s.Name, Frontend: f, Affinity: m.s.Affinity,
-		Consistent: m.s.Policy.Consistent, OnWithdraw: m.s.Policy.OnWithdraw, SessionAffinity: m.s.SessionAffinity,
+		Consistent: m.s.Policy.Consistent, SessionAffinity: m.s.SessionAffinity,
+		OnWithdraw: m.s.Policy.OnWithdraw, Drain: m.s.Policy.Drain,
 	}
 	m.here = f.Scope == ScopeOutside || m.s.NodeOnly && f.Kind == KindClusterIP
 	matching := m.candidates(f)
 	d := m.decide(m.previous(f))
 	t.Spilling, t.Kept, t.Ramping = d.spilling, d.kept, d.ramping
-	t.Backends = m.collect(m.explain(&d), matching)
+	t.Backends = m.collect(&d, m.explain(&d), matching)
 	return t
 }
 
@@ -153,7 +154,7 @@ func (m *merger) explain(d *decision) (selected int) {
 
 // collect builds one frontend's choices: selected backends first, each group in
 // the pool's order.
-func (m *merger) collect(selected, matching int) []Choice {
+func (m *merger) collect(d *decision, selected, matching int) []Choice {
 	choices := make([]Choice, matching)
 	on, off := 0, selected
 	for k := range m.sites {
@@ -165,7 +166,7 @@ func (m *merger) collect(selected, matching int) []Choice {
 				choices[on] = Choice{Backend: m.pool[i], Selected: true, Weight: s.share, Reason: f.reason()}
 				on++
 			default:
-				choices[off] = Choice{Backend: m.pool[i], Reason: f.reason()}
+				choices[off] = Choice{Backend: m.pool[i], Withdrawn: d.withdraws(s, f), Reason: f.reason()}
 				off++
 			}
 		}

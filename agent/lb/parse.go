@@ -57,7 +57,7 @@ const (
 //	spillover    "min=3" or "min=50%", also "min=50%, hysteresis=10%, ramp=30s"
 //	staleness    "keep", "demote:5m", "withdraw:30m" or both "demote:5m, withdraw:30m"
 //	consistent   "true" or "false"
-//	on-withdraw  "keep", "drain" or "reset"
+//	on-withdraw  "keep", "drain", "drain:2m" or "reset"; "drain" is "drain:30s"
 func ParsePolicy(annotations map[string]string) (Policy, []*AnnotationError) {
 	var p Policy
 	var wrong []*AnnotationError
@@ -278,15 +278,23 @@ func (p *Policy) readConsistent(value string) (remedy string) {
 	return ""
 }
 
+// drainSeconds is for how long connections drain if nothing else is said, as
+// long as Kubernetes lets pods terminate.
+const drainSeconds = 30
+
 func (p *Policy) readWithdraw(value string) (remedy string) {
-	switch value {
-	case "", "keep":
-	case "drain":
-		p.OnWithdraw = WithdrawDrain
-	case "reset":
+	what, text, timed := strings.Cut(value, ":")
+	drain := seconds(text)
+	switch {
+	case value == "" || value == "keep":
+	case value == "reset":
 		p.OnWithdraw = WithdrawReset
+	case value == "drain":
+		p.OnWithdraw, p.Drain = WithdrawDrain, drainSeconds
+	case what == "drain" && timed && drain > 0:
+		p.OnWithdraw, p.Drain = WithdrawDrain, drain
 	default:
-		return "write keep, drain or reset"
+		return "write keep, drain, drain:2m or reset, the time being a number with s, m, h or d, up to 365d"
 	}
 	return ""
 }

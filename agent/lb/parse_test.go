@@ -34,7 +34,8 @@ func TestParsePolicy(t *testing.T) {
 		{"consistent", "True", lb.Policy{Consistent: true}},
 		{"consistent", "false", lb.Policy{}},
 		{"on-withdraw", "keep", lb.Policy{}},
-		{"on-withdraw", "drain", lb.Policy{OnWithdraw: lb.WithdrawDrain}},
+		{"on-withdraw", "drain", lb.Policy{OnWithdraw: lb.WithdrawDrain, Drain: 30}},
+		{"on-withdraw", "drain:2m", lb.Policy{OnWithdraw: lb.WithdrawDrain, Drain: 120}},
 		{"on-withdraw", "reset", lb.Policy{OnWithdraw: lb.WithdrawReset}},
 	} {
 		got, wrong := lb.ParsePolicy(map[string]string{tt.name: tt.value})
@@ -93,7 +94,10 @@ func TestParsePolicyReports(t *testing.T) {
 		{"staleness", "withdraw:366d", "write keep"},
 		{"staleness", "withdraw:4294967295d", "write keep"},
 		{"consistent", "yes", "write true or false"},
-		{"on-withdraw", "Drain", "write keep, drain or reset"},
+		{"on-withdraw", "Drain", "write keep, drain, drain:2m or reset"},
+		{"on-withdraw", "drain:", "write keep, drain, drain:2m or reset"},
+		{"on-withdraw", "drain:0s", "write keep, drain, drain:2m or reset"},
+		{"on-withdraw", "reset:5s", "write keep, drain, drain:2m or reset"},
 		{"tier", "local", "no such annotation is known"},
 	} {
 		got, wrong := lb.ParsePolicy(map[string]string{tt.name: tt.value})

@@ -19,7 +19,10 @@ type Policy struct {
 	Staleness Staleness
 	// Consistent asks for [Maglev].
 	Consistent bool
+	// OnWithdraw says what becomes of connections to withdrawn backends, Drain
+	// after how many seconds draining ones are ended; 0 unless they drain.
 	OnWithdraw OnWithdraw
+	Drain      uint32
 }
 
 // Names that stand for clusters in a [Policy]. A cluster's own name wins over

@@ -107,6 +107,18 @@ func (m *merger) judge(d *decision, s *site, b *Backend) fate {
 	return m.reasonAgainst(d, s, b)
 }
 
+// withdraws reports whether a backend with this fate is left out because its
+// whole cluster is.
+func (d *decision) withdraws(s *site, f fate) bool {
+	switch f {
+	case byQuarantined:
+		return true
+	case byStale, byNotReady:
+		return s.lost && !d.lost && d.state != Quarantined && d.state != NotReady
+	}
+	return false
+}
+
 // reasonFor explains a candidate whose site and state are used.
 func (m *merger) reasonFor(d *decision, s *site, b *Backend) fate {
 	switch {

@@ -139,20 +139,24 @@ type Service struct {
 // Choice is a backend with the decision taken on it. Reason is one of the
 // Reason constants and never empty. Weight is the share of new connections
 // relative to the other selected backends of the table, 0 if not selected.
+// Withdrawn says that it is not selected because its whole cluster was given
+// up, for being out of contact or dead, and not because others are preferred.
 type Choice struct {
 	Backend
-	Selected bool
-	Weight   uint32
-	Reason   string
+	Selected  bool
+	Withdrawn bool
+	Weight    uint32
+	Reason    string
 }
 
-// OnWithdraw says what becomes of the connections to a backend that is no
-// longer selected.
+// OnWithdraw says what becomes of the connections to a backend that is
+// withdrawn: one that its cluster lists no more, or a [Choice] that is
+// Withdrawn. A backend that merely is not selected keeps its connections.
 type OnWithdraw uint8
 
 // The values of the clustermesh.io/on-withdraw annotation. Keep, the default,
-// leaves them alone; Drain lets them end within a time the agent sets; Reset
-// ends them at once.
+// leaves them alone; Drain gives them [Policy].Drain seconds to end by
+// themselves; Reset ends them at once.
 const (
 	WithdrawKeep OnWithdraw = iota
 	WithdrawDrain
@@ -162,8 +166,9 @@ const (
 // FrontendTable is one frontend with every backend that matches it, selected
 // ones first, each group sorted by locality, cluster, address. Consistent asks
 // for [Maglev] instead of a random pick. SessionAffinity is in seconds, 0 for
-// none. Spilling has bit i set if tier i has too few healthy backends to carry
-// the traffic alone. Kept, of a spillover with a ramp, is what each tier keeps of
+// none, and so is Drain, which is 0 unless OnWithdraw asks for it. Spilling has
+// bit i set if tier i has too few healthy backends to carry the traffic alone.
+// Kept, of a spillover with a ramp, is what each tier keeps of
 // the traffic that reaches it; Ramping says that time alone will change it.
 type FrontendTable struct {
 	Service         ServiceName
@@ -171,6 +176,7 @@ type FrontendTable struct {
 	Affinity        Affinity
 	Consistent      bool
 	OnWithdraw      OnWithdraw
+	Drain           uint32
 	SessionAffinity uint32
 	Spilling        uint32
 	Kept            []uint32

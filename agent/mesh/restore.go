@@ -16,11 +16,14 @@ type Restored struct {
 	Frontend lb.Frontend
 	Affinity lb.Affinity
 	Backends []lb.Backend
-	// SessionAffinity and Consistent are those of the table.
+	// SessionAffinity, Consistent, OnWithdraw and Drain are those of the table.
 	SessionAffinity uint32
 	Consistent      bool
+	OnWithdraw      lb.OnWithdraw
+	Drain           uint32
 	// Policy are the service's annotations, as the own cluster last wrote them,
-	// if they are remembered besides the kernel; then Consistent follows from them.
+	// if they are remembered besides the kernel; then all but SessionAffinity
+	// follow from them.
 	Policy map[string]string
 }
 

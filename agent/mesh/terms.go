@@ -49,10 +49,10 @@ func restoredTerms(r *Restored) *terms {
 		t := &terms{session: r.SessionAffinity, written: maps.Clone(r.Policy)}
 		t.policy, t.wrong = lb.ParsePolicy(r.Policy)
 		return t
-	case r.SessionAffinity == 0 && !r.Consistent:
+	case r.SessionAffinity == 0 && !r.Consistent && r.OnWithdraw == lb.WithdrawKeep:
 		return nil
 	}
-	return &terms{session: r.SessionAffinity, policy: lb.Policy{Consistent: r.Consistent}}
+	return &terms{session: r.SessionAffinity, policy: lb.Policy{Consistent: r.Consistent, OnWithdraw: r.OnWithdraw, Drain: r.Drain}}
 }
 
 // equal compares the annotations as they were written: what they mean follows.

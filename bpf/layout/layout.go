@@ -94,10 +94,20 @@ const (
 )
 
 // Flags of a backend record: it is of the agent's own cluster, it is on this
-// node. They are for the next life of the agent; no eBPF program reads them.
+// node, it is known and not selected because its whole cluster was given up, so
+// that connections to it end as Region.OnWithdraw says. No eBPF program reads them.
 const (
-	FlagLocal uint8 = 1 << 0
-	FlagHere  uint8 = 1 << 1
+	FlagLocal     uint8 = 1 << 0
+	FlagHere      uint8 = 1 << 1
+	FlagWithdrawn uint8 = 1 << 2
+)
+
+// What becomes of connections to withdrawn backends, equal to the values of
+// package lb.
+const (
+	WithdrawKeep  uint8 = 0
+	WithdrawDrain uint8 = 1
+	WithdrawReset uint8 = 2
 )
 
 // Region is the record just before a region's first backend (slab index
@@ -105,13 +115,15 @@ const (
 // restarted agent reads a complete picture whatever moment it died at. Programs
 // read it only for headers with flags.
 type Region struct {
-	Total    uint32 // backend records that follow, selected or not
-	Frontend uint32
-	Affinity uint8
-	_        [3]byte
-	Sticky   uint32 // seconds that a client keeps its backend, 0 for none
-	Slots    uint32 // of the table after the backends, 0 for none
-	_        [12]byte
+	Total      uint32 // backend records that follow, selected or not
+	Frontend   uint32
+	Affinity   uint8
+	OnWithdraw uint8 // a Withdraw constant
+	_          [2]byte
+	Sticky     uint32 // seconds that a client keeps its backend, 0 for none
+	Slots      uint32 // of the table after the backends, 0 for none
+	Drain      uint32 // seconds that WithdrawDrain gives connections
+	_          [8]byte
 }
 
 // Records is how many records the region takes, this one included.

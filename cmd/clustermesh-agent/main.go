@@ -60,7 +60,7 @@ member of the --config file.`,
 	}, o.setLog(stderr), func() error { return o.Validate() })
 	o.addRunFlags(c.Flags())
 	o.addPlaceFlags(c.Flags())
-	c.AddCommand(newCleanup(stderr), newCheck(stdout), newDevices(stderr))
+	c.AddCommand(newCleanup(stderr), newCheck(stdout), newDevices(stderr), newSockets(stderr))
 	return c
 }
 

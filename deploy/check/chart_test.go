@@ -104,7 +104,7 @@ func documents(text string) []string {
 		if yaml.Unmarshal([]byte(d), &content) == nil && content == nil {
 			continue
 		}
-		out = append(out, d)
+		out = append(out, d+"\n") // which the separator began with
 	}
 	return out
 }

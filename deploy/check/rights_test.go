@@ -37,8 +37,12 @@ func everyPod(t *testing.T, fn func(t *testing.T, name string, pod corev1.PodSpe
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		found := pods(t, objects(t, name))
-		if len(found) != 2 {
-			t.Errorf("%s: %d workloads, want 2", name, len(found))
+		want := 3
+		if found["clustermesh-sockets"].Containers == nil && name == "cleanup" {
+			want = 2 // there is nothing that it could look at
+		}
+		if len(found) != want {
+			t.Errorf("%s: %d workloads, want %d", name, len(found), want)
 		}
 		for owner, pod := range found {
 			t.Run(name+"/"+owner, func(t *testing.T) { fn(t, owner, pod) })
@@ -61,8 +65,11 @@ func TestRights(t *testing.T) {
 				t.Errorf("%s has %+v", c.Name, s)
 			}
 			want := agents
-			if owner == "clustermesh-apiserver" || c.Name == "cleaned" {
+			switch {
+			case owner == "clustermesh-apiserver" || c.Name == "cleaned":
 				want = nil
+			case owner == "clustermesh-sockets": // docs/adr/0010
+				want = append(slices.Clone(agents), "SYS_ADMIN")
 			}
 			if !slices.Equal(s.Capabilities.Add, want) {
 				t.Errorf("%s has %v, want %v", c.Name, s.Capabilities.Add, want)
@@ -88,6 +95,20 @@ func TestApiserverIsNobody(t *testing.T) {
 		}
 		if v.Secret != nil && *v.Secret.DefaultMode != 0o440 {
 			t.Errorf("%s has mode %o", v.Name, *v.Secret.DefaultMode)
+		}
+	}
+}
+
+// TestSocketsSeeTheNode: the node's network and where the namespaces of its pods
+// are, which cannot be written and shows what comes later; no token of Kubernetes.
+func TestSocketsSeeTheNode(t *testing.T) {
+	pod := pods(t, objects(t, "default"))["clustermesh-sockets"]
+	if !pod.HostNetwork || *pod.AutomountServiceAccountToken || len(pod.Volumes) != 2 {
+		t.Errorf("the pod is %+v", pod)
+	}
+	for _, m := range pod.Containers[0].VolumeMounts {
+		if netns := m.Name == "netns"; netns != m.ReadOnly || netns != (m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationHostToContainer) {
+			t.Errorf("%+v", m)
 		}
 	}
 }

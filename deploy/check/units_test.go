@@ -46,6 +46,7 @@ func checkUnits(t *testing.T, bin string) {
 		"clustermesh-apiserver.service":     "",
 		"clustermesh-agent.service":         "CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
 		"clustermesh-agent-devices.service": "CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
+		"clustermesh-agent-sockets.service": "CAP_BPF CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_PTRACE",
 	}
 	files, err := filepath.Glob(systemdDir + "/*.service")
 	must(t, err)
