@@ -110,7 +110,7 @@ func (c *core) nodeOnly(service *lb.Service) []string {
 	if !service.NodeOnly || slices.ContainsFunc(service.Backends, func(b lb.Backend) bool { return b.Here }) {
 		return nil
 	}
-	return []string{fmt.Sprintf("its internalTrafficPolicy is Local and no backend is on node %s: connections from here are refused; run a backend on each node, change the policy, or check that --node-name is the Kubernetes node's name", c.cfg.NodeName)}
+	return []string{fmt.Sprintf("its internalTrafficPolicy is Local and no backend is on node %s: connections from here to its cluster IP are refused; run a backend on each node, change the policy, or check that --node-name is the Kubernetes node's name", c.cfg.NodeName)}
 }
 
 // noteWrong logs what is newly wrong with a service's annotations.
