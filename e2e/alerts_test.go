@@ -31,8 +31,8 @@ const alertLimit = 90 * time.Second
 // unitTestsOnly are the alerts that no fault can be made for in seconds; promtool
 // makes them fire and clear (deploy/alerts/clustermesh_test.yaml).
 var unitTestsOnly = []string{
-	"ClustermeshCapabilitiesHeld", "ClustermeshIdentitiesNearLimit", "ClustermeshIdentitiesNotKept", "ClustermeshPropagationSlow",
-	"ClustermeshPublishingStalled", "ClustermeshReadersCutOff", "ClustermeshStoreNearQuota", "ClustermeshUpdatesSlow", "ClustermeshWatchLags",
+	"ClustermeshCapabilitiesHeld", "ClustermeshIdentitiesNearLimit", "ClustermeshIdentitiesNotKept", "ClustermeshMapsBehind", "ClustermeshNodesSilent",
+	"ClustermeshPropagationSlow", "ClustermeshPublishingSlow", "ClustermeshPublishingStalled", "ClustermeshReadersCutOff", "ClustermeshStoreNearQuota", "ClustermeshUpdatesSlow", "ClustermeshWatchLags",
 }
 
 const prometheusAddress = "127.0.0.1:9090"

@@ -53,6 +53,18 @@ func clusterAlerts() []Alert {
 func wordAlerts() []Alert {
 	return []Alert{
 		{
+			Name: "ClustermeshPropagationSlow", Severity: Warning, For: 10 * time.Minute,
+			Expr:        `histogram_quantile(0.99, rate(clustermesh_agent_propagation_lag_seconds_bucket[${5m}])) > 2`,
+			Summary:     "Changes of a cluster take seconds to get into a node's maps.",
+			Description: "One in a hundred changes of {{ $labels.cluster }} takes {{ printf \"%.1f\" $value }} s or longer until {{ $labels.instance }} has it in its maps, by the two clocks.",
+		},
+		{
+			Name: "ClustermeshMapsBehind", Severity: Warning, For: 3 * time.Minute,
+			Expr:        `clustermesh_agent_cluster_acknowledged_age_seconds > $s{1m} unless on (instance, cluster) clustermesh_agent_cluster_data_age_seconds > 0`,
+			Summary:     "A node is connected to a cluster and does not get on.",
+			Description: "What {{ $labels.instance }} has of {{ $labels.cluster }} in its maps is {{ $value | humanizeDuration }} old although the two are in contact, or their clocks differ.",
+		},
+		{
 			Name: "ClustermeshRecordsRefused", Severity: Warning,
 			Expr:        `increase(clustermesh_agent_cluster_rejections_total{reason!="policy"}[${15m}]) > 0`,
 			Summary:     "A cluster says what is not accepted of it.",

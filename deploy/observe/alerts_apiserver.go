@@ -35,7 +35,7 @@ func storeAlerts() []Alert {
 			Description: "{{ $labels.instance }} has waited {{ printf \"%.0f\" $value }} s for the store to take a change of {{ $labels.kind }}; nobody sees it until then.",
 		},
 		{
-			Name: "ClustermeshPropagationSlow", Severity: Warning, For: 10 * time.Minute,
+			Name: "ClustermeshPublishingSlow", Severity: Warning, For: 10 * time.Minute,
 			Expr:        `histogram_quantile(0.99, sum without (kind) (rate(clustermesh_publish_duration_seconds_bucket[${5m}]))) > 1`,
 			Summary:     "Changes take more than a second to get into the store.",
 			Description: "One in a hundred changes of {{ $labels.instance }} waits {{ printf \"%.1f\" $value }} s or longer; milliseconds are usual.",
@@ -117,6 +117,12 @@ func gatewayAlerts() []Alert {
 			Expr:        `clustermesh_peer_file_problems > 0`,
 			Summary:     "A file in the directory of peers is refused.",
 			Description: "{{ $value }} files of {{ $labels.instance }} are not followed; the last good state of each stays.",
+		},
+		{
+			Name: "ClustermeshNodesSilent", Severity: Warning, For: 10 * time.Minute,
+			Expr:        `clustermesh_agents{state=~"silent|missing"} > 0`,
+			Summary:     "Nodes do not report to their cluster's apiserver.",
+			Description: "{{ $value }} nodes of {{ $labels.instance }} are {{ $labels.state }}: no agent runs there, or it does not reach its own apiserver.",
 		},
 		{
 			Name: "ClustermeshNobodyImports", Severity: Info, For: time.Hour,
