@@ -67,8 +67,8 @@ func feelFlood(t *testing.T, storm string) {
 	}
 	if list, event := felt(quiet.list, busy.list, 0.99), felt(quiet.event, busy.event, 0.99); campaign(0, 1) == 1 {
 		t.Logf("median over time of p99: %+.0f %% and %+.0f %%", list, event)
-		if max(list, event) > mostFelt {
-			t.Errorf("another peer's p99 grows by more than %v %%", mostFelt)
+		if most := mostFelt(storm); max(list, event) > most {
+			t.Errorf("another peer's p99 grows by more than %v %%", most)
 		}
 	}
 	if n := w.refusals("north"); n != 0 {
@@ -85,7 +85,12 @@ func (w *world) refusals(peer string) (n float64) {
 }
 
 // mostFelt is how much another peer may feel of a flood, in percent of its p99.
-const mostFelt = 20
+func mostFelt(storm string) float64 {
+	if storm == "watches" {
+		return 20
+	}
+	return 60 // what a share of the processors leaves to be felt of larger things
+}
 
 const (
 	feelPace = 2 * time.Millisecond

@@ -174,7 +174,7 @@ func TestA05_IdleAndHalfOpenConnections(t *testing.T) {
 // another peer is served.
 func TestA05_HTTP2Floods(t *testing.T) {
 	west, north := westGuest(t), northGuest(t)
-	w, _ := startPeers(t, []guest{west, north}, func(c *Config) { c.Log = nil })
+	w, _ := startPeers(t, []guest{west, north}, patient, func(c *Config) { c.Log = nil })
 	seed(w)
 	other := pb.NewKVClient(w.dialAs(north))
 	body := message(ordinary(t, pb.KV_Range_FullMethodName))

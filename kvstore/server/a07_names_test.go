@@ -30,7 +30,7 @@ func TestA07_BadCertificatesWithoutPeers(t *testing.T) {
 		set  *peers.Set
 		more []string // other names that are good
 	}{{"remote", nil, []string{"remote-west", "local-" + testCluster}}, {"local-" + testCluster, peers.NewSet(), nil}} {
-		w := start(t, serveFiles(t, ca), func(c *Config) { c.Peers = mode.set })
+		w := start(t, serveFiles(t, ca), patient, func(c *Config) { c.Peers = mode.set })
 		w.ca = ca
 		g := guest{ca: ca, peer: &peers.Peer{Name: mode.name, Identity: peers.Identity{CommonName: mode.name}}}
 		good := []guest{g}

@@ -301,7 +301,7 @@ func rootFlaws(g, other guest, w *world) (all []flaw) {
 // campaign pairs of them; none may be accepted, and every good one is.
 func TestA07_BadCertificates(t *testing.T) {
 	west, north, cilium := westGuest(t), northGuest(t), ciliumGuest(t)
-	w, _ := startPeers(t, []guest{west, north, cilium}, func(c *Config) { c.Log = nil })
+	w, _ := startPeers(t, []guest{west, north, cilium}, patient, func(c *Config) { c.Log = nil })
 	guests := []guest{west, north, cilium}
 	agents := guest{ca: w.ca, peer: &peers.Peer{Identity: peers.Identity{CommonName: "local-" + testCluster}}}
 	bad, unmade := 0, 0

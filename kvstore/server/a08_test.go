@@ -193,7 +193,7 @@ func TestA08_ExpiredCertificatesCloseStreams(t *testing.T) {
 // peer that is in every second table connects: no connection outlives its right.
 func TestA08_TableReplacedDuringHandshakes(t *testing.T) {
 	west, north := westGuest(t), northGuest(t)
-	w, set := startPeers(t, []guest{north}, func(c *Config) { c.Log = nil; c.Limits.Peer.ConnectsPerSecond = 1e9 })
+	w, set := startPeers(t, []guest{north}, patient, func(c *Config) { c.Log = nil; c.Limits.Peer.ConnectsPerSecond = 1e9 })
 	cert, stop := west.cert(), make(chan struct{})
 	done := make(chan struct{})
 	go func() {

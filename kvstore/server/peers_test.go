@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -203,6 +204,14 @@ func classes(t testing.TB, change ...func(*Config)) (worlds []*world, all []clas
 func generous(c *Config) {
 	c.Limits.RequestsPerSecond, c.Limits.Peer.RequestsPerSecond = 1e9, 1e9
 	c.Limits.CreatesPerSecond, c.Limits.Peer.CreatesPerSecond = 1e9, 1e9
+	patient(c)
+}
+
+// patient gives everybody all the processor time there is, for tests of what else
+// holds.
+func patient(c *Config) {
+	l := &c.Limits
+	l.HandshakeBurst, l.Burst, l.Peer.Burst, l.Peer.PeakShare = time.Hour, time.Hour, time.Hour, 1
 }
 
 func rangeOf(key, end string) *pb.RangeRequest {

@@ -1,0 +1,90 @@
+package server
+
+import (
+	"crypto/tls"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// TestA04_NothingIsReadFromDebtors lets a peer use up its share: what it asks for
+// then is not even read, is counted, and is answered when the debt is paid off;
+// another peer feels nothing of it.
+func TestA04_NothingIsReadFromDebtors(t *testing.T) {
+	t.Parallel()
+	west, north := westGuest(t), northGuest(t)
+	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
+		c.Limits.Peer.Share, c.Limits.Peer.Burst = 0.1/float64(runtime.GOMAXPROCS(0)), time.Second
+	})
+	seed(w)
+	list := func(kv pb.KVClient) time.Duration {
+		begin := time.Now()
+		if _, err := kv.Range(w.ctx(), rangeOf("cilium/state/", "cilium/state0")); err != nil {
+			t.Error(err)
+		}
+		return time.Since(begin)
+	}
+	indebted, other := pb.NewKVClient(w.dialAs(west)), pb.NewKVClient(w.dialAs(north))
+	list(indebted)
+	account := w.s.gateway.conns.registry.accounts["west"]
+	debt := account.purses.Take(time.Hour) // it is less in truth: debts have an end
+	done := make(chan time.Duration, 1)
+	go func() { done <- list(indebted) }()
+	eventually(t, "the debt is counted", func() bool { return w.peerMetric("west", string(refusedProcessor)) > 0 })
+	list(other)
+	select {
+	case took := <-done:
+		t.Errorf("a peer that owes %v was answered within %v", debt, took)
+	default:
+	}
+	<-done
+	if n := w.peerMetric("north", string(refusedProcessor)); n != 0 {
+		t.Errorf("%v debts of the other peer are counted", n)
+	}
+}
+
+// TestA05_WastedHandshakesAreRationed lets strangers use up what their address
+// may waste: their next handshakes wait, and end when somebody else needs the
+// place.
+func TestA05_WastedHandshakesAreRationed(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(c *Config) {
+		c.Limits.HandshakeShare, c.Limits.HandshakeBurst = 1e-9, time.Nanosecond
+		c.Limits.HandshakeTimeout, c.Limits.Pending = time.Minute, 2
+	})
+	attempt := func(from string) error {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		raw, err := d.DialContext(w.ctx(), "tcp", w.s.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return err
+		}
+		defer raw.Close()
+		c := tls.Client(raw, w.with(w.ca.client("nobody")))
+		if err := c.HandshakeContext(w.ctx()); err != nil {
+			return err
+		}
+		_, err = c.Read(make([]byte, 9))
+		return err
+	}
+	failures := func(why handshakeReason) float64 {
+		return w.metric("clustermesh_gateway_handshake_failures_total", string(why))
+	}
+	parked := func() int {
+		s := w.s.gateway.conns
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.parking.Len()
+	}
+	for i := range 3 {
+		go func() { _ = attempt("127.0.0.2") }()
+		eventually(t, "a handshake waits", func() bool { return parked() == min(i+1, 2) })
+	}
+	eventually(t, "one makes room", func() bool { return failures(failedBusy) >= 1 })
+	if n := failures(failedName); n != 0 {
+		t.Errorf("%v handshakes were computed", n)
+	}
+}
