@@ -99,6 +99,17 @@ func (s shownStatus) synced(clusters int) bool {
 	return n == clusters && s.Ready
 }
 
+// follows reports whether a cluster is still one of the node's: one that was
+// removed is shown for a while, as that.
+func (s shownStatus) follows(name string) bool {
+	for _, c := range s.Clusters {
+		if c.Name == name {
+			return c.State != "removed"
+		}
+	}
+	return false
+}
+
 // requireCommandsAgree compares what the commands `maps` and `services` of all
 // nodes show with the oracle.
 func (w *world) requireCommandsAgree(t *testing.T) {

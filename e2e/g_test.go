@@ -210,7 +210,7 @@ func (a *agent) lastError(t *testing.T, name string) string {
 func (a *agent) awaitForgotten(t *testing.T, name string) {
 	t.Helper()
 	deadline := time.Now().Add(drainLimit)
-	for strings.Contains(fmt.Sprint(a.status(t).Clusters), name) {
+	for a.status(t).follows(name) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s is still in status %v after its file went", name, drainLimit)
 		}
