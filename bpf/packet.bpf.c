@@ -289,7 +289,7 @@ static __always_inline int cm_decide(struct __sk_buff *skb, struct cm_packet *p,
 
 	if (f && !!(f->flags & CM_FLOW_EGRESS) != egress)
 		return CM_NEXT;
-	if (!f || cm_anew(p, f)) {
+	if (!f || (!p->error && cm_anew(p->proto, p->tcp, f))) {
 		if (egress || p->error || !p->l4)
 			return CM_NEXT;
 		id = cm_find_once(&p->dst, p->proto, CM_SCOPE_ANY);
@@ -311,12 +311,11 @@ static __always_inline int cm_decide(struct __sk_buff *skb, struct cm_packet *p,
 /* Translates a plain packet in place. */
 static __always_inline void cm_follow(struct __sk_buff *skb,
 				      const struct cm_plain *h,
-				      const struct cm_packet *p,
 				      const struct cm_flow *f, int v6)
 {
 	int summed = cm_summed(skb);
 
-	cm_patch(h, p, f, v6, summed == CM_SUM_TO_COME);
+	cm_patch(h, f, v6, summed == CM_SUM_TO_COME);
 	if (summed == CM_SUM_OF_PACKET && !v6)
 		bpf_csum_update(skb, (__u16)~f->addresses);
 }
@@ -332,7 +331,7 @@ static __noinline int cm_follow_on(struct __sk_buff *skb, const struct cm_plain 
 
 	if (!cm_lives(h.l3, v6) || cm_route_flow(skb, p, f, v6, &fib))
 		return 0;
-	cm_follow(skb, &h, p, f, v6);
+	cm_follow(skb, &h, f, v6);
 	cm_age_plain(h.l3, v6);
 	if (v6 && cm_summed(skb) == CM_SUM_OF_PACKET)
 		bpf_csum_update(skb, (__u16)~bpf_htons(1));
@@ -343,36 +342,40 @@ static __always_inline int cm_handle_family(struct __sk_buff *skb, __u32 l2,
 					    int egress, int v6)
 {
 	void *l3 = (void *)(long)skb->data + l2, *end = (void *)(long)skb->data_end;
+	struct cm_endpoint src, dst;
 	struct cm_flow_key key;
 	struct cm_plain h, at;
 	struct cm_packet p;
 	struct cm_flow *f;
 	int verdict;
 
-	if (cm_read_plain(l3, end, v6, &h, &p)) {
-		p.l3 = l2;
-		p.l4 = l2 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
-		cm_make_key(&key, &p.src, &p.dst, p.proto, v6);
-		if (!cm_maybe(&key, egress)) {
-			if (egress ||
-			    !cm_find_once(&p.dst, p.proto, CM_SCOPE_ANY))
-				return CM_NEXT;
-		} else if (cm_can_see_checksum) {
-			f = cm_flow_of_plain(&p, &key, v6);
-			if (f && !!(f->flags & CM_FLOW_EGRESS) == egress) {
-				if (!(f->flags & CM_FLOW_REDIRECT)) {
-					cm_follow(skb, &h, &p, f, v6);
-					return CM_NEXT;
-				}
-				at = h;
-				verdict = cm_follow_on(skb, &at, &p, f, v6);
-				if (verdict)
-					return verdict;
-			}
-		}
-	} else if (!cm_read_any(skb, l2, &p, v6)) {
-		return CM_NEXT;
+	if (!cm_read_plain(l3, end, v6, &h)) {
+		if (!cm_read_any(skb, l2, &p, v6))
+			return CM_NEXT;
+		return cm_decide(skb, &p, egress, v6);
 	}
+	cm_key_of_plain(&h, v6, &key);
+	if (!cm_maybe(&key, egress)) {
+		if (egress)
+			return CM_NEXT;
+		cm_ends_of_plain(&h, v6, &src, &dst);
+		if (!cm_find_once(&dst, h.proto, CM_SCOPE_ANY))
+			return CM_NEXT;
+	} else if (cm_can_see_checksum) {
+		f = cm_flow_of_plain(&h, &key, v6);
+		if (f && !!(f->flags & CM_FLOW_EGRESS) == egress) {
+			if (!(f->flags & CM_FLOW_REDIRECT)) {
+				cm_follow(skb, &h, f, v6);
+				return CM_NEXT;
+			}
+			at = h;
+			cm_packet_of_plain(&h, v6, l2, &p);
+			verdict = cm_follow_on(skb, &at, &p, f, v6);
+			if (verdict)
+				return verdict;
+		}
+	}
+	cm_packet_of_plain(&h, v6, l2, &p);
 	return cm_decide(skb, &p, egress, v6);
 }
 
@@ -424,27 +427,26 @@ static __always_inline int cm_cross(struct xdp_md *xdp, struct ethhdr *eth,
 	void *l3 = eth + 1;
 	struct bpf_fib_lookup fib;
 	struct cm_flow_key key;
-	struct cm_packet p;
 	struct cm_plain h;
 	struct cm_flow *f;
 	__u32 length;
 
-	if (!cm_read_plain(l3, end, v6, &h, &p))
+	if (!cm_read_plain(l3, end, v6, &h))
 		return XDP_PASS;
-	cm_make_key(&key, &p.src, &p.dst, p.proto, v6);
+	cm_key_of_plain(&h, v6, &key);
 	if (!cm_maybe(&key, 0))
 		return XDP_PASS;
-	f = cm_flow_of_plain(&p, &key, v6);
+	f = cm_flow_of_plain(&h, &key, v6);
 	if (!f || !(f->flags & CM_FLOW_REDIRECT) || !cm_lives(l3, v6))
 		return XDP_PASS;
 	length = v6 ? bpf_ntohs(((struct ipv6hdr *)l3)->payload_len) + sizeof(struct ipv6hdr) :
 		      bpf_ntohs(((struct iphdr *)l3)->tot_len);
-	if (cm_route(xdp, xdp->ingress_ifindex, p.proto, v6, f->src.addr,
+	if (cm_route(xdp, xdp->ingress_ifindex, h.proto, v6, f->src.addr,
 		     f->dst.addr, length, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return XDP_PASS; /* the stack finds neighbours and writes errors */
 	if (fib.ifindex != xdp->ingress_ifindex && !cm_takes(fib.ifindex))
 		return XDP_PASS;
-	cm_patch(&h, &p, f, v6, 0);
+	cm_patch(&h, f, v6, 0);
 	cm_age_plain(l3, v6);
 	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);

@@ -270,13 +270,12 @@ static __always_inline int cm_maybe(const struct cm_flow_key *key, int egress)
 
 /* Is this the first packet of a new connection, although the flow of an old one
  * has the same addresses and ports? */
-static __always_inline int cm_anew(const struct cm_packet *p,
-				   const struct cm_flow *f)
+static __always_inline int cm_anew(__u8 proto, __u8 tcp, const struct cm_flow *f)
 {
-	if (p->error || !(f->flags & CM_FLOW_FORWARD))
+	if (!(f->flags & CM_FLOW_FORWARD))
 		return 0;
-	if (p->proto == IPPROTO_TCP)
-		return (p->tcp & (CM_SYN | CM_ACK)) == CM_SYN &&
+	if (proto == IPPROTO_TCP)
+		return (tcp & (CM_SYN | CM_ACK)) == CM_SYN &&
 		       (f->flags & CM_FLOW_CLOSING || cm_withdrawn(f->cluster));
 	return cm_withdrawn(f->cluster);
 }
@@ -301,15 +300,17 @@ static __always_inline __u64 cm_growth(const __u32 *from, const __u32 *to, int v
 	return sum;
 }
 
-/* A checksum after what it covers grew, and a bare sum. */
-static __always_inline __u16 cm_checksum(__u16 old, __u32 growth)
+/* A bare sum, and a checksum, after what it covers grew. */
+static __always_inline __u16 cm_grown(__u16 old, __u16 growth)
 {
-	return ~cm_fold((__u64)(__u16)~old + growth);
+	__u32 sum = (__u32)old + growth;
+
+	return sum + (sum >> 16);
 }
 
-static __always_inline __u16 cm_grown(__u16 old, __u32 growth)
+static __always_inline __u16 cm_checksum(__u16 old, __u16 growth)
 {
-	return cm_fold((__u64)old + growth);
+	return ~cm_grown(~old, growth);
 }
 
 /* Keeps the draft's flow for packets from src to dst. */

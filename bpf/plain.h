@@ -12,16 +12,18 @@
 #define CM_SUM_OF_PACKET 2
 #define CM_SUM_TO_COME 3
 
-/* cm_plain is where the headers of a plain packet are. */
+/* cm_plain is what is known of a plain packet, and where its headers are. */
 struct cm_plain {
 	void *l3;
 	struct tcphdr *l4;
 	__u16 *sum; /* the checksum of l4 */
+	__u8 proto;
+	__u8 tcp; /* flags */
 };
 
 /* Reads a packet from its network header on; 0 if it is not plain. */
 static __always_inline int cm_read_plain(void *l3, void *end, int v6,
-					 struct cm_plain *h, struct cm_packet *p)
+					 struct cm_plain *h)
 {
 	struct tcphdr *l4 = l3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	struct ipv6hdr *ip6 = l3;
@@ -29,36 +31,79 @@ static __always_inline int cm_read_plain(void *l3, void *end, int v6,
 
 	if ((void *)l4 + 8 > end)
 		return 0;
-	if (v6) {
-		p->proto = ip6->nexthdr;
-		__builtin_memcpy(p->src.addr, &ip6->saddr, 16);
-		__builtin_memcpy(p->dst.addr, &ip6->daddr, 16);
-	} else {
-		if (ip4->ihl != 5 || ip4->frag_off & bpf_htons(0x3fff))
-			return 0;
-		p->proto = ip4->protocol;
-		cm_map4(p->src.addr, ip4->saddr);
-		cm_map4(p->dst.addr, ip4->daddr);
-	}
-	p->tcp = 0;
-	if (p->proto == IPPROTO_TCP) {
+	if (!v6 && (ip4->ihl != 5 || ip4->frag_off & bpf_htons(0x3fff)))
+		return 0;
+	h->proto = v6 ? ip6->nexthdr : ip4->protocol;
+	h->tcp = 0;
+	if (h->proto == IPPROTO_TCP) {
 		if ((void *)(l4 + 1) > end)
 			return 0;
-		p->tcp = ((__u8 *)l4)[13];
+		h->tcp = ((__u8 *)l4)[13];
 		h->sum = &l4->check;
-	} else if (p->proto == IPPROTO_UDP) {
+	} else if (h->proto == IPPROTO_UDP) {
 		h->sum = (__u16 *)l4 + 3;
 	} else {
 		return 0;
 	}
 	asm volatile("" : "+r"(h->sum)); /* or it is computed where nothing is known */
-	p->src.port = l4->source;
-	p->dst.port = l4->dest;
-	p->src.pad = p->dst.pad = 0;
-	p->error = p->pad = 0;
 	h->l3 = l3;
 	h->l4 = l4;
 	return 1;
+}
+
+/* The key of a plain packet, from its headers. */
+static __always_inline void cm_key_of_plain(const struct cm_plain *h, int v6,
+					    struct cm_flow_key *key)
+{
+	struct ipv6hdr *ip6 = h->l3;
+	struct iphdr *ip4 = h->l3;
+	__u64 salt;
+
+	if (v6) {
+		salt = cm_salt();
+		key->src = cm_digest(ip6->saddr.in6_u.u6_addr32, 1, salt);
+		key->dst = cm_digest(ip6->daddr.in6_u.u6_addr32, 1, salt);
+	} else {
+		key->src = ip4->saddr;
+		key->dst = ip4->daddr;
+	}
+	key->ports.src = h->l4->source;
+	key->ports.dst = h->l4->dest;
+	key->proto = h->proto;
+	key->v6 = v6;
+	key->pad = 0;
+}
+
+/* Where a plain packet comes from and goes to. */
+static __always_inline void cm_ends_of_plain(const struct cm_plain *h, int v6,
+					     struct cm_endpoint *src,
+					     struct cm_endpoint *dst)
+{
+	struct ipv6hdr *ip6 = h->l3;
+	struct iphdr *ip4 = h->l3;
+
+	if (v6) {
+		__builtin_memcpy(src->addr, &ip6->saddr, 16);
+		__builtin_memcpy(dst->addr, &ip6->daddr, 16);
+	} else {
+		cm_map4(src->addr, ip4->saddr);
+		cm_map4(dst->addr, ip4->daddr);
+	}
+	src->port = h->l4->source;
+	dst->port = h->l4->dest;
+	src->pad = dst->pad = 0;
+}
+
+/* What the rest of the programs wants to know of it. */
+static __always_inline void cm_packet_of_plain(const struct cm_plain *h, int v6,
+					       __u32 l2, struct cm_packet *p)
+{
+	cm_ends_of_plain(h, v6, &p->src, &p->dst);
+	p->l3 = l2;
+	p->l4 = l2 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	p->proto = h->proto;
+	p->tcp = h->tcp;
+	p->error = p->pad = 0;
 }
 
 /* Changes the checksum of TCP or UDP, which is a bare sum of what is not in the
@@ -77,14 +122,13 @@ static __always_inline void cm_patch_checksum(__u16 *at, __u8 proto,
 
 /* Makes a plain packet what its flow says. */
 static __always_inline void cm_patch(const struct cm_plain *h,
-				     const struct cm_packet *p,
 				     const struct cm_flow *f, int v6,
 				     int to_come)
 {
 	struct ipv6hdr *ip6 = h->l3;
 	struct iphdr *ip4 = h->l3;
 
-	cm_patch_checksum(h->sum, p->proto, f, to_come);
+	cm_patch_checksum(h->sum, h->proto, f, to_come);
 	h->l4->source = f->src.port;
 	h->l4->dest = f->dst.port;
 	if (v6) {
@@ -122,14 +166,16 @@ static __always_inline int cm_lives(void *l3, int v6)
 /* The flow of a plain packet, 0 if it has none or is anything but one of the many
  * packets in the middle of it. */
 static __always_inline struct cm_flow *
-cm_flow_of_plain(const struct cm_packet *p, const struct cm_flow_key *key, int v6)
+cm_flow_of_plain(const struct cm_plain *h, const struct cm_flow_key *key, int v6)
 {
+	struct ipv6hdr *ip6 = h->l3;
 	struct cm_flow *f;
 
-	if (p->tcp & (CM_SYN | CM_FIN | CM_RST))
+	if (h->tcp & (CM_SYN | CM_FIN | CM_RST))
 		return 0;
-	f = cm_lookup_flow(key, p->src.addr, p->dst.addr, v6);
-	return f && !cm_anew(p, f) ? f : 0;
+	f = cm_lookup_flow(key, ip6->saddr.in6_u.u6_addr32,
+			   ip6->daddr.in6_u.u6_addr32, v6);
+	return f && !cm_anew(h->proto, h->tcp, f) ? f : 0;
 }
 
 #endif
