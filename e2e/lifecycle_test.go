@@ -148,6 +148,10 @@ func (w *world) kubeProxy(t *testing.T, n *node, services ...proxied) {
 	t.Cleanup(func() { w.nft(t, n, "delete table ip kube-proxy\ndelete table ip6 kube-proxy\n") })
 }
 
+// podRanges are where pods of either cluster are; who is elsewhere needs the node's
+// address on the way to a backend that may be on another node.
+var podRanges = []string{"10.0.0.0/8", "fd00:1::/32, fd00:2::/32"}
+
 func proxyTable(family int, name string, services []proxied) string {
 	addr := []string{"ipv4_addr", "ipv6_addr"}[family]
 	var chains, elements strings.Builder
@@ -164,7 +168,8 @@ func proxyTable(family int, name string, services []proxied) string {
 				fmt.Fprintf(&chains, "chain %s { %s saddr %s jump mark-for-masquerade\nmeta l4proto %s dnat to %s\n}\n", endpoint, name, to.Addr(), p.proto, to)
 				draw = append(draw, fmt.Sprintf("%d : goto %s", k, endpoint))
 			}
-			fmt.Fprintf(&chains, "chain %s { numgen random mod %d vmap { %s }\n}\n", chain, len(draw), strings.Join(draw, ", "))
+			fmt.Fprintf(&chains, "chain %s { %s saddr != { %s } jump mark-for-masquerade\nnumgen random mod %d vmap { %s }\n}\n",
+				chain, name, podRanges[family], len(draw), strings.Join(draw, ", "))
 			fmt.Fprintf(&elements, "%s . %s . %d : goto %s,\n", s.ips[family], p.proto, p.port, chain)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,14 +15,20 @@ import (
 
 // checkPackets: a client that is on no node and knows a node as the way to its
 // cluster's service addresses reaches the backends of both clusters through it,
-// as long as the node's devices carry the per-packet programs.
+// as long as the node's devices carry the per-packet programs. Beside them the node
+// has kube-proxy's rules, which know the own cluster's backends of this service, and
+// another service that is theirs alone.
 func checkPackets(t *testing.T, w *world) {
 	ips, pods := w.rebelBase(t, 2)
 	n := w.clusters[1].nodes[0] // its pins are not all the agent's from now on
 	outside := w.machine(t, "outside", 99, nil)
-	for _, ip := range ips[n.cluster] {
+	plain := n.cluster.service(t, "plain", nil)
+	own := n.cluster.deploy(t, "plain", 2)
+	w.settle(t, endpoints(n.cluster, "plain", 2))
+	for _, ip := range append(slices.Clone(ips[n.cluster]), plain...) {
 		must(t, outside.lab.RouteVia(ip, n.lab.Addr(ip.Is4())))
 	}
+	w.kubeProxy(t, n, proxied{ips[n.cluster], pods[n.cluster]}, proxied{plain, own})
 	p := w.balancePackets(t, n, "devices")
 	var everywhere []*workload
 	for _, c := range w.clusters {
@@ -30,10 +37,16 @@ func checkPackets(t *testing.T, w *world) {
 	for _, l := range loads(ips[n.cluster]) {
 		requireShares(t, outside, l, everywhere)
 	}
+	for _, l := range loads(plain) {
+		requireShares(t, outside, l, own)
+	}
 	requireStop(t, p)
 	for _, l := range loads(ips[n.cluster]) { // what is attached stays so
 		requireShares(t, outside, l, everywhere)
 	}
+	withdraw(t, own)
+	stop(t, own)
+	must(t, n.cluster.kube.DeleteService(live(t), namespace, "plain"))
 }
 
 // balancePackets attaches the per-packet programs to a node's device.

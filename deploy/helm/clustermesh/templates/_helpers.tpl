@@ -61,7 +61,7 @@ clustermesh.io/settings: {{ toJson .Values.cluster | sha256sum | trunc 16 | quot
 {{- end }}
 
 {{- define "clustermesh.hostNetwork" -}}
-{{- if or .Values.agent.hostNetwork (and .Values.agent.devices.enabled (not .Values.agent.cleanup)) }}true{{ end -}}
+{{- if or .Values.agent.hostNetwork .Values.agent.devices.enabled }}true{{ end -}}
 {{- end }}
 
 {{/* On the node's network, only the node itself reaches the agent's pages. */}}
