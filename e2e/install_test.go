@@ -226,6 +226,7 @@ func (in *installation) checkAgent(t *testing.T, objects []*unstructured.Unstruc
 	if made, err := os.ReadDir(pins); err != nil || len(made) < 10 {
 		t.Errorf("%d pins in %s: %v", len(made), pins, err)
 	}
+	in.checkSockets(t, objects)
 	requireStop(t, p)
 	removal := podOf(t, podOwner(t, manifests(t, "cleanup"), "DaemonSet"))
 	code, err := in.run(t, removal, removal.Spec.InitContainers[0], "clustermesh-agent").Exit(startLimit)
@@ -238,4 +239,18 @@ func (in *installation) checkAgent(t *testing.T, objects []*unstructured.Unstruc
 	cleaned := in.run(t, removal, removal.Spec.Containers[0], "clustermesh-agent")
 	awaitLog(t, cleaned, "waiting for the agent's maps")
 	requireStop(t, cleaned)
+}
+
+// checkSockets: what ends connections finds the agent's maps with what its pod has.
+func (in *installation) checkSockets(t *testing.T, objects []*unstructured.Unstructured) {
+	t.Helper()
+	var pod corev1.PodTemplateSpec
+	for _, u := range objects {
+		if u.GetKind() == "DaemonSet" && u.GetName() == "clustermesh-sockets" {
+			pod = podOf(t, u)
+		}
+	}
+	p := in.run(t, pod, pod.Spec.Containers[0], "clustermesh-agent")
+	awaitLog(t, p, "ending connections to withdrawn backends")
+	requireStop(t, p)
 }

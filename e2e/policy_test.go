@@ -29,7 +29,7 @@ func TestPolicy(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"weights", p.weights}, {"consistent", p.consistent}, {"tiers", p.tiers}, {"spillover", p.spillover}, {"nearness", p.nearness},
-		{"session_affinity", p.sessionAffinity}, {"wrong", p.wrong}, {"staleness", p.staleness},
+		{"session_affinity", p.sessionAffinity}, {"wrong", p.wrong}, {"staleness", p.staleness}, {"on_withdraw", p.onWithdraw},
 	} {
 		t.Run(s.name, s.run)
 	}

@@ -19,7 +19,7 @@ func IsChild() bool { return os.Getenv(childEnv) != "" }
 
 // Main is the program of the child: it serves calls until its input ends.
 func Main() {
-	c := &child{pods: map[string]*servers{}, flows: map[int]*flow{}}
+	c := &child{pods: map[string]*servers{}, flows: map[int]*flow{}, held: map[int]holding{}}
 	if err := c.serve(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -29,6 +29,7 @@ func Main() {
 type child struct {
 	pods  map[string]*servers
 	flows map[int]*flow
+	held  map[int]holding
 }
 
 func (c *child) serve(in io.Reader, out io.Writer) error {
@@ -66,6 +67,10 @@ func (c *child) handle(q request) (Counts, error) {
 		return Counts{}, nil
 	case "take", "end":
 		return c.take(q)
+	case "hold":
+		return c.hold(q)
+	case "again", "drop":
+		return c.again(q)
 	}
 	return Counts{}, fmt.Errorf("no operation %q", q.Op)
 }

@@ -71,7 +71,7 @@ func (c Counts) clone() Counts {
 }
 
 type request struct {
-	Op     string // add, remove, burst, together, begin, take, end
+	Op     string // add, remove, burst, together, begin, take, end, hold, again, drop
 	Server Server
 	Load   Load
 	Count  int
