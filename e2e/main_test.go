@@ -29,7 +29,7 @@ func binary(name string) string {
 }
 
 func missing() []string {
-	tools := []string{"nft", "prometheus"}
+	tools := []string{"nft", "prometheus", "ip", "curl", "unshare", "nsenter", "findmnt"}
 	var files []string
 	for _, name := range []string{"kube", "clustermesh-apiserver", "clustermesh-agent", "clustermesh"} {
 		files = append(files, binary(name))
