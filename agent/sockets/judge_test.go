@@ -25,7 +25,7 @@ func record(at netip.AddrPort, flags uint8) layout.Backend {
 	return b
 }
 
-// TestGrace is the table of docs/adr/0010.
+// TestGrace is the table of docs/adr/0009.
 func TestGrace(t *testing.T) {
 	gone, given := []layout.Backend{}, []layout.Backend{record(back, layout.FlagWithdrawn)}
 	listed := []layout.Backend{record(back, layout.FlagLocal)}

@@ -68,7 +68,7 @@ func TestRights(t *testing.T) {
 			switch {
 			case owner == "clustermesh-apiserver" || c.Name == "cleaned":
 				want = nil
-			case owner == "clustermesh-sockets": // docs/adr/0010
+			case owner == "clustermesh-sockets": // docs/adr/0009
 				want = append(slices.Clone(agents), "SYS_ADMIN")
 			}
 			if !slices.Equal(s.Capabilities.Add, want) {
