@@ -66,7 +66,7 @@ func parse(raw []byte, dir string) (f File, err error) {
 		return File{}, ErrNotClusterFile
 	}
 	if err := yaml.Unmarshal(raw, &f); err != nil {
-		return File{}, fmt.Errorf("parse etcd client YAML: %w; compare with the format in README.md", err)
+		return File{}, fmt.Errorf("parse etcd client YAML: %w; compare with the format in docs/install.md (Cluster files)", err)
 	}
 	if f.TrustedCAFile == "" {
 		f.TrustedCAFile = f.CAFile
