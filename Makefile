@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
-.PHONY: test-bare release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate
+.PHONY: test-bare release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -121,6 +121,9 @@ deploy-generate: ## write deploy/kustomize/base and the golden renderings from t
 observe-generate: ## write the inventory of metrics, alert rules and dashboards anew
 	$(GO) test -count=1 -run TestMetricsInventory ./agent ./apiserver -update
 	$(GO) test -count=1 -run TestGenerated ./deploy/observe -update
+
+reference-generate: ## write the pages of reference of the commands anew
+	$(GO) test -count=1 -run TestReference ./cmd/clustermesh ./cmd/clustermesh-agent ./cmd/clustermesh-apiserver -update
 
 demo: build ## two clusters on this machine, no Kubernetes needed (root)
 	bin/clustermesh demo

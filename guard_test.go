@@ -52,6 +52,7 @@ var imports = map[string][]string{
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
 	"cmd/internal/cli":          {},
+	"cmd/internal/cli/clitest":  {"cmd/internal/cli"},
 	"deploy/examples":           {},
 	"deploy/observe":            {},
 	"deploy/release":            {},

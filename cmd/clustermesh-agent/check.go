@@ -46,7 +46,7 @@ cannot run without. With MISSING the exit code is 1.`,
 		},
 	}, func() error { return checkFormat(format) })
 	o.addPlaceFlags(c.Flags())
-	c.Flags().StringVarP(&format, "output", "o", formatTable, "output format: table, wide, json or yaml")
+	c.Flags().StringVarP(&format, "output", "o", formatTable, "output format: table, wide (a table with more columns), json or yaml")
 	return c
 }
 

@@ -46,12 +46,14 @@ Programs, links and maps are pinned: stopping the agent changes nothing. It need
 CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON to start, and drops all its capabilities
 before it reads anything of a cluster.
 
-Every flag is also an environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a
-member of the --config file.`,
+Without a command it runs until it is told to end. Every flag is also an
+environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a member of the
+--config file.`,
 		Example: `  clustermesh-agent --cluster-name west --cluster-id 2 --node-name n1 \
     --clusters /etc/clustermesh/clusters --bpffs /sys/fs/bpf \
     --state-dir /var/run/clustermesh --http 127.0.0.1:9964 \
-    --api-socket /var/run/clustermesh/agent.sock`,
+    --api-socket /var/run/clustermesh/agent.sock
+  clustermesh-agent --config /etc/clustermesh/agent.yaml --node-name n1`,
 		Version: version(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Version = version()
@@ -59,45 +61,65 @@ member of the --config file.`,
 		},
 	}, o.setLog(stderr), func() error { return o.Validate() })
 	o.addRunFlags(c.Flags())
-	o.addPlaceFlags(c.Flags())
 	c.AddCommand(newCleanup(stderr), newCheck(stdout), newDevices(stderr), newSockets(stderr))
-	return c
+	return cli.Completed(c)
 }
 
 func (o *options) addRunFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.ClusterName, "cluster-name", "", "name of the cluster this node belongs to")
-	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of that cluster, unique in the mesh")
-	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
-	f.StringVar(&o.NodeName, "node-name", "", "name of this node")
-	f.StringVar(&o.Zone, "zone", "", "zone of this node, for services that prefer near backends; empty for the label topology.kubernetes.io/zone of the node")
-	f.StringSliceVar(&o.NodePortAddresses, "node-port-addresses", nil, "range of this node's addresses at which node ports of global services are served; may be repeated; none for the node's internal addresses (InternalIP)")
-	f.StringVar(&o.HostNetns, "host-netns", "initial", "network namespace that is the node's own, in which node ports are reached by 127.0.0.1 and ::1: initial, agent (this process's), or a cookie (SO_NETNS_COOKIE)")
-	f.StringVar(&o.ClustersDir, "clusters", "", "directory with one etcd client YAML per cluster, named like the cluster")
-	f.StringVar(&o.HTTP, "http", "127.0.0.1:9964", "address of /metrics, /healthz and /readyz; empty for none")
-	f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API")
-	f.Uint32Var(&o.MaxFrontends, "max-frontends", bpf.DefaultMaxFrontends, "frontends the maps can hold; takes effect when they are created")
-	f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
-	f.BoolVar(&o.Probe, "probe", true, "probe remote backends by TCP connects, so that new connections leave a cluster that answers in no way")
-	f.DurationVar(&o.ProbeInterval, "probe-interval", 200*time.Millisecond, "time between two probes of a remote cluster; a dead one is left after 8 to 9 of them")
-	f.Uint16Var(&o.ProbeNodePort, "probe-node-port", 0, "TCP port of the nodes of remote clusters that is probed as well, such as 10250; a refusal is an answer too; 0 for none")
-	o.addAdmissionFlags(f)
+	cli.Group(f, "This node and its cluster", o.addNodeFlags)
+	cli.Group(f, "Other clusters", o.addAdmissionFlags)
+	cli.Group(f, "Withdrawals", o.addBrakeFlags)
+	cli.Group(f, "Probes", o.addProbeFlags)
+	cli.Group(f, "Maps and pins", func(f *pflag.FlagSet) {
+		o.addPlaceFlags(f)
+		f.Uint32Var(&o.MaxFrontends, "max-frontends", bpf.DefaultMaxFrontends, "frontends the maps can hold; takes effect when they are created")
+		f.Uint32Var(&o.MaxRecords, "max-records", bpf.DefaultMaxRecords, "backend records the maps can hold; takes effect when they are created")
+	})
+	cli.Group(f, "Served", func(f *pflag.FlagSet) {
+		f.StringVar(&o.HTTP, "http", "127.0.0.1:9964", "address of /metrics, /healthz and /readyz; empty for none")
+		f.StringVar(&o.APISocket, "api-socket", "/var/run/clustermesh/agent.sock", "unix socket of the local API, for clustermesh status and others")
+	})
 	o.log.Add(f)
 }
 
-// addAdmissionFlags adds the flags that say what remote clusters may not do.
+// addNodeFlags adds the flags that say where the agent is.
+func (o *options) addNodeFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ClusterName, "cluster-name", "", "name of this cluster in the mesh (required)")
+	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of this cluster, unique in the mesh: 1 to --max-connected-clusters (required)")
+	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
+	f.StringVar(&o.NodeName, "node-name", "", "name of this node in Kubernetes (required)")
+	f.StringVar(&o.Zone, "zone", "", "zone of this node, for services that prefer near backends; empty for the label topology.kubernetes.io/zone of the node")
+	f.StringSliceVar(&o.NodePortAddresses, "node-port-addresses", nil, "range of this node's addresses at which node ports of global services are served; may be repeated; none for the node's internal addresses (InternalIP)")
+	f.StringVar(&o.HostNetns, "host-netns", "initial", "network namespace that is the node's own, in which node ports are reached by 127.0.0.1 and ::1: initial, agent (this process's), or a cookie (SO_NETNS_COOKIE)")
+}
+
+// addAdmissionFlags adds the flags that say which clusters there are and what
+// the remote ones may not do.
 func (o *options) addAdmissionFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ClustersDir, "clusters", "", "directory with one etcd client YAML per cluster, this one included, named like the cluster; followed live (required)")
 	f.StringVar(&o.PeersDir, "peers", "", "directory with what is accepted of each remote cluster, in a file CLUSTER.yaml; empty for none")
-	f.StringSliceVar(&o.DenyCIDRs, "deny-cidr", nil, "range in which no remote backend may lie, such as our service range; may be repeated. The ranges of our own nodes and pods are known")
-	f.StringSliceVar(&o.ProtectedNamespaces, "protected-namespaces", []string{"kube-system"}, "namespaces whose services never take remote backends; default/kubernetes never does")
-	f.IntVar(&o.WithdrawalBrakePercent, "withdrawal-brake-percent", 0, "share of its backends that a remote cluster may withdraw at once, beyond which they are held in use; 0 for no brake")
+	f.StringSliceVar(&o.DenyCIDRs, "deny-cidr", nil, "range in which no remote backend may lie, such as this cluster's service range; may be repeated. The ranges of its nodes and pods are known")
+	f.StringSliceVar(&o.ProtectedNamespaces, "protected-namespaces", []string{"kube-system"}, "namespace whose services never take remote backends; may be repeated. default/kubernetes never does")
+}
+
+// addBrakeFlags adds the flags of what holds mass withdrawals.
+func (o *options) addBrakeFlags(f *pflag.FlagSet) {
+	f.IntVar(&o.WithdrawalBrakePercent, "withdrawal-brake-percent", 0, "percentage of its backends that a remote cluster may withdraw at once, beyond which they are held in use; 0 for no brake")
 	f.DurationVar(&o.WithdrawalBrakeWindow, "withdrawal-brake-window", 10*time.Second, "time within which withdrawals count as one")
 	f.DurationVar(&o.WithdrawalBrakeHold, "withdrawal-brake-hold", 10*time.Minute, "time for which withdrawn backends are held, unless they come back or clustermesh release lets go of them")
+}
+
+// addProbeFlags adds the flags of what finds dead clusters.
+func (o *options) addProbeFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.Probe, "probe", true, "probe remote backends by TCP connects, so that new connections leave a cluster that answers in no way")
+	f.DurationVar(&o.ProbeInterval, "probe-interval", 200*time.Millisecond, "time between two probes of a remote cluster; a dead one is left after 8 to 9 of them")
+	f.Uint16Var(&o.ProbeNodePort, "probe-node-port", 0, "TCP port of the nodes of remote clusters that is probed as well, such as 10250; a refusal is an answer too; 0 for none")
 }
 
 // addPlaceFlags adds the flags that say where the kernel objects are.
 func (o *options) addPlaceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 directory whose processes are served; empty for the whole node")
-	f.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system for the pins")
+	f.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system with the agent's pins")
 	f.StringVar(&o.StateDir, "state-dir", "/var/run/clustermesh", "directory for the lock that keeps a second agent off the same pins")
 }
 
@@ -112,8 +134,11 @@ func (o *options) setLog(stderr io.Writer) func() error {
 func newCleanup(stderr io.Writer) *cobra.Command {
 	o := &options{}
 	c := cli.Prepare(&cobra.Command{
-		Use:     "cleanup",
-		Short:   "Detach the programs and remove every pin, program and map",
+		Use:   "cleanup",
+		Short: "Detach the programs and remove every pin, program and map",
+		Long: `cleanup takes the product off this node: it detaches the programs and removes every
+pin, program and map, those of devices too. Traffic goes on without the mesh. It
+may be repeated, and refuses while an agent runs on the same --state-dir.`,
 		Example: "  clustermesh-agent cleanup --bpffs /sys/fs/bpf --state-dir /var/run/clustermesh",
 		RunE: func(*cobra.Command, []string) error {
 			return agent.Cleanup(o.Config)

@@ -67,7 +67,8 @@ CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
 		Example: `  clustermesh-apiserver --cluster-name east --cluster-id 1 \
     --kubeconfig /etc/kubernetes/admin.conf --data-dir /var/lib/clustermesh \
     --listen 0.0.0.0:2379 --http 127.0.0.1:9962 --tls-cert server.crt \
-    --tls-key server.key --tls-client-ca ca.crt`,
+    --tls-key server.key --tls-client-ca ca.crt
+  clustermesh-apiserver --config /etc/clustermesh/apiserver.yaml --log-format json`,
 		Version: version(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, logErr := o.log.Logger(stderr)
@@ -83,32 +84,56 @@ CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.ClusterName, "cluster-name", "", "name of this cluster in the mesh")
-	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of this cluster, unique in the mesh")
+	cli.Group(f, "This cluster", o.addClusterFlags)
+	cli.Group(f, "What is exported", o.addExportFlags)
+	cli.Group(f, "Served to other clusters and agents", o.addServerFlags)
+	cli.Group(f, "Certificates", o.addCertificateFlags)
+	cli.Group(f, "Served to operators", o.addOperatorFlags)
+	o.log.Add(f)
+}
+
+// addClusterFlags adds the flags that say what cluster this is and where its
+// objects come from.
+func (o *options) addClusterFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ClusterName, "cluster-name", "", "name of this cluster in the mesh (required)")
+	f.Uint32Var(&o.ClusterID, "cluster-id", 0, "id of this cluster, unique in the mesh: 1 to --max-connected-clusters (required)")
 	f.Uint32Var(&o.MaxConnectedClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
-	f.BoolVar(&o.DefaultGlobalNamespace, "default-global-namespace", true, "whether namespaces without the annotation clustermesh.cilium.io/global take part")
-	f.StringVar(&o.IdentitySource, "identity-source", "auto", "where identities come from: own (made of pods), cilium, or auto (Cilium's where its kinds are served at the start)")
-	f.BoolVar(&o.CiliumEndpointSlices, "enable-cilium-endpoint-slice", false, "read Cilium's endpoints from CiliumEndpointSlices; without, only where CiliumEndpoints are not served")
-	f.StringVar(&o.EndpointSlices, "endpoint-slices-export-mode", "services-and-endpointslices", `form in which backends are exported: services-and-endpointslices, endpointslices-only (no reader before Cilium 1.20 or with its defaults uses it), or "" for services only`)
-	f.StringVar(&o.MCSAPI, "mcs-api", "auto", "export ServiceExports: true, false, auto (where they are served at the start), or absent (announce nothing of them)")
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that names the API server to read; empty in a pod for its own cluster")
 	f.StringVar(&o.Manifests, "manifests", "", "directory of Kubernetes manifests to read instead, followed live")
-	f.StringVar(&o.DataDir, "data-dir", "", "directory for the store, which is rebuilt at every start, and the journal of identities")
-	f.StringVar(&o.Listen, "listen", "127.0.0.1:2379", "address that other clusters and this cluster's agents read from")
-	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once")
-	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key")
-	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from")
-	f.StringVar(&o.TLS.CRL, "tls-crl", "", "PEM file of the revocation lists of --tls-client-ca; what it takes back is refused, and cut off within seconds")
-	f.StringVar(&o.CADir, "ca-dir", "", "directory of a CA with its key (clustermesh certs init): renew this server's certificate in it at half of its life; the --tls-* flags default to the files there")
-	f.StringVar(&o.Peers, "peers", "", "directory with one YAML file per peer: its CAs, its certificate's name, what it may read; without it every certificate from --tls-client-ca may read all")
-	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
-	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
-	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
+	f.StringVar(&o.DataDir, "data-dir", "", "directory for the store, which is rebuilt at every start, and the journal of identities (required)")
+}
+
+func (o *options) addExportFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.DefaultGlobalNamespace, "default-global-namespace", true, "whether namespaces without the annotation clustermesh.cilium.io/global take part")
+	f.StringVar(&o.EndpointSlices, "endpoint-slices-export-mode", "services-and-endpointslices", `form in which backends are exported: services-and-endpointslices, endpointslices-only (no reader before Cilium 1.20 or with its defaults uses it), or "" for services only`)
+	f.StringVar(&o.MCSAPI, "mcs-api", "auto", "export ServiceExports: true, false, auto (where they are served at the start), or absent (announce nothing of them)")
+	f.StringVar(&o.IdentitySource, "identity-source", "auto", "where identities come from: own (made of pods), cilium, or auto (Cilium's where its kinds are served at the start)")
+	f.BoolVar(&o.CiliumEndpointSlices, "enable-cilium-endpoint-slice", false, "read Cilium's endpoints from CiliumEndpointSlices; without, only where CiliumEndpoints are not served")
 	f.BoolVar(&o.Events, "events", true, "write Kubernetes Events about services: exported, withdrawn, what is wrong, nobody imports")
 	f.DurationVar(&o.NobodyImportsAfter, "nobody-imports-after", 10*time.Minute, "with --events, how long no other cluster is connected before owners of exported services are told; 0 for never")
+}
+
+func (o *options) addServerFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:2379", "address that other clusters and this cluster's agents read from")
+	f.StringVar(&o.Peers, "peers", "", "directory with one YAML file per peer: its CAs, its certificate's name, what it may read; empty to let every certificate from --tls-client-ca read all")
+}
+
+// addCertificateFlags adds the flags of which some suffice: files, a directory
+// of them, or a CA.
+func (o *options) addCertificateFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.TLS.Cert, "tls-cert", "", "PEM file of the server's certificate; changes take effect at once (required, or --tls-dir or --ca-dir)")
+	f.StringVar(&o.TLS.Key, "tls-key", "", "PEM file of its private key (required like --tls-cert)")
+	f.StringVar(&o.TLS.ClientCA, "tls-client-ca", "", "PEM file of the CAs that readers' certificates come from (required like --tls-cert)")
+	f.StringVar(&o.TLS.CRL, "tls-crl", "", "PEM file of the revocation lists of --tls-client-ca; what it takes back is refused, and cut off within seconds; empty for none")
+	f.StringVar(&o.TLSDir, "tls-dir", "", "directory with tls.crt, tls.key and ca.crt, for those of the three flags that are not given")
+	f.StringVar(&o.CADir, "ca-dir", "", "directory of a CA with its key (clustermesh certs init): renew this server's certificate in it at half of its life; the --tls-* flags default to the files there")
+}
+
+func (o *options) addOperatorFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:9962", "address of /metrics, /healthz and /readyz; empty for none")
 	f.StringVar(&o.APISocket, "api-socket", "", "unix socket of the local API, for clustermesh status; empty for apiserver.sock in --data-dir")
-	o.log.Add(f)
+	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
+	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
 }
 
 // version is the module's version, and the commit for a build from a checkout.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -122,14 +121,4 @@ func waitReady(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s was never ready", args[0])
-}
-
-// Every flag says what it is for and is in the documentation of no other.
-func TestFlagsAreDescribed(t *testing.T) {
-	help := newCommand(os.Stderr).Flags().FlagUsages()
-	for line := range strings.Lines(help) {
-		if fields := strings.Fields(line); len(fields) < 4 {
-			t.Errorf("flag without a description: %q", line)
-		}
-	}
 }

@@ -23,7 +23,7 @@ func siteFlags(cmd *cobra.Command, s *join.Site) {
 	dirFlag(cmd, &s.Dir)
 	cmd.Flags().StringVar(&s.Cluster, "cluster", "", "name of the own cluster (required)")
 	cmd.Flags().Uint32Var(&s.ID, "cluster-id", 0, "id of the own cluster, as --cluster-id of its apiserver (required)")
-	cmd.Flags().Uint32Var(&s.MaxClusters, "max-connected-clusters", 255, "255 or 511, the same in all clusters of the mesh")
+	cmd.Flags().Uint32Var(&s.MaxClusters, "max-connected-clusters", 255, "255 or 511, the same in every cluster of the mesh")
 	cmd.Flags().StringArrayVar(&s.Endpoints, "endpoint", nil, "https://host:port at which others reach the own clustermesh-apiserver; may be repeated. Without it others do not connect here")
 	cmd.Flags().Var(asDays(&s.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
 }

@@ -9,73 +9,26 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 
 	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/cmd/internal/cli"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli/clitest"
 )
 
-// everyCommand calls fn with each command, hidden ones and topics of help too.
-func everyCommand(fn func(*cobra.Command)) {
-	var walk func(c *cobra.Command)
-	walk = func(c *cobra.Command) {
-		fn(c)
-		for _, sub := range c.Commands() {
-			walk(sub)
-		}
-	}
-	walk(newRoot(&app{}))
-}
+func tree() *cobra.Command { return newRoot(&app{}) }
 
-func TestEveryCommandIsDocumented(t *testing.T) {
-	everyCommand(func(c *cobra.Command) {
-		if c.Short == "" || c.Example == "" {
-			t.Errorf("%s: give it a short help and an example", c.CommandPath())
-		}
-		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Usage == "" || strings.HasSuffix(f.Usage, ".") {
-				t.Errorf("%s --%s: say what it is for, without a full stop: %q", c.CommandPath(), f.Name, f.Usage)
-			}
-		})
-	})
-}
+func TestEveryCommandIsDocumented(t *testing.T) { clitest.Documented(t, tree()) }
 
-var (
-	quotedPattern = regexp.MustCompile(`'[^']*'|"[^"]*"`)
-	shellPattern  = regexp.MustCompile(` (\||\|\||>|<|   #) .*`)
-)
-
-// TestEveryExampleWorks: what the help shows is a command that there is, with
-// flags that it has.
-func TestEveryExampleWorks(t *testing.T) {
-	everyCommand(func(c *cobra.Command) {
-		for line := range strings.Lines(c.Example) {
-			text := quotedPattern.ReplaceAllString(shellPattern.ReplaceAllString(strings.TrimSpace(line), ""), "x")
-			words := strings.Fields(strings.TrimPrefix(text, "sudo "))
-			if len(words) == 0 || words[0] != "clustermesh" {
-				t.Errorf("%s: example %q does not begin with clustermesh", c.CommandPath(), line)
-				continue
-			}
-			found, rest, err := newRoot(&app{}).Find(words[1:])
-			if err == nil {
-				err = found.ParseFlags(rest)
-			}
-			if err != nil {
-				t.Errorf("%s: example %q: %v", c.CommandPath(), line, err)
-			}
-		}
-	})
-}
+func TestEveryExampleWorks(t *testing.T) { clitest.Examples(t, tree) }
 
 // TestExitCodes: each code of the table is how a command ends, and the table is
 // what help shows.
@@ -96,8 +49,8 @@ func TestExitCodes(t *testing.T) {
 		t.Fatalf("exit code %d\n%s", code, &help)
 	}
 	for _, c := range exitCodes() {
-		if !strings.Contains(help.String(), fmt.Sprintf("  %d  %s\n", c.code, c.meaning)) {
-			t.Errorf("help exit-codes lacks %d:\n%s", c.code, &help)
+		if !strings.Contains(help.String(), fmt.Sprintf("  %d  %s\n", c.Code, c.Meaning)) {
+			t.Errorf("help exit-codes lacks %d:\n%s", c.Code, &help)
 		}
 	}
 }

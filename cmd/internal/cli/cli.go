@@ -69,8 +69,8 @@ func Settle(flags *pflag.FlagSet) error {
 			return
 		}
 		if err := assign(f, v.Get(f.Name)); err != nil {
-			problems = append(problems, fmt.Errorf("%s %q: not a %s; correct the environment variable %s_%s or the member %q of the configuration file",
-				f.Name, fmt.Sprint(v.Get(f.Name)), f.Value.Type(), EnvPrefix, strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")), f.Name))
+			problems = append(problems, fmt.Errorf("%s %q: not a %s; correct the environment variable %s or the member %q of the configuration file",
+				f.Name, fmt.Sprint(v.Get(f.Name)), f.Value.Type(), variable(f.Name), f.Name))
 		}
 	})
 	return Usage(errors.Join(problems...))
@@ -131,7 +131,11 @@ func unknownMembers(flags *pflag.FlagSet, v *viper.Viper, path string) (problems
 // the checks find, so that one try shows everything there is to mend.
 func Prepare(c *cobra.Command, checks ...func() error) *cobra.Command {
 	c.SilenceErrors, c.SilenceUsage = true, true
-	c.Flags().String("config", "", "YAML file with flags as members; flags and environment win over it")
+	c.Flags().SortFlags = false
+	Group(c.Flags(), generalFlags, func(f *pflag.FlagSet) {
+		f.String("config", "", "YAML file with flags as members; flags and environment win over it")
+	})
+	c.SetUsageFunc(usage)
 	c.Args = cobra.NoArgs
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -176,6 +180,9 @@ func forgive(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, done := f.Value.(*lenient); !done {
 			f.Value = &lenient{Value: f.Value}
+			if f.DefValue == "[]" {
+				f.DefValue = "" // help knows that of a list alone to be no default
+			}
 		}
 	})
 }
@@ -223,8 +230,10 @@ type LogFlags struct{ Level, Format string }
 
 // Add adds --log-level and --log-format.
 func (l *LogFlags) Add(flags *pflag.FlagSet) {
-	flags.StringVar(&l.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
-	flags.StringVar(&l.Format, "log-format", "text", "format of the log: text or json")
+	Group(flags, generalFlags, func(f *pflag.FlagSet) {
+		f.StringVar(&l.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
+		f.StringVar(&l.Format, "log-format", "text", "format of the log: text or json")
+	})
 }
 
 // Logger makes the logger that the flags describe.
