@@ -94,6 +94,7 @@ func TestPrograms(t *testing.T) {
 	t.Run("command_lines", func(t *testing.T) { checkCommandLines(t, bin) })
 	t.Run("units", func(t *testing.T) { checkUnits(t, bin) })
 	t.Run("guide", func(t *testing.T) { checkGuide(t, bin) })
+	t.Run("documents", func(t *testing.T) { checkDocuments(t, bin) })
 	t.Run("static", func(t *testing.T) { checkStatic(t, bin) })
 }
 

@@ -39,13 +39,17 @@ func commands(text string) []string {
 // requireFlags has the command's help name every flag of a line.
 func requireFlags(t *testing.T, bin, line string) {
 	t.Helper()
-	words := strings.Fields(line)[1:]
+	program, rest, _ := strings.Cut(line, " ")
+	words := strings.Fields(rest)
 	end := slices.IndexFunc(words, func(w string) bool { return !regexp.MustCompile(`^[a-z]+$`).MatchString(w) })
 	if end < 0 {
 		end = len(words)
 	}
-	help, err := exec.Command(filepath.Join(bin, "clustermesh"), append(slices.Clone(words[:end]), "--help")...).CombinedOutput()
+	help, err := exec.Command(filepath.Join(bin, program), append(slices.Clone(words[:end]), "--help")...).CombinedOutput()
 	must(t, err)
+	if end > 0 && !strings.Contains(string(help), program+" "+words[0]) {
+		t.Errorf("%s\nhas %s, which %s does not know", line, words[0], program)
+	}
 	for _, m := range longFlag.FindAllStringSubmatch(line, -1) {
 		if !strings.Contains(string(help), "--"+m[1]+" ") {
 			t.Errorf("%s\nhas --%s, which this command does not know", line, m[1])
