@@ -115,8 +115,8 @@ bench: build kube ## print the product's figures
 deploy-check: ## render the chart, the manifests and the units, and check what comes out
 	cd deploy/check && $(GO) vet ./... && $(GO) test -count=1 ./...
 
-deploy-generate: ## write deploy/kustomize/base and the golden renderings from the chart
-	cd deploy/check && $(GO) test -count=1 -run 'TestRender|TestBase' . -update
+deploy-generate: ## write deploy/kustomize/base, the golden renderings and docs/values.md from the chart
+	cd deploy/check && $(GO) test -count=1 -run 'TestRender|TestBase|TestValues' . -update
 
 observe-generate: ## write the inventory of metrics, alert rules and dashboards anew
 	$(GO) test -count=1 -run TestMetricsInventory ./agent ./apiserver -update
