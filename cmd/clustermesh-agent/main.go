@@ -48,7 +48,8 @@ before it reads anything of a cluster.
 
 Without a command it runs until it is told to end. Every flag is also an
 environment variable (--node-name is CLUSTERMESH_NODE_NAME) and a member of the
---config file.`,
+--config file. GOGC, Go's own variable, is 50 unless it is set: the agent shares
+its node with the workloads.`,
 		Example: `  clustermesh-agent --cluster-name west --cluster-id 2 --node-name n1 \
     --clusters /etc/clustermesh/clusters --bpffs /sys/fs/bpf \
     --state-dir /var/run/clustermesh --http 127.0.0.1:9964 \

@@ -97,6 +97,20 @@ func TestListsOfTheFile(t *testing.T) {
 	}
 }
 
+// TestListsOfTheEnvironment are written with commas, as on the command line; an
+// empty variable is none.
+func TestListsOfTheEnvironment(t *testing.T) {
+	t.Setenv("CLUSTERMESH_DENY", "192.0.2.0/24,2001:db8::/32")
+	t.Setenv("CLUSTERMESH_CLUSTER_ID", "")
+	c := &command{}
+	if code, stderr := c.main("--cluster-name=a"); code != ExitOK || strings.Join(c.deny, " ") != "192.0.2.0/24 2001:db8::/32" || c.count != 1 {
+		t.Errorf("exit %d, deny %q, count %d: %s", code, c.deny, c.count, stderr)
+	}
+	if code, stderr := c.main("--cluster-name=a", "--deny=x", "--deny=y,z"); code != ExitOK || strings.Join(c.deny, " ") != "x y z" {
+		t.Errorf("exit %d, deny %q: %s", code, c.deny, stderr)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{{"--no-such-flag"}, {"word"}, {"--config", "/does/not/exist", "--cluster-name=a"}} {
 		c := &command{}

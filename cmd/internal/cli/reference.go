@@ -8,16 +8,37 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// settings is what a daemon's manual says of all its flags.
-const settings = "## Flags, variables and the file\n\n" +
-	"Every flag can be given in three ways. The command line wins over the environment, the environment over the file, the file over the default.\n\n" +
-	"| Where | How | A list | A switch |\n|---|---|---|---|\n" +
-	"| command line | `--cluster-name=east` | the flag again, or `--deny-cidr=10.0.0.0/8,192.0.2.0/24` | `--probe`, `--probe=false` |\n" +
-	"| environment | `CLUSTERMESH_CLUSTER_NAME=east` | `CLUSTERMESH_DENY_CIDR=10.0.0.0/8,192.0.2.0/24` | `CLUSTERMESH_PROBE=false` |\n" +
-	"| YAML file that `--config` or `CLUSTERMESH_CONFIG` names | `cluster-name: east` | `deny-cidr: [10.0.0.0/8, 192.0.2.0/24]` | `probe: false` |\n\n" +
-	"A variable that is empty counts as not set. All variables are read by all commands, but a file may only have members that the command\n" +
-	"it is given to knows: whatever else is in it, and every value that does not fit, is reported at the start, all at once, and nothing is\n" +
-	"done. Flags, variables and the file are read once, at the start. Durations are numbers with units, such as `200ms`, `10m` or `1h30m`.\n\n"
+// settings is what a daemon's manual says of all its flags, with flags of its
+// own for examples: a text, a switch that is on, and a list of addresses if it
+// has one.
+func settings(flags *pflag.FlagSet) string {
+	var out strings.Builder
+	out.WriteString("## Flags, variables and the file\n\n" +
+		"Every flag can be given in three ways. The command line wins over the environment, the environment over the file, the file over the default.\n\n" +
+		"| | Command line | Environment | YAML file that `--config` or `CLUSTERMESH_CONFIG` names |\n|---|---|---|---|\n" +
+		"| a value | `--cluster-name=east` | `CLUSTERMESH_CLUSTER_NAME=east` | `cluster-name: east` |\n")
+	if name := firstOf(flags, "bool", "true"); name != "" {
+		fmt.Fprintf(&out, "| a switch | `--%s=false` | `%s=false` | `%s: false` |\n", name, variable(name), name)
+	}
+	if name := firstOf(flags, "stringSlice", "[]"); name != "" {
+		fmt.Fprintf(&out, "| a list | `--%s=192.0.2.0/24,2001:db8::/32`, or the flag twice | `%s=192.0.2.0/24,2001:db8::/32` | `%s: [\"192.0.2.0/24\", \"2001:db8::/32\"]` |\n", name, variable(name), name)
+	}
+	out.WriteString("\nA variable that is empty counts as not set. Commands leave variables of flags alone that they do not have, but a file may only have\n" +
+		"members that the command it is given to knows: whatever else is in it, and every value that does not fit, is reported at the start, all\n" +
+		"at once, and nothing is done. Flags, variables and the file are read once, at the start. Durations are numbers with units, such as\n" +
+		"`200ms`, `10m` or `1h30m`.\n\n")
+	return out.String()
+}
+
+// firstOf is the first flag of a type with a default; empty when there is none.
+func firstOf(flags *pflag.FlagSet, kind, value string) (name string) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if name == "" && f.Value.Type() == kind && f.DefValue == value {
+			name = f.Name
+		}
+	})
+	return name
+}
 
 // Manual is the page of reference of a daemon, in Markdown: how it is set up,
 // how it ends, and each of its commands. example is a configuration file, by its
@@ -25,7 +46,7 @@ const settings = "## Flags, variables and the file\n\n" +
 func Manual(root *cobra.Command, example string) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# %s: reference\n\nMade from the command itself by `make reference-generate`; `%s --help` says the same.\n\n", root.Name(), root.Name())
-	fmt.Fprintf(&out, "%s[%s](../%s) is such a file.\n\n", settings, example, example)
+	fmt.Fprintf(&out, "%s[%s](../%s) is such a file.\n\n", settings(root.Flags()), example, example)
 	out.WriteString("## Exit codes\n\n" + CodeTable(ExitCodes()))
 	out.WriteString(Reference(root))
 	return out.String()
