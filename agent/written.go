@@ -126,6 +126,13 @@ func (a *Agent) keep(ctx context.Context, name string, changed <-chan struct{}, 
 	}
 }
 
+const (
+	// unfinished ends the name of a file that is being written.
+	unfinished = ".new"
+	// socketName is the usual name of the local API's socket in the directory.
+	socketName = "agent.sock"
+)
+
 // writeState replaces a file in one step.
 func writeState(dir, name string, all any) error {
 	data, err := json.Marshal(all)
@@ -133,16 +140,17 @@ func writeState(dir, name string, all any) error {
 		return fmt.Errorf("encode %s: %w", name, err)
 	}
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+	if err := os.WriteFile(path+unfinished, data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return os.Rename(path+unfinished, path)
 }
 
-// forgetState removes the files, if there are any.
+// forgetState removes the files, if there are any, and what an agent that was
+// killed could not remove. The caller holds the lock, whose file goes last.
 func forgetState(dir string) error {
 	var errs []error
-	for _, name := range []string{writtenFile, orderFile} {
+	for _, name := range []string{writtenFile, writtenFile + unfinished, orderFile, orderFile + unfinished, socketName, lockFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove what an agent remembers: %w", err))
 		}

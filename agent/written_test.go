@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -89,5 +90,44 @@ func TestABadFileOfAnnotationsIsNoObstacle(t *testing.T) {
 	log.Reset()
 	if w := readWritten(dir, logger); len(w.all) != 0 || log.Len() > 0 {
 		t.Errorf("without a file: %v, log %q", w.all, log.String())
+	}
+}
+
+// TestCleanupLeavesAnEmptyDirectory: whatever an agent made in its state
+// directory goes, also what one that was killed could not remove, and the next
+// agent gets its lock.
+func TestCleanupLeavesAnEmptyDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"annotations.json", "annotations.json.new", "distances.json", "distances.json.new", "agent.sock"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		lock, err := lockState(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(forgetState(dir), lock.Close()); err != nil {
+			t.Error(err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("a cleanup leaves %v: %v", left, err)
+		}
+	}
+	lock, err := lockState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := lockState(dir); err == nil {
+		t.Error("two hold the lock")
+	}
+	// One that opened the file before a cleanup removed it has not got the lock.
+	if err := os.Remove(filepath.Join(dir, lockFile)); err != nil {
+		t.Fatal(err)
+	}
+	if isAt(lock, filepath.Join(dir, lockFile)) {
+		t.Error("a lock that was removed counts")
 	}
 }

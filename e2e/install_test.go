@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,6 +36,8 @@ type installation struct {
 	client dynamic.Interface
 	node   *lab.Node
 	bpffs  string
+
+	apiserver *lab.Process
 }
 
 // TestInstall: a real API server takes all that the chart renders, and apiserver
@@ -45,11 +48,13 @@ func TestInstall(t *testing.T) {
 	in := newInstallation(t)
 	t.Run("api_server_takes_all", in.checkAccepted)
 	t.Run("apiserver_may_be_restricted", in.checkRestricted)
+	u := in.beforeInstall(t)
 	in.issue(t)
 	objects := in.apply(t, "default", false)
 	t.Run("apiserver", func(t *testing.T) { in.checkApiserver(t, objects) })
 	t.Run("events", in.checkEvents)
 	t.Run("agent", func(t *testing.T) { in.checkAgent(t, objects) })
+	t.Run("uninstall", u.check)
 }
 
 func newInstallation(t *testing.T) *installation {
@@ -73,6 +78,7 @@ func newInstallation(t *testing.T) *installation {
 	must(t, err)
 	in.node, err = in.lab.AddNode("n1", prefixes("192.168.50.11/24"), prefixes("10.1.16.0/20"))
 	must(t, err)
+	must(t, in.lab.Join(netip.PrefixFrom(netip.MustParseAddr(servedAt), 24)))
 	in.bpffs, err = in.lab.MountBPF("n1/bpf")
 	must(t, err)
 	return in
@@ -201,6 +207,7 @@ func (in *installation) checkApiserver(t *testing.T, objects []*unstructured.Uns
 	c := pod.Spec.Containers[0]
 	c.Args = append(c.Args, "--nobody-imports-after=2s") // of ten minutes, for checkEvents
 	p := in.run(t, pod, c, "clustermesh-apiserver")
+	in.apiserver = p
 	const http = "127.0.0.1:9962"
 	await(t, p, http, "/readyz")
 	text, err := fetch(http, "/readyz")

@@ -24,6 +24,9 @@ import (
 // accountDir is where a pod finds the token of its account.
 const accountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
+// servedAt is where pods on the node's network reach the pods that are not.
+const servedAt = "192.168.50.1"
+
 // podOf is the pod template of a workload, in its namespace.
 func podOf(t *testing.T, owner *unstructured.Unstructured) corev1.PodTemplateSpec {
 	t.Helper()
@@ -57,7 +60,12 @@ func (in *installation) run(t *testing.T, pod corev1.PodTemplateSpec, spec corev
 	}
 	c.line("mkdir /usr/local/bin")
 	c.line("cp %s /usr/local/bin/%s", binary(program), program)
-	c.line("echo 127.0.0.1 clustermesh-apiserver.clustermesh.svc >/etc/hosts")
+	where := lab.Spec{Name: "container-" + spec.Name, Path: "/usr/bin/unshare"}
+	address := "127.0.0.1"
+	if pod.Spec.HostNetwork {
+		where.Node, address = in.node, servedAt
+	}
+	c.line("echo %s clustermesh-apiserver.clustermesh.svc >/etc/hosts", address)
 	for _, m := range spec.VolumeMounts {
 		c.bind(c.volume(t, m.Name), m.MountPath, m.ReadOnly)
 	}
@@ -68,8 +76,8 @@ func (in *installation) run(t *testing.T, pod corev1.PodTemplateSpec, spec corev
 	c.line("for fs in /etc /run /var/lib /usr/local; do mount -o remount,ro $fs; done")
 	c.line("mount -o remount,bind,ro /")
 	c.line(`exec %s /usr/local/bin/%s "$@"`, c.identity(t), program)
-	args := append([]string{"--mount", "sh", "-c", c.script.String(), program}, spec.Args...)
-	p, err := in.lab.Start(lab.Spec{Name: "container-" + spec.Name, Path: "/usr/bin/unshare", Args: args, Env: env})
+	where.Args, where.Env = append([]string{"--mount", "sh", "-c", c.script.String(), program}, spec.Args...), env
+	p, err := in.lab.Start(where)
 	must(t, err)
 	return p
 }

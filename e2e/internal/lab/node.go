@@ -37,6 +37,16 @@ func addBridge() error {
 	return netlink.LinkSetUp(bridge)
 }
 
+// Join gives the lab's own network namespace an address in the nodes' subnet, so
+// that processes on nodes reach what listens there.
+func (l *Lab) Join(a netip.Prefix) error {
+	bridge, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(bridge, hostAddr(a))
+}
+
 func removeBridge() error {
 	link, err := netlink.LinkByName(bridgeName)
 	if err != nil {
@@ -197,16 +207,12 @@ func (n *Node) RouteVia(a, gateway netip.Addr) error {
 
 // Forward lets the node pass on what is not for itself, as nodes of Kubernetes do.
 func (n *Node) Forward() error {
-	failed := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		failed <- errors.Join(
-			netns.Set(n.ns),
+	return n.Inside(func() error {
+		return errors.Join(
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
 		)
-	}()
-	return <-failed
+	})
 }
 
 // AddAddr gives eth0 another address; undo takes it away.
@@ -220,29 +226,31 @@ func (n *Node) AddAddr(a netip.Prefix) (undo func() error, err error) {
 
 // Cookie is the kernel's number of the node's network namespace.
 func (n *Node) Cookie() (cookie uint64, err error) {
-	failed := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		failed <- n.inside(func() (err error) {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	err = n.Inside(func() (err error) {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
 			return err
-		})
-	}()
-	err = <-failed
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
 	return cookie, err
 }
 
-// inside runs f in the node's network namespace, and leaves the thread there.
-func (n *Node) inside(f func() error) error {
-	if err := netns.Set(n.ns); err != nil {
-		return err
-	}
-	return f()
+// Inside runs f on a thread in the node's network namespace, where the commands
+// that f starts are, too.
+func (n *Node) Inside(f func() error) error {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := netns.Set(n.ns); err != nil {
+			failed <- err
+			return
+		}
+		failed <- f()
+	}()
+	return <-failed
 }
 
 // Addr is the node's address of one family, the zero Addr if it has none.
