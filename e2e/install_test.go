@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
@@ -73,7 +74,8 @@ func newInstallation(t *testing.T) *installation {
 	must(t, in.kube.AddNamespace(t.Context(), installed))
 	config, err := clientcmd.BuildConfigFromFlags("", in.kube.Kubeconfig)
 	must(t, err)
-	config.QPS = -1 // without it most of the test's time is waiting
+	config.QPS = -1                           // without it most of the test's time is waiting
+	config.WarningHandler = rest.NoWarnings{} // of old kinds, which are listed like all others
 	in.client, err = dynamic.NewForConfig(config)
 	must(t, err)
 	in.node, err = in.lab.AddNode("n1", prefixes("192.168.50.11/24"), prefixes("10.1.16.0/20"))
