@@ -133,15 +133,15 @@ func (p *page) value(path string, key, value *yaml.Node, s *schema, required boo
 	if meaning == "" {
 		p.problem(path, "say in a comment what it is for")
 	}
-	fallback := "`" + inline(value) + "`"
+	fallback := "`" + writtenAs(value) + "`"
 	if required {
 		fallback = "none, required"
 	}
 	fmt.Fprintf(p, "| `%s` | %s | %s | %s |\n", path, s.kind(), fallback, meaning)
 }
 
-// inline is a default as it is written in values.yaml.
-func inline(node *yaml.Node) string {
+// writtenAs is a default as it is written in values.yaml.
+func writtenAs(node *yaml.Node) string {
 	bare := strip(node)
 	text, _ := yaml.Marshal(&bare) // of what was YAML
 	return strings.TrimSpace(string(text))
