@@ -121,7 +121,7 @@ func (o *options) addProbeFlags(f *pflag.FlagSet) {
 func (o *options) addPlaceFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 directory whose processes are served; empty for the whole node")
 	f.StringVar(&o.BPFFS, "bpffs", "/sys/fs/bpf", "bpf file system with the agent's pins")
-	f.StringVar(&o.StateDir, "state-dir", "/var/run/clustermesh", "directory for the lock that keeps a second agent off the same pins")
+	f.StringVar(&o.StateDir, "state-dir", "/var/run/clustermesh", "directory for the lock that keeps a second agent off the same pins, and for what is remembered over restarts")
 }
 
 // setLog makes the logger once the flags are settled.
