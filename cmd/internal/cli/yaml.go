@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -39,11 +41,23 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 	case json.Delim:
 		return yamlCollection(d, v)
 	case string:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}, nil
+		return yamlText(v), nil
 	case nil:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
 	}
 	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(t)}, nil
+}
+
+// yamlText is a text. One with control characters or with space around it is
+// quoted, for the encoder would write some of them, such as a tab before a line's
+// end, as a block that does not read back. So is the sign for merging, which
+// would else be obeyed as the name of a member.
+func yamlText(v string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v}
+	if strings.ContainsFunc(v, unicode.IsControl) || strings.TrimSpace(v) != v || v == "<<" {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
 }
 
 func yamlCollection(d *json.Decoder, open json.Delim) (*yaml.Node, error) {

@@ -11,7 +11,7 @@ import (
 // TestYAMLSaysWhatJSONDoes, of any value: texts stay texts, whatever they look
 // like.
 func TestYAMLSaysWhatJSONDoes(t *testing.T) {
-	text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", "true", "null", "~", "1e3", "0x1f", "no", "- a", "a: b", "#", "2026-11-29", "a\nb", "\ttab", "'", "\"", "\x7f"}))
+	text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", "true", "null", "~", "1e3", "0x1f", "no", "- a", "a: b", "#", "2026-11-29", "a\nb", "\ttab", "\t\n", "<<", " \n a", "a\n", "'", "\"", "\x7f"}))
 	rapid.Check(t, func(t *rapid.T) {
 		value := rapid.MapOfN(text, rapid.OneOf(
 			rapid.Map(text, func(s string) any { return s }), rapid.Map(rapid.Int32(), func(n int32) any { return n }), rapid.Map(rapid.Bool(), func(b bool) any { return b }),
