@@ -13,7 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const bridgeName = "cm0"
+const (
+	bridgeName = "cm0"
+	// cablePrefix and a node's name are the bridge's end of its cable.
+	cablePrefix = "v-"
+)
 
 // Node is a machine of the lab: a network namespace whose eth0 hangs on the
 // lab's bridge, and a cgroup for everything that runs on the machine.
@@ -94,7 +98,20 @@ func (n *Node) open() (err error) {
 
 func (n *Node) close() error {
 	n.nl.Close()
-	return n.ns.Close()
+	return errors.Join(n.unplug(), n.ns.Close())
+}
+
+// unplug takes the cable out. It would go with the namespace, but at a time of the
+// kernel's choice, and the next lab has nodes of the same names.
+func (n *Node) unplug() error {
+	cable, err := netlink.LinkByName(cablePrefix + n.Name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(cable)
 }
 
 // newNetns makes a network namespace without a name: it lives as long as its
@@ -121,7 +138,7 @@ func (n *Node) plug() error {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex = "v-"+n.Name, bridge.Attrs().Index
+	attrs.Name, attrs.MasterIndex = cablePrefix+n.Name, bridge.Attrs().Index
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.ns)}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add veth: %w", err)
