@@ -365,7 +365,8 @@ func (r *remote) followServices(ctx context.Context, conn connection, said annou
 // announcement tells it in time is not certain. One look serves all deletions
 // up to its revision, so a burst of them costs one or two.
 func (r *remote) confirm(ctx context.Context, conn connection, said *announcement, u kvstore.Update) error {
-	deleted := slices.ContainsFunc(u.Changes, func(c kvstore.Change) bool { return c.Deleted })
+	// A complete list says of what is not in it that it is gone.
+	deleted := u.Synced || slices.ContainsFunc(u.Changes, func(c kvstore.Change) bool { return c.Deleted })
 	if !deleted || u.Revision <= said.revision {
 		return nil
 	}
