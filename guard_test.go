@@ -43,6 +43,7 @@ var imports = map[string][]string{
 	"apiserver/notice":          {"apiserver/export"},
 	"apiserver/source":          {"apiserver/export"},
 	"bpf":                       {"bpf/layout"},
+	"bpf/bpftest":               {},
 	"bpf/layout":                {},
 	"certs":                     {"certs/internal/disk"},
 	"certs/internal/disk":       {},

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -62,7 +63,7 @@ func (f *fixture) benchClient(cgroup, rules string) *client {
 }
 
 func prepareBenchClient(rules string) error {
-	if err := raiseLoopback(); err != nil || rules == "" {
+	if err := bpftest.RaiseLoopback(); err != nil || rules == "" {
 		return err
 	}
 	// The frontends need a route before netfilter may redirect them.

@@ -13,10 +13,10 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -42,7 +42,7 @@ func newPlace(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{TB: t, nextID: 1, next: 1}
 	f.opts = Options{
-		PinDir:       filepath.Join(mountBPFFS(t), "clustermesh"),
+		PinDir:       filepath.Join(bpftest.MountBPFFS(t), "clustermesh"),
 		Cgroup:       newCgroup(t),
 		MaxFrontends: 64, MaxRecords: 4096, MaxClusters: 512, MaxRevNAT: 1024,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
@@ -72,59 +72,13 @@ func (f *fixture) load() {
 	})
 }
 
-func mountBPFFS(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatalf("mount bpffs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount bpffs: %v", err)
-		}
-	})
-	return dir
-}
-
 func newCgroup(t testing.TB) string {
 	t.Helper()
 	root, err := FindCgroup2()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp(root, "clustermesh-bpf-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { removeCgroup(t, dir) })
-	return dir
-}
-
-// removeCgroup ends whatever a failed test left in it, and waits for that.
-func removeCgroup(t testing.TB, dir string) {
-	t.Helper()
-	_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // since Linux 5.14
-	eventually(t, "cgroup removed", func() error {
-		err := os.Remove(dir)
-		if os.IsNotExist(err) {
-			return nil
-		}
-		return err
-	})
-}
-
-// eventually polls for something that the kernel does in its own time.
-func eventually(t testing.TB, what string, done func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	err := done()
-	for err != nil && time.Now().Before(deadline) {
-		time.Sleep(2 * time.Millisecond)
-		err = done()
-	}
-	if err != nil {
-		t.Errorf("%s: %v", what, err)
-	}
+	return bpftest.NewCgroup(t, root, "clustermesh-bpf-test-")
 }
 
 type testWriter struct{ testing.TB }

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -162,7 +163,7 @@ func (f *fixture) hasNewPrograms(before, after objects) {
 			}
 		}
 	}
-	eventually(f, "old programs freed", objects{programs: before.programs}.gone)
+	bpftest.Eventually(f, "old programs freed", objects{programs: before.programs}.gone)
 }
 
 func (f *fixture) dump() layout.Dump {
@@ -253,7 +254,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 		t.Errorf("pin directory: %v", err)
 	}
 	f.only(f.run(3, "4 tcp", "connect "+addrOf(b), "recv"), "ok; b")
-	eventually(t, "objects freed", all.gone)
+	bpftest.Eventually(t, "objects freed", all.gone)
 }
 
 func TestCleanupKeepsWhatIsNotOurs(t *testing.T) {
@@ -368,7 +369,7 @@ func TestCgroupMadeAnew(t *testing.T) {
 	}
 	f.load()
 	f.only(f.run(5, "4 tcp", "connect 10.96.0.1:80", "recv"), "ok; b")
-	eventually(t, "old links freed", objects{links: old}.gone)
+	bpftest.Eventually(t, "old links freed", objects{links: old}.gone)
 
 	f.close()
 	f.client = nil

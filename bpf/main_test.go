@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // roleVariable tells a process of this binary what it is: the one that go test
@@ -24,7 +22,7 @@ const roleVariable = "CLUSTERMESH_BPF_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "":
-		os.Exit(runIsolated())
+		os.Exit(bpftest.Isolated(roleVariable + "=suite"))
 	case "client":
 		exit(serveClient(os.Stdin, os.Stdout))
 	case "bench client":
@@ -45,7 +43,7 @@ func TestMain(m *testing.M) {
 	case "roll reader":
 		exit(runRollReader(os.Args[1], os.Stdin, os.Stdout))
 	case "suite":
-		if err := raiseLoopback(); err != nil {
+		if err := bpftest.RaiseLoopback(); err != nil {
 			exit(err)
 		}
 		goleak.VerifyTestMain(m)
@@ -58,34 +56,4 @@ func exit(err error) {
 		os.Exit(1)
 	}
 	os.Exit(0)
-}
-
-func runIsolated() int {
-	runtime.LockOSThread() // Pdeathsig follows the thread
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), roleVariable+"=suite")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{
-		Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET,
-		Pdeathsig:    unix.SIGKILL,
-	}
-	err := cmd.Run()
-	var status *exec.ExitError
-	if errors.As(err, &status) {
-		return status.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "run tests in own namespaces: %v; these tests need root\n", err)
-		return 1
-	}
-	return 0
-}
-
-func raiseLoopback() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find loopback: %w", err)
-	}
-	return netlink.LinkSetUp(lo)
 }

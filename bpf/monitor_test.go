@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // watch runs a Monitor during work and returns what it saw.
@@ -15,7 +17,7 @@ func (f *fixture) watch(every uint32, work func()) []Event {
 	var events []Event
 	done := make(chan error)
 	go func() { done <- f.dp.Monitor(ctx, every, func(e Event) { events = append(events, e) }) }()
-	eventually(f, "the monitor reads", func() error {
+	bpftest.Eventually(f, "the monitor reads", func() error {
 		if atomic.LoadUint32(&f.dp.settings.all[0].Sample) == 0 {
 			return errors.New("not yet")
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // setMTU narrows a device, on one side.
@@ -86,7 +88,7 @@ func TestReplyMTU(t *testing.T) {
 		for _, family := range [][3]string{{"10.96.0.1", backendAddr4, clientAddr4}, {"fd00:96::1", backendAddr6, clientAddr6}} {
 			frontend := net.JoinHostPort(family[0], "80")
 			w.service(frontend, udp, w.serveIn(udp, net.JoinHostPort(family[1], "0")))
-			eventually(t, frontend+": a long answer", func() error {
+			bpftest.Eventually(t, frontend+": a long answer", func() error {
 				if got := w.callFor(time.Second, "udp", frontend, long); !strings.HasSuffix(got, " "+long) {
 					return fmt.Errorf("got %.80q", got)
 				}
@@ -149,7 +151,7 @@ func (w *packetWorld) learns(addr string, mtu int) {
 			return err
 		}
 		defer c.Close()
-		eventually(w, addr+": the MTU of the way", func() error {
+		bpftest.Eventually(w, addr+": the MTU of the way", func() error {
 			_, sent := c.Write(make([]byte, 1400))
 			got, err := pathMTU(c.(*net.UDPConn), addr)
 			if err != nil || got != mtu {

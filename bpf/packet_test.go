@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -103,7 +104,7 @@ func newNS(t testing.TB) netns.NsHandle {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ns.Close() })
-	if err := errors.Join(raiseLoopback(), netns.Set(own)); err != nil {
+	if err := errors.Join(bpftest.RaiseLoopback(), netns.Set(own)); err != nil {
 		t.Fatal(err)
 	}
 	return ns

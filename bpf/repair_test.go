@@ -21,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/clustermesh/clustermesh/agent/privilege"
+
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // repair lets the datapath repair itself on a thread without any capability, as
@@ -122,7 +124,7 @@ func TestRepairPins(t *testing.T) {
 	}
 	f.repaired(before)
 	works()
-	eventually(t, "descriptors of repairs closed", func() error {
+	bpftest.Eventually(t, "descriptors of repairs closed", func() error {
 		if n := openFiles(t); n > files {
 			return fmt.Errorf("%d are open, before %d", n, files)
 		}
@@ -210,7 +212,7 @@ func TestRepairAttachments(t *testing.T) {
 	if len(after.links) != len(hooks()) {
 		t.Errorf("links: %v", after.links)
 	}
-	eventually(t, "detached links freed", objects{links: before.links}.gone)
+	bpftest.Eventually(t, "detached links freed", objects{links: before.links}.gone)
 }
 
 // TestLoadReplacesForeignPins: foreign objects under the names of links and
@@ -350,7 +352,7 @@ func TestRepairCgroupMadeAnew(t *testing.T) {
 	}
 	f.repaired(f.pinned())
 	f.only(f.run(5, "4 tcp", "connect 10.96.0.1:80", "recv"), "ok; b")
-	eventually(t, "old links freed", objects{links: before.links}.gone)
+	bpftest.Eventually(t, "old links freed", objects{links: before.links}.gone)
 }
 
 // TestRepairBesideAnotherAgent: a directory that somebody else has made and

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -146,7 +147,7 @@ func (w *packetTable) droppedCase(t *testing.T, c *tableCase, frontend string) {
 }
 
 func (w *packetTable) dropped(s clientSocket, before Counters) error {
-	eventually(w, "packet refused", func() error {
+	bpftest.Eventually(w, "packet refused", func() error {
 		if after := w.counters(); after.Refused == before.Refused {
 			return fmt.Errorf("counters %+v", after)
 		}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -62,7 +61,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
-	p, err := load(ctx, c, tick.C)
+	p, err := bpf.Await(ctx, c.Log, tick.C, func() (*bpf.Packet, error) {
+		return bpf.LoadPacket(bpf.PacketOptions{PinDir: c.PinDir, MaxFlows: c.MaxFlows, Log: c.Log})
+	})
 	if err != nil || p == nil {
 		return err
 	}
@@ -76,25 +77,6 @@ func Run(ctx context.Context, c Config) error {
 			return p.Close()
 		case <-events:
 		case <-tick.C:
-		}
-	}
-}
-
-// load loads the programs as soon as the agent's maps are there. It returns nil
-// when ctx ends before.
-func load(ctx context.Context, c Config, tick <-chan time.Time) (*bpf.Packet, error) {
-	for told := false; ; told = true {
-		p, err := bpf.LoadPacket(bpf.PacketOptions{PinDir: c.PinDir, MaxFlows: c.MaxFlows, Log: c.Log})
-		if !errors.Is(err, os.ErrNotExist) {
-			return p, err
-		}
-		if !told {
-			c.Log.Info("waiting for the agent's maps", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-tick:
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/bpf"
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // until lets time pass for a keeper until nothing of what there is is due.
@@ -248,7 +249,7 @@ func TestListIsOfConnectedSockets(t *testing.T) {
 	k := w.keeper(false)
 	listed := func(want int) {
 		t.Helper()
-		eventually(t, "the list", func() error {
+		bpftest.Eventually(t, "the list", func() error {
 			if sockets, err := k.kernel.List(); err != nil || len(sockets) != want {
 				return fmt.Errorf("%v, %w; want %d", sockets, err, want)
 			}
@@ -354,7 +355,7 @@ func TestProcess(t *testing.T) {
 	c := w.client("")
 	c.open("a", "4 tcp", "10.96.0.1:80", 5)
 	kill, done := run()
-	eventually(t, "it looks", func() error {
+	bpftest.Eventually(t, "it looks", func() error {
 		if w.dp.Sweeps().Looked == 0 {
 			return errors.New("not yet")
 		}
@@ -362,7 +363,7 @@ func TestProcess(t *testing.T) {
 	})
 	s.Backends = nil
 	w.set(s)
-	eventually(t, "it has seen the withdrawal", func() error {
+	bpftest.Eventually(t, "it has seen the withdrawal", func() error {
 		if w.entries("cm_gone") == 0 {
 			return errors.New("nothing is remembered")
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -59,7 +58,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
-	s, err := load(ctx, c, tick.C)
+	s, err := bpf.Await(ctx, c.Log, tick.C, func() (*bpf.Sockets, error) {
+		return bpf.LoadSockets(bpf.SocketsOptions{PinDir: c.PinDir, Log: c.Log})
+	})
 	if err != nil || s == nil {
 		return err
 	}
@@ -78,25 +79,6 @@ func Run(ctx context.Context, c Config) error {
 		case <-ctx.Done():
 			return s.Close()
 		case <-tick.C:
-		}
-	}
-}
-
-// load loads the programs as soon as the agent's maps are there. It returns nil
-// when ctx ends before.
-func load(ctx context.Context, c Config, tick <-chan time.Time) (*bpf.Sockets, error) {
-	for told := false; ; told = true {
-		s, err := bpf.LoadSockets(bpf.SocketsOptions{PinDir: c.PinDir, Log: c.Log})
-		if !errors.Is(err, os.ErrNotExist) {
-			return s, err
-		}
-		if !told {
-			c.Log.Info("waiting for the agent's maps", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-tick:
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/clustermesh/clustermesh/agent/datapath"
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/bpf"
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 )
 
 // world is a node: a bpffs, a cgroup, the agent's programs and maps on both, and
@@ -37,7 +38,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{TB: t, cgroup: newCgroup(t)}
 	w.opts = bpf.Options{
-		PinDir: filepath.Join(mountBPFFS(t), "clustermesh"), Cgroup: w.cgroup,
+		PinDir: filepath.Join(bpftest.MountBPFFS(t), "clustermesh"), Cgroup: w.cgroup,
 		MaxFrontends: 64, MaxRecords: 4096, MaxPeers: 4096, Log: slog.New(slog.DiscardHandler),
 	}
 	w.load()
@@ -64,54 +65,13 @@ func (w *world) close() {
 	}
 }
 
-func mountBPFFS(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatalf("mount bpffs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount bpffs: %v", err)
-		}
-	})
-	return dir
-}
-
 func newCgroup(t testing.TB) string {
 	t.Helper()
 	root, err := bpf.FindCgroup2()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp(root, "clustermesh-sockets-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // what a failed test left
-		eventually(t, "cgroup removed", func() error {
-			if err := os.Remove(dir); !os.IsNotExist(err) {
-				return err
-			}
-			return nil
-		})
-	})
-	return dir
-}
-
-// eventually polls for something that happens in its own time.
-func eventually(t testing.TB, what string, done func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	err := done()
-	for err != nil && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-		err = done()
-	}
-	if err != nil {
-		t.Errorf("%s: %v", what, err)
-	}
+	return bpftest.NewCgroup(t, root, "clustermesh-sockets-test-")
 }
 
 // pod is a network namespace with its loopback up, mounted as container runtimes
@@ -126,7 +86,7 @@ func newPod(t testing.TB) pod {
 		t.Fatal(err)
 	}
 	err := apart(func() error {
-		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), raiseLoopback(),
+		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), bpftest.RaiseLoopback(),
 			unix.Mount("/proc/thread-self/ns/net", p.path, "", unix.MS_BIND, ""))
 	})
 	if err != nil {
