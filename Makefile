@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
-.PHONY: test-bare release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
+.PHONY: e2e-job e2e-rest interop-run test-bare release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -74,14 +74,13 @@ test: ## run everything: lint, unit tests with the race detector, end-to-end tes
 	$(MAKE) --no-print-directory lint check-generated test-race test-bare bench-once build deploy-check; \
 	echo "waiting for the Kubernetes control plane and Cilium's packages to be built"; \
 	wait $$kube || { cat bin/kube.log; exit 1; }; \
-	$(E2E); \
-	$(INTEROP)
+	$(MAKE) --no-print-directory -j 3 --output-sync=target e2e-job e2e-rest interop-run
 
 test-unit: ## run the unit tests
 	$(UNIT) | xargs $(GO) test
 
 test-race: ## run the unit tests with the race detector (needs a C compiler)
-	$(UNIT) | CGO_ENABLED=1 xargs $(GO) test -race -timeout 15m
+	$(UNIT) | CGO_ENABLED=1 xargs $(GO) test -race -p 3 -timeout 15m
 
 test-bare: ## run what a binary with cgo, which the race detector needs, has to skip
 	CGO_ENABLED=0 $(GO) test -count=1 -v -run '^TestRepairBehindTheFilter$$' ./bpf | tee bin/test-bare.log
@@ -93,8 +92,18 @@ bench-once: ## run every benchmark once, so that none of them rots
 e2e: build kube ## run the end-to-end tests (root, eBPF, namespaces)
 	$(E2E)
 
-interop: build ## run Cilium's own code against the product (root, eBPF)
+# The parts of the end-to-end tests wait more than they compute, and each has
+# namespaces and cgroups of its own, so that make test runs them side by side.
+e2e-job:
+	$(E2E) -run '^TestMainJob$$'
+
+e2e-rest:
+	$(E2E) -skip '^TestMainJob$$'
+
+interop-run:
 	$(INTEROP)
+
+interop: build interop-run ## run Cilium's own code against the product (root, eBPF)
 
 interop-build: ## compile that code and its tests, which takes minutes the first time
 	cd e2e/interop && $(GO) test -run '^$$' -count=1 ./... >/dev/null

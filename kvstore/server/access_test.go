@@ -67,6 +67,8 @@ func call(ctx context.Context, conn *grpc.ClientConn, path string, req, res prot
 func TestOnlyReadersMethodsExist(t *testing.T) {
 	w := start(t)
 	w.put("cilium/state/a=1")
+	// etcd itself writes its cluster's version once after each start.
+	eventually(t, "etcd's cluster has a version", func() bool { return w.s.life.Load().etcd.ClusterVersion() != nil })
 	offered := map[string]codes.Code{
 		pb.KV_Range_FullMethodName:           status.Code(rpctypes.ErrGRPCEmptyKey),
 		pb.Watch_Watch_FullMethodName:        codes.OK,

@@ -42,7 +42,7 @@ func newCgroupRoot(base string) (string, error) {
 		return "", err
 	}
 	for _, dir := range stale {
-		if !ownerAlive(dir) {
+		if !ownerAlive(dir) && !populated(dir) {
 			_ = removeCgroups(dir) // of another run: not this run's failure
 		}
 	}
@@ -57,6 +57,14 @@ func ownerAlive(dir string) bool {
 	pid := strings.TrimPrefix(filepath.Base(dir), cgroupPrefix)
 	_, err := os.Stat(filepath.Join("/proc", pid))
 	return err == nil
+}
+
+// populated tells whether processes live in a cgroup or below it. A run's
+// processes end with it, so these belong to a run that this one cannot see:
+// that of another container on this machine.
+func populated(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+	return err == nil && strings.Contains(string(text), "populated 1")
 }
 
 // removeCgroups kills what still runs below root and removes the whole tree.
