@@ -11,6 +11,11 @@ GO        ?= go
 CLANG     ?= clang-14
 # The binaries carry their commit where the checkout is one that git trusts.
 STAMP     := $(shell git status >/dev/null 2>&1 && echo true || echo false)
+# Their version is the tag of that commit, or Go's name for it, unless it is given: make build VERSION=v1.2.3.
+# Go does not look at the commit of a linked worktree; there git says it.
+VERSION   :=
+LINKED    := $(shell test -f .git && $(STAMP) && git describe --tags --always --dirty)
+NAMED      = -s -w$(if $1, -X github.com/clustermesh/clustermesh/cmd/internal/cli.release=$1)
 BINARIES  := clustermesh-apiserver clustermesh-agent clustermesh
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath
 # Everything but the end-to-end checks; what these are made of has unit tests too.
@@ -40,9 +45,9 @@ CAMPAIGNS := campaign-methods campaign-floods campaign-events campaign-rotations
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-18s %s\n", $$1, $$2 }'
 
-build: ## build the three binaries into bin/
+build: ## build the three binaries into bin/ (VERSION=v1.2.3 names the version where no tag does)
 	@mkdir -p bin
-	$(BUILD) -buildvcs=$(STAMP) -ldflags="-s -w" -o bin/ $(BINARIES:%=./cmd/%)
+	$(BUILD) -buildvcs=$(STAMP) -ldflags="$(call NAMED,$(or $(VERSION),$(LINKED)))" -o bin/ $(BINARIES:%=./cmd/%)
 
 generate: ## regenerate the eBPF objects and the gRPC code (needs clang-14, libbpf-dev, protoc)
 	GOBIN=$(CURDIR)/bin $(GO) install tool
@@ -148,7 +153,7 @@ release: ## build the binaries in two places, compare them, and put them into bi
 	else mkdir "$$place/src"; git ls-files -co --exclude-standard | xargs -r ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$$place/src"; fi; \
 	for copy in one two/in/another/place; do \
 	  mkdir -p "$$place/$$copy"; cp -r "$$place/src" "$$place/$$copy/src"; \
-	  (cd "$$place/$$copy/src" && GOCACHE="$$place/$$copy/cache" GOFLAGS= $(BUILD) -buildvcs=$(STAMP) -ldflags="-s -w" -o ../bin/ $(BINARIES:%=./cmd/%)); \
+	  (cd "$$place/$$copy/src" && GOCACHE="$$place/$$copy/cache" GOFLAGS= $(BUILD) -buildvcs=$(STAMP) -ldflags="$(call NAMED,$(VERSION))" -o ../bin/ $(BINARIES:%=./cmd/%)); \
 	  (cd "$$place/$$copy/bin" && sha256sum $(BINARIES) >SHA256SUMS && cat SHA256SUMS); \
 	done; \
 	cmp "$$place/one/bin/SHA256SUMS" "$$place/two/in/another/place/bin/SHA256SUMS" || { echo "the two builds differ"; exit 1; }; \

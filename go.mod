@@ -5,6 +5,8 @@ go 1.26.0
 require (
 	// loads, pins and attaches the programs; bpf2go compiles them (>= 0.22.0: CVE-2026-10722)
 	github.com/cilium/ebpf v0.22.0
+	// plural forms in what people read
+	github.com/dustin/go-humanize v1.0.1
 	// follows the directories of clusters and manifests
 	github.com/fsnotify/fsnotify v1.10.1
 	// takes client-go's log into slog
@@ -79,7 +81,6 @@ require (
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
-	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/fxamacker/cbor/v2 v2.9.1 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect

@@ -49,6 +49,7 @@ func (c *core) status() *api.StatusResponse {
 			Name: s.Name, Id: s.ID, Local: s.Local, State: s.State.String(), Source: s.Source, Endpoint: l.endpoint,
 			Services: uint32(s.Services), Backends: uint32(s.Backends), Failures: l.failures, LastError: s.LastError,
 			StateSeconds: now.Sub(l.since).Seconds(), Rejections: rejections(s), Held: uint32(s.Held),
+			ProvisionalServices: uint32(s.Provisional.Services), ProvisionalBackends: uint32(s.Provisional.Backends),
 		}
 		if c.leaving[s.Name] && !s.Local {
 			cluster.State = stateDraining
@@ -137,9 +138,9 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 			continue
 		}
 		if s, tables, ok := c.tables(name); ok {
-			answer := serviceAnswer(&s, tables)
+			answer := serviceAnswer(&s, tables, c.marks(name))
 			answer.Problems, answer.Nearest = c.problemsOf(&s), c.nearest(&s)
-			out.Services = append(out.Services, markHeld(answer, c.mesh.Held(name)))
+			out.Services = append(out.Services, answer)
 		}
 	}
 	return out
@@ -147,7 +148,7 @@ func (c *core) services(r *api.ServicesRequest) *api.ServicesResponse {
 
 // serviceAnswer lists each backend once: selected if any frontend uses it, with
 // the reason of the first frontend that decided.
-func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
+func serviceAnswer(s *lb.Service, tables []lb.FrontendTable, m marks) *api.Service {
 	out := &api.Service{
 		Namespace: s.Name.Namespace, Name: s.Name.Name, Affinity: s.Affinity.String(),
 		SessionAffinitySeconds: s.SessionAffinity, Consistent: s.Policy.Consistent,
@@ -156,18 +157,17 @@ func serviceAnswer(s *lb.Service, tables []lb.FrontendTable) *api.Service {
 	for _, t := range tables {
 		out.Frontends = append(out.Frontends, frontendAnswer(t.Frontend))
 		out.Ramping = out.Ramping || t.Ramping
-		for i, b := range backendAnswers(s, &t) {
+		for i, b := range backendAnswers(s, &t, m) {
 			choice := &t.Backends[i]
-			k := backendKey{choice.Addr, choice.Protocol, choice.Cluster}
+			k := keyOf(&choice.Backend)
 			if seen[k] == nil || choice.Selected && !seen[k].Selected {
 				seen[k] = b
 			}
 		}
 	}
 	for _, b := range s.Backends {
-		k := backendKey{b.Addr, b.Protocol, b.Cluster}
-		if seen[k] == nil {
-			seen[k] = backendAnswer(s, lb.Choice{Backend: b, Reason: noFrontend})
+		if k := keyOf(&b); seen[k] == nil {
+			seen[k] = backendAnswer(s, lb.Choice{Backend: b, Reason: noFrontend}, m)
 		}
 	}
 	for _, b := range seen {
@@ -184,6 +184,27 @@ type backendKey struct {
 	addr     netip.AddrPort
 	protocol lb.Protocol
 	cluster  string
+}
+
+func keyOf(b *lb.Backend) backendKey { return backendKey{b.Addr, b.Protocol, b.Cluster} }
+
+// heldState is how a backend's state is shown that its cluster withdrew.
+const heldState = "held"
+
+// marks are backends of a service that are in use although their cluster does
+// not say them now.
+type marks struct{ held, provisional map[backendKey]bool }
+
+func (c *core) marks(name lb.ServiceName) marks {
+	return marks{keysOf(c.mesh.Held(name)), keysOf(c.mesh.Provisional(name))}
+}
+
+func keysOf(list []lb.Backend) map[backendKey]bool {
+	out := make(map[backendKey]bool, len(list))
+	for i := range list {
+		out[keyOf(&list[i])] = true
+	}
+	return out
 }
 
 func compareBackends(a, b *api.Backend) int {
@@ -203,11 +224,11 @@ func frontendAnswer(f lb.Frontend) *api.Frontend {
 }
 
 // backendAnswers are those of a table, in its order, with the share of each.
-func backendAnswers(s *lb.Service, t *lb.FrontendTable) []*api.Backend {
+func backendAnswers(s *lb.Service, t *lb.FrontendTable, m marks) []*api.Backend {
 	out := make([]*api.Backend, len(t.Backends))
 	total := 0.0
 	for i, c := range t.Backends {
-		out[i] = backendAnswer(s, c)
+		out[i] = backendAnswer(s, c, m)
 		total += float64(c.Weight)
 	}
 	for i, c := range t.Backends {
@@ -218,12 +239,17 @@ func backendAnswers(s *lb.Service, t *lb.FrontendTable) []*api.Backend {
 	return out
 }
 
-func backendAnswer(s *lb.Service, c lb.Choice) *api.Backend {
-	return &api.Backend{
+func backendAnswer(s *lb.Service, c lb.Choice, m marks) *api.Backend {
+	key := keyOf(&c.Backend)
+	out := &api.Backend{
 		Address: c.Addr.Addr().String(), Port: uint32(c.Addr.Port()), Protocol: c.Protocol.String(), Cluster: c.Cluster,
 		State: c.State.String(), Selected: c.Selected, Reason: c.Reason,
-		Weight: c.Weight, Tier: uint32(s.Tier(c.Cluster, c.Local)),
+		Weight: c.Weight, Tier: uint32(s.Tier(c.Cluster, c.Local)), Provisional: m.provisional[key],
 	}
+	if m.held[key] {
+		out.State = heldState
+	}
+	return out
 }
 
 // mapEntries reads the maps back; it is what the kernel does, not what the

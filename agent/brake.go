@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/dustin/go-humanize/english"
 )
 
 // brake is what the agent's clock adds to the mesh's brake on one cluster.
@@ -83,8 +85,8 @@ func (c *core) heldLines() []string {
 	for _, s := range c.mesh.Status() {
 		if l := c.links[s.Name]; s.Held > 0 && l != nil {
 			left := c.cfg.WithdrawalBrakeHold - time.Since(l.brake.since)
-			lines = append(lines, fmt.Sprintf("%s withdrew more than %d%% of its backends at once: %d of them are still in use for another %s; if they are really gone, run clustermesh release %s",
-				s.Name, s.Brake, s.Held, max(left, 0).Round(time.Second), s.Name))
+			lines = append(lines, fmt.Sprintf("%s withdrew more than %d%% of its backends at once: %d of them %s still in use for another %s; if they are really gone, run clustermesh release %s",
+				s.Name, s.Brake, s.Held, english.PluralWord(s.Held, "is", "are"), max(left, 0).Round(time.Second), s.Name))
 		}
 	}
 	return lines

@@ -94,8 +94,9 @@ type Config struct {
 	// MinBackoff and MaxBackoff bound the pause between two connections.
 	MinBackoff, MaxBackoff time.Duration
 
-	// Version is shown in status output.
-	Version string
+	// Version is shown in status output and metrics, Revision, the commit, in metrics.
+	Version  string
+	Revision string
 	// Log receives the agent's log; it must not be nil.
 	Log *slog.Logger
 	// Registry receives the metrics; nil makes a registry of the agent's own.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -76,12 +77,12 @@ func (c *core) explanation(name lb.ServiceName) *api.Explanation {
 	e.Global = global
 	if global {
 		e.Affinity, e.Nearest = service.Affinity.String(), c.nearest(&service)
-		held := c.mesh.Held(name)
+		marks := c.marks(name)
 		for _, t := range tables {
-			e.Frontends = append(e.Frontends, decision(&service, &t, held))
+			e.Frontends = append(e.Frontends, &api.Decision{Frontend: frontendAnswer(t.Frontend), Backends: backendAnswers(&service, &t, marks)})
 		}
 		for _, b := range unmatched(&service) {
-			e.Unmatched = append(e.Unmatched, backendAnswer(&service, lb.Choice{Backend: b, Reason: noFrontend}))
+			e.Unmatched = append(e.Unmatched, backendAnswer(&service, lb.Choice{Backend: b, Reason: noFrontend}, marks))
 		}
 	}
 	e.Findings = slices.Concat(c.problemsOf(&service), c.nodeOnly(&service), c.outside(name, tables))
@@ -123,8 +124,8 @@ func (c *core) partFindings(s *lb.Service, e *api.Explanation) []string {
 	}
 	for _, cluster := range slices.Sorted(maps.Keys(lost)) {
 		slices.Sort(lost[cluster])
-		out = append(out, fmt.Sprintf("port names differ: %d backends of cluster %s are not used, for their ports are %s and the service's own are %s; give the ports of the service the same names and protocols in both clusters",
-			len(lost[cluster]), cluster, strings.Join(slices.Compact(lost[cluster]), " "), portNames(s.Frontends)))
+		out = append(out, fmt.Sprintf("port names differ: of cluster %s %d %s not used, for the ports there are %s and the service's own are %s; give the ports of the service the same names and protocols in both clusters",
+			cluster, len(lost[cluster]), english.PluralWord(len(lost[cluster]), "backend is", "backends are"), strings.Join(slices.Compact(lost[cluster]), " "), portNames(s.Frontends)))
 	}
 	says := 0
 	for _, share := range e.GetClusters() {
@@ -160,38 +161,6 @@ func portNames(list []lb.Frontend) string {
 	}
 	slices.Sort(out)
 	return strings.Join(slices.Compact(out), " ")
-}
-
-func decision(s *lb.Service, t *lb.FrontendTable, held []lb.Backend) *api.Decision {
-	d := &api.Decision{Frontend: frontendAnswer(t.Frontend)}
-	for i, b := range backendAnswers(s, t) {
-		if isHeld(held, t.Backends[i].Backend) {
-			b.State = heldState
-		}
-		d.Backends = append(d.Backends, b)
-	}
-	return d
-}
-
-// heldState is how a backend's state is shown that its cluster withdrew.
-const heldState = "held"
-
-func isHeld(held []lb.Backend, b lb.Backend) bool {
-	return slices.ContainsFunc(held, func(h lb.Backend) bool {
-		return h.Addr == b.Addr && h.Protocol == b.Protocol && h.Cluster == b.Cluster
-	})
-}
-
-// markHeld shows which backends of an answer are held.
-func markHeld(s *api.Service, held []lb.Backend) *api.Service {
-	for _, h := range held {
-		for _, b := range s.GetBackends() {
-			if b.GetCluster() == h.Cluster && b.GetAddress() == h.Addr.Addr().String() && b.GetPort() == uint32(h.Addr.Port()) && b.GetProtocol() == h.Protocol.String() {
-				b.State = heldState
-			}
-		}
-	}
-	return s
 }
 
 func refusedAnswer(r mesh.Refusal) *api.Refused {

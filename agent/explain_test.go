@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/kvstore/report"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -140,7 +141,7 @@ func TestExplainParts(t *testing.T) {
 	for name, want := range map[string]string{
 		"s1": "",
 		"s2": "not shared: other clusters do not get the backends of cluster home",
-		"s3": "port names differ: 1 backends of cluster home are not used, for their ports are web/TCP and the service's own are http/TCP",
+		"s3": "port names differ: of cluster home 1 backend is not used, for the ports there are web/TCP and the service's own are http/TCP",
 	} {
 		e := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: name}).GetServices()[0]
 		text := strings.Join(e.GetFindings(), "\n")
@@ -156,4 +157,47 @@ func TestExplainParts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestProvisionalIsShown: an agent that was restarted while a cluster is away
+// counts what it has of it from the maps, and marks each backend, until the
+// cluster is heard again.
+func TestProvisionalIsShown(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80", "10.2.0.2:80")
+	s.await(frontend("10.1.0.1:80", "10.2.0.1:80", "10.2.0.2:80"))
+	s.clusters["east"].down.Store(true)
+	s.clusters["east"].BreakWatches(nil)
+	s.stop()
+	s.start()
+	s.awaitState("home", "synced", "")
+	s.awaitCluster("east", "two provisional backends", func(c *api.Cluster) bool {
+		return c.GetState() == "stale" && c.GetServices() == 0 && c.GetBackends() == 0 && c.GetProvisionalServices() == 1 && c.GetProvisionalBackends() == 2
+	})
+	var reported *report.NodeReport
+	_ = s.agent.core.do(t.Context(), func(c *core) { reported = c.report() })
+	for _, c := range reported.GetClusters() {
+		if (c.GetProvisionalBackends() == 2) != (c.GetName() == "east") || (c.GetProvisionalServices() == 1) != (c.GetName() == "east") {
+			t.Errorf("reported: %v", c)
+		}
+	}
+	provisional := func(where string, list []*api.Backend, want bool) {
+		t.Helper()
+		if len(list) != 3 {
+			t.Errorf("%s: %v, want three backends", where, list)
+		}
+		for _, b := range list {
+			if b.GetProvisional() != (want && b.GetCluster() == "east") || b.GetState() != "active" || !b.GetSelected() {
+				t.Errorf("%s: %v", where, b)
+			}
+		}
+	}
+	provisional("services", s.services().GetServices()[0].GetBackends(), true)
+	provisional("explain", s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: "s1"}).GetServices()[0].GetFrontends()[0].GetBackends(), true)
+	s.clusters["east"].down.Store(false)
+	s.awaitCluster("east", "all said", func(c *api.Cluster) bool {
+		return c.GetState() == "synced" && c.GetBackends() == 2 && c.GetProvisionalServices() == 0 && c.GetProvisionalBackends() == 0
+	})
+	provisional("services", s.services().GetServices()[0].GetBackends(), false)
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,7 +67,7 @@ type collector struct {
 
 	build, ready, problems, failed            *prometheus.Desc
 	state, services, backends, failures       *prometheus.Desc
-	rejections, held, putOff                  *prometheus.Desc
+	rejections, held, putOff, provisional     *prometheus.Desc
 	alive, dataPath, nodePath, rtt, age       *prometheus.Desc
 	distance, rank                            *prometheus.Desc
 	frontends, frontendsMax, records, recsMax *prometheus.Desc
@@ -81,7 +82,7 @@ func newCollector(c *core) *collector {
 	}
 	return &collector{
 		core:         c,
-		build:        desc("agent_build_info", "Constant 1, labelled with the agent's version.", "version"),
+		build:        desc("build_info", "Always 1; what runs.", "component", "version", "revision", "go_version"),
 		ready:        desc("agent_ready", "1 once the maps reflect the own cluster."),
 		problems:     desc("agent_cluster_file_problems", "Files of the clusters and peers directories that are refused."),
 		failed:       desc("agent_services_failed", "Services whose latest state the maps could not take."),
@@ -91,6 +92,7 @@ func newCollector(c *core) *collector {
 		failures:     desc("agent_cluster_failures_total", "Connections to a cluster that failed or ended.", "cluster"),
 		rejections:   desc("agent_cluster_rejections_total", "Records of a cluster that were not accepted, by reason.", "cluster", "reason"),
 		held:         desc("agent_cluster_held_backends", "Backends that a cluster withdrew all at once and that are held in use.", "cluster"),
+		provisional:  desc("agent_cluster_provisional_backends", "Backends of a cluster in use from before a reconnect or a restart that it has not said again.", "cluster"),
 		putOff:       desc("agent_cluster_put_off_seconds_total", "Time for which changes of a cluster were put off because they take more than its share of the processors.", "cluster"),
 		alive:        desc("agent_cluster_alive", "0 while neither a remote cluster's apiserver nor its backends answer, 1 otherwise.", "cluster"),
 		dataPath:     desc("agent_cluster_data_path", "1 for the state of the path to a remote cluster's backends.", "cluster", "state"),
@@ -134,7 +136,7 @@ func (m *collector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	gauge(m.build, 1, s.GetVersion())
+	gauge(m.build, 1, "agent", s.GetVersion(), m.core.cfg.Revision, runtime.Version())
 	gauge(m.ready, boolValue(s.GetReady()))
 	gauge(m.problems, float64(problems))
 	gauge(m.failed, float64(failed))
@@ -180,6 +182,7 @@ func (m *collector) collectCluster(out chan<- prometheus.Metric, c *api.Cluster,
 	out <- prometheus.MustNewConstMetric(m.failures, prometheus.CounterValue, float64(c.GetFailures()), name)
 	out <- prometheus.MustNewConstMetric(m.putOff, prometheus.CounterValue, putOff[name].Seconds(), name)
 	out <- prometheus.MustNewConstMetric(m.held, prometheus.GaugeValue, float64(c.GetHeld()), name)
+	out <- prometheus.MustNewConstMetric(m.provisional, prometheus.GaugeValue, float64(c.GetProvisionalBackends()), name)
 	if path := c.GetDataPath(); path != "" {
 		out <- prometheus.MustNewConstMetric(m.alive, prometheus.GaugeValue, boolValue(!c.GetDead()), name)
 		out <- prometheus.MustNewConstMetric(m.dataPath, prometheus.GaugeValue, 1, name, path)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/clustermesh/clustermesh/agent/lb"
 )
 
@@ -137,7 +139,7 @@ func (c *core) wrongLines() []string {
 	wrong := c.withNotEnded(c.wrong)
 	for i, name := range slices.SortedFunc(maps.Keys(wrong), lb.ServiceName.Compare) {
 		if i == maxWrong {
-			return append(out, fmt.Sprintf("%d more services have annotations that are not followed: see clustermesh services", len(wrong)-i))
+			return append(out, fmt.Sprintf("%d more %s annotations that are not followed: see clustermesh services", len(wrong)-i, english.PluralWord(len(wrong)-i, "service has", "services have")))
 		}
 		for _, line := range wrong[name] {
 			out = append(out, "service "+name.String()+": "+line)

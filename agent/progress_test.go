@@ -256,7 +256,7 @@ func TestFullMapsHoldBackAcknowledgements(t *testing.T) {
 	s.awaitCluster("east", "held back", func(c *api.Cluster) bool {
 		return c.GetAcknowledged() == schema.Stamp{Micros: before, Incarnation: 7}.String()
 	})
-	if r := s.wait(&api.WaitRequest{TimeoutSeconds: 0.05}); r.GetDone() || !strings.Contains(fmt.Sprint(r.GetBehind()), "do not fit") {
+	if r := s.wait(&api.WaitRequest{TimeoutSeconds: 0.05}); r.GetDone() || !strings.Contains(fmt.Sprint(r.GetBehind()), "1 service does not fit") {
 		t.Errorf("waiting ends with %v", r)
 	}
 	s.say("east", "s1", backends(2, 1)...)

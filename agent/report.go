@@ -90,6 +90,7 @@ func (c *core) clusterReport(s *api.Cluster) *report.ClusterReport {
 		LagP50Seconds: s.GetLagP50Seconds(), LagP99Seconds: s.GetLagP99Seconds(), LagSamples: s.GetLagSamples(),
 		Services: s.GetServices(), Backends: s.GetBackends(), Held: s.GetHeld(), Failures: s.GetFailures(),
 		LastError: report.Text(s.GetLastError()), Remedy: report.Text(s.GetRemedy()), Dead: s.GetDead(),
+		ProvisionalServices: s.GetProvisionalServices(), ProvisionalBackends: s.GetProvisionalBackends(),
 	}
 	if l := c.links[s.GetName()]; l != nil && l.progress.marker.Micros > 0 {
 		out.Acknowledged = report.Mark(l.progress.marker)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -144,7 +145,7 @@ func (c *core) behind(targets map[string][]schema.Stamp) (out []*api.Behind) {
 		out = append(out, &api.Behind{Reason: "data path: " + c.fault})
 	}
 	if n := len(c.failed); n > 0 {
-		out = append(out, &api.Behind{Reason: fmt.Sprintf("%d services do not fit into the maps; see clustermesh status", n)})
+		out = append(out, &api.Behind{Reason: fmt.Sprintf("%d %s not fit into the maps; see clustermesh status", n, english.PluralWord(n, "service does", "services do"))})
 	}
 	byName := map[string]*api.Cluster{}
 	for _, s := range c.status().GetClusters() {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
@@ -247,7 +248,7 @@ func (n *agentNode) lacks(targets []target, now time.Time) (out []*api.Behind) {
 		lack("", "data path: %s", fault)
 	}
 	if failed := n.report.GetFailedServices(); failed > 0 {
-		lack("", "%d services do not fit into the maps; see clustermesh status on the node", failed)
+		lack("", "%d %s not fit into the maps; see clustermesh status on the node", failed, english.PluralWord(int(failed), "service does", "services do"))
 	}
 	for _, t := range targets {
 		if reason := lacksTarget(n.report, t); reason != "" {

@@ -63,7 +63,7 @@ func (m *ciliumMetrics) Collect(out chan<- prometheus.Metric) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out <- prometheus.MustNewConstMetric(m.bootstrap, prometheus.GaugeValue, s.bootstrap.Seconds())
-	gauge(out, m.version, 1, s.version, "", runtime.GOARCH)
+	gauge(out, m.version, 1, s.version, s.revision, runtime.GOARCH)
 	for _, k := range s.kinds {
 		if k != schema.KindLocalService {
 			m.collectKind(out, k)

@@ -86,8 +86,8 @@ type Config struct {
 	Events             bool
 	NobodyImportsAfter time.Duration
 
-	Version string       // shown in metrics
-	Log     *slog.Logger // nil discards
+	Version, Revision string       // shown in metrics; Revision is the commit
+	Log               *slog.Logger // nil discards
 
 	// OnReady, if set, is called once, when everything was published for the
 	// first time, with the addresses that were bound.

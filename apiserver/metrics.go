@@ -27,7 +27,7 @@ func newDescriptions() descriptions {
 	}
 	return descriptions{
 		ready:          d("ready", "1 once everything is published in the present life of the store, else 0."),
-		buildInfo:      d("build_info", "Always 1; what runs.", "component", "version", "go_version"),
+		buildInfo:      d("build_info", "Always 1; what runs.", "component", "version", "revision", "go_version"),
 		lives:          d("store_lives_total", "Lives of the store that were begun; more than 1 means that it failed and was rebuilt."),
 		pending:        d("publisher_pending", "Keys whose last change the store has not acknowledged.", "kind"),
 		operations:     d("publisher_operations_total", "Operations that the store acknowledged.", "kind", "op"),
@@ -67,7 +67,7 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 	defer s.mu.Unlock()
 	d := s.metrics
 	gauge(out, d.ready, ready)
-	gauge(out, d.buildInfo, 1, "apiserver", s.version, runtime.Version())
+	gauge(out, d.buildInfo, 1, "apiserver", s.version, s.revision, runtime.Version())
 	gauge(out, d.bootstrap, s.bootstrap.Seconds())
 	counter(out, d.lives, s.lives)
 	counter(out, d.sourceErrors, s.sourceErrors)

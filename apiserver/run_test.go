@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func newWorld(t *testing.T) *world {
 		Manifests:      t.TempDir(), DataDir: t.TempDir(), Listen: "127.0.0.1:0", HTTP: "127.0.0.1:0",
 		TLS:     certs.ServerFiles{Cert: server.Cert, Key: server.Key, ClientCA: server.CA},
 		Log:     slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-		Version: "v-test",
+		Version: "v-test", Revision: "c0ffee",
 	}
 	return w
 }
@@ -299,7 +300,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	}
 	_, metrics := w.get("/metrics")
 	for _, want := range []string{
-		"clustermesh_ready 1", `clustermesh_build_info{component="apiserver",go_version="go`,
+		"clustermesh_ready 1", `clustermesh_build_info{component="apiserver",go_version="` + runtime.Version() + `",revision="c0ffee",version="v-test"} 1`,
 		`clustermesh_publisher_operations_total{kind="services",op="put"} 1`, `clustermesh_publisher_pending{kind="ip"} 0`,
 		`clustermesh_source_objects{kind="pods"} 1`, "clustermesh_source_problems 1", "clustermesh_source_errors_total 1",
 		`clustermesh_export_records{kind="local-services"} 1`, `clustermesh_export_problems{reason="address-conflict"} 0`,

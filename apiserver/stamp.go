@@ -176,7 +176,7 @@ func (s *stamper) flush(ctx context.Context) error {
 			return err
 		}
 		if refused > 0 {
-			return fmt.Errorf("write a marker behind everything: the store refuses %d records of %s; see the log for the reason", refused, kind)
+			return fmt.Errorf("write a marker behind everything: the store refuses records of %[2]s, %[1]d of them; see the log for the reason", refused, kind)
 		}
 	}
 	return nil

@@ -17,9 +17,10 @@ import (
 
 // status is what health and metrics show. It is safe for concurrent use.
 type status struct {
-	version string
-	kinds   []schema.Kind
-	metrics descriptions
+	version  string
+	revision string
+	kinds    []schema.Kind
+	metrics  descriptions
 
 	mu             sync.Mutex
 	synced         bool
@@ -42,7 +43,7 @@ type status struct {
 }
 
 func newStatus(config Config) *status {
-	return &status{version: config.Version, kinds: config.kinds(), metrics: newDescriptions(), past: map[schema.Kind]kvstore.PublisherStats{}}
+	return &status{version: config.Version, revision: config.Revision, kinds: config.kinds(), metrics: newDescriptions(), past: map[schema.Kind]kvstore.PublisherStats{}}
 }
 
 func (s *status) setSynced() {

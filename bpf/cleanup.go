@@ -54,8 +54,8 @@ func pinKind(name string) string {
 }
 
 // Cleanup ends load balancing on this node: it detaches and removes every link,
-// then the programs and maps, then the pin directory. What it removes it logs at
-// info. New connections then go to the address that the client names; existing
+// then the programs and maps, then the pin directory. How much it removed it logs
+// at info, each pin at debug. New connections then go to the address that the client names; existing
 // ones stay. Nothing there is no error. It fails with ErrBusy while an agent
 // runs. A bpffs stays mounted.
 func Cleanup(opts Options) error {
@@ -65,6 +65,7 @@ func Cleanup(opts Options) error {
 	opts = opts.withDefaults()
 	lock, err := lockPinDir(opts.PinDir)
 	if errors.Is(err, fs.ErrNotExist) {
+		opts.Log.Info("nothing is pinned here", "key", opts.PinDir)
 		return nil
 	}
 	if err != nil {
@@ -74,6 +75,8 @@ func Cleanup(opts Options) error {
 }
 
 func removePins(opts Options) error {
+	removed := 0
+	defer func() { opts.Log.Info("removed links, programs and maps", "key", opts.PinDir, "n", removed) }()
 	pins, err := Pins(opts)
 	if err != nil {
 		return err
@@ -82,7 +85,8 @@ func removePins(opts Options) error {
 		if err := removePin(opts.PinDir, p); err != nil {
 			return fmt.Errorf("remove pin %s: %w", p.Name, err)
 		}
-		opts.Log.Info("removed pin", "op", p.Kind, "key", p.Name)
+		removed++
+		opts.Log.Debug("removed pin", "op", p.Kind, "key", p.Name)
 	}
 	if err := os.Remove(opts.PinDir); err != nil {
 		return fmt.Errorf("remove pin directory, which may hold what is not ours: %w", err)

@@ -1,9 +1,11 @@
 package bpf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -245,10 +247,16 @@ func TestCleanupLeavesNothing(t *testing.T) {
 		t.Errorf("cleanup under a running agent: got %v, want %v", err, ErrBusy)
 	}
 	f.close()
+	var log bytes.Buffer
+	f.opts.Log = slog.New(slog.NewTextHandler(&log, nil))
 	for range 2 { // twice, for it is idempotent
 		if err := Cleanup(f.opts); err != nil {
 			t.Error(err)
 		}
+	}
+	want := []string{fmt.Sprintf("removed links, programs and maps\" key=%s n=34", f.opts.PinDir), fmt.Sprintf("nothing is pinned here\" key=%s", f.opts.PinDir)}
+	if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[0], want[0]) || !strings.HasSuffix(lines[1], want[1]) {
+		t.Errorf("logged %q, want a line each for %q", lines, want)
 	}
 	if _, err := os.Stat(f.opts.PinDir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pin directory: %v", err)

@@ -53,7 +53,7 @@ type Options struct {
 	// HostNetns is the cookie of the network namespace that is the node's own, for
 	// frontends of [layout.ScopeHost]; 0 is the initial one.
 	HostNetns uint64
-	// Log receives warnings and what Cleanup removed; nil discards.
+	// Log receives warnings and how much Cleanup removed; nil discards.
 	Log *slog.Logger
 
 	// plainRefusal leaves bpf_set_retval out, as on Linux before 5.18.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/clustermesh/clustermesh/certs/internal/disk"
 )
 
@@ -304,7 +306,8 @@ func refuseRetire(dir string, waiting []Waiting) error {
 	if unreplaced > 0 {
 		detail = fmt.Sprintf("not replaced yet: %s; run clustermesh certs renew --dir %s, and hand new certificates to the others", strings.Join(names[:min(len(names), 10)], ", "), dir)
 	}
-	return fmt.Errorf("%d certificates of the old CA are valid, the last until %s; %s; revoked ones do not count", len(waiting), stamp(last), detail)
+	return fmt.Errorf("%d %s, the last until %s; %s; revoked ones do not count",
+		len(waiting), english.PluralWord(len(waiting), "certificate of the old CA is valid", "certificates of the old CA are valid"), stamp(last), detail)
 }
 
 // rotate runs one step and returns the state after it.

@@ -198,6 +198,11 @@ type Cluster struct {
 	// and the cluster's place in it from 1; 0 while unknown, which comes last.
 	DistanceSeconds float64 `protobuf:"fixed64,42,opt,name=distance_seconds,json=distanceSeconds,proto3" json:"distance_seconds,omitempty"`
 	Rank            uint32  `protobuf:"varint,43,opt,name=rank,proto3" json:"rank,omitempty"`
+	// Backends in use that the cluster did not say in the present connection: from
+	// before a reconnect or of a former life of the agent, until it is synced; and
+	// the services that have some. services and backends do not count them.
+	ProvisionalServices uint32 `protobuf:"varint,44,opt,name=provisional_services,json=provisionalServices,proto3" json:"provisional_services,omitempty"`
+	ProvisionalBackends uint32 `protobuf:"varint,45,opt,name=provisional_backends,json=provisionalBackends,proto3" json:"provisional_backends,omitempty"`
 	// Stamp of the newest marker of which everything is in the node's maps, ""
 	// before the first and for a cluster that writes none.
 	Acknowledged string `protobuf:"bytes,30,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
@@ -394,6 +399,20 @@ func (x *Cluster) GetDistanceSeconds() float64 {
 func (x *Cluster) GetRank() uint32 {
 	if x != nil {
 		return x.Rank
+	}
+	return 0
+}
+
+func (x *Cluster) GetProvisionalServices() uint32 {
+	if x != nil {
+		return x.ProvisionalServices
+	}
+	return 0
+}
+
+func (x *Cluster) GetProvisionalBackends() uint32 {
+	if x != nil {
+		return x.ProvisionalBackends
 	}
 	return 0
 }
@@ -1143,7 +1162,9 @@ type Backend struct {
 	Weight uint32  `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
 	Share  float64 `protobuf:"fixed64,9,opt,name=share,proto3" json:"share,omitempty"`
 	// Of its cluster, from 1; 0 if no tier names it.
-	Tier          uint32 `protobuf:"varint,10,opt,name=tier,proto3" json:"tier,omitempty"`
+	Tier uint32 `protobuf:"varint,10,opt,name=tier,proto3" json:"tier,omitempty"`
+	// In use from before a reconnect or a restart; its cluster has not said it again.
+	Provisional   bool `protobuf:"varint,11,opt,name=provisional,proto3" json:"provisional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1246,6 +1267,13 @@ func (x *Backend) GetTier() uint32 {
 		return x.Tier
 	}
 	return 0
+}
+
+func (x *Backend) GetProvisional() bool {
+	if x != nil {
+		return x.Provisional
+	}
+	return false
 }
 
 type MapsRequest struct {
@@ -2231,7 +2259,7 @@ const file_api_proto_rawDesc = "" +
 	"\x05ready\x18\x05 \x01(\bR\x05ready\x129\n" +
 	"\bclusters\x18\x06 \x03(\v2\x1d.clustermesh.agent.v1.ClusterR\bclusters\x12:\n" +
 	"\bdatapath\x18\a \x01(\v2\x1e.clustermesh.agent.v1.DatapathR\bdatapath\x12\x1a\n" +
-	"\bproblems\x18\b \x03(\tR\bproblems\"\xeb\x06\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"\xd1\a\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -2259,7 +2287,9 @@ const file_api_proto_rawDesc = "" +
 	"\tnode_path\x18( \x01(\tR\bnodePath\x12(\n" +
 	"\x10node_rtt_seconds\x18) \x01(\x01R\x0enodeRttSeconds\x12)\n" +
 	"\x10distance_seconds\x18* \x01(\x01R\x0fdistanceSeconds\x12\x12\n" +
-	"\x04rank\x18+ \x01(\rR\x04rank\x12\"\n" +
+	"\x04rank\x18+ \x01(\rR\x04rank\x121\n" +
+	"\x14provisional_services\x18, \x01(\rR\x13provisionalServices\x121\n" +
+	"\x14provisional_backends\x18- \x01(\rR\x13provisionalBackends\x12\"\n" +
 	"\facknowledged\x18\x1e \x01(\tR\facknowledged\x12\x1f\n" +
 	"\vage_seconds\x18\x1f \x01(\x01R\n" +
 	"ageSeconds\x12&\n" +
@@ -2321,7 +2351,7 @@ const file_api_proto_rawDesc = "" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1b\n" +
 	"\tport_name\x18\x04 \x01(\tR\bportName\x12\x12\n" +
 	"\x04kind\x18\x05 \x01(\tR\x04kind\x12\x18\n" +
-	"\aclients\x18\x06 \x01(\tR\aclients\"\xf9\x01\n" +
+	"\aclients\x18\x06 \x01(\tR\aclients\"\x9b\x02\n" +
 	"\aBackend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
@@ -2333,7 +2363,8 @@ const file_api_proto_rawDesc = "" +
 	"\x06weight\x18\b \x01(\rR\x06weight\x12\x14\n" +
 	"\x05share\x18\t \x01(\x01R\x05share\x12\x12\n" +
 	"\x04tier\x18\n" +
-	" \x01(\rR\x04tier\"\r\n" +
+	" \x01(\rR\x04tier\x12 \n" +
+	"\vprovisional\x18\v \x01(\bR\vprovisional\"\r\n" +
 	"\vMapsRequest\"H\n" +
 	"\fMapsResponse\x128\n" +
 	"\aentries\x18\x01 \x03(\v2\x1e.clustermesh.agent.v1.MapEntryR\aentries\"\x97\x02\n" +

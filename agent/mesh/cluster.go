@@ -44,6 +44,7 @@ type cluster struct {
 
 	services, backends int // said
 	kept               int // parts with restored records
+	provisional        Provisional
 
 	window   window
 	braked   bool

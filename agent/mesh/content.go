@@ -187,6 +187,33 @@ func (m *Mesh) touch(s *service) {
 	}
 }
 
+// provisional counts the kept records that no said one replaces.
+func (p *part) provisional() (n int) {
+	for i := range p.kept {
+		if _, replaced := slices.BinarySearchFunc(p.said, p.kept[i], compareRecords); !replaced {
+			n++
+		}
+	}
+	return n
+}
+
+// tally adds p to its cluster's count of what is provisional, times sign.
+func (p *part) tally(sign int) {
+	if n := p.provisional(); n > 0 {
+		p.cluster.provisional.Services += sign
+		p.cluster.provisional.Backends += sign * n
+	}
+}
+
+// setKept replaces p's kept records, nil for none, whose references are the
+// caller's to take and to drop.
+func (p *part) setKept(records []record) {
+	p.tally(-1)
+	count(&p.cluster.kept, p.kept != nil, records != nil)
+	p.kept = records
+	p.tally(1)
+}
+
 // setSaid replaces what p's cluster says, records with their references, and
 // reports whether that changed.
 func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
@@ -196,8 +223,10 @@ func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
 	}
 	count(&p.cluster.services, p.present, present)
 	p.cluster.backends += len(records) - len(p.said)
+	p.tally(-1)
 	m.drop(p.said)
 	p.present, p.said = present, records
+	p.tally(1)
 	if !present {
 		p.first = nil
 	}
@@ -231,8 +260,7 @@ func (m *Mesh) share(records []record) {
 // forget drops p's kept records.
 func (m *Mesh) forget(p *part) {
 	m.drop(p.kept)
-	p.kept = nil
-	p.cluster.kept--
+	p.setKept(nil)
 }
 
 // keep turns what c says of s into kept content; what is in force stays as it
@@ -254,8 +282,7 @@ func (m *Mesh) keep(c *cluster, s *service) {
 		m.forget(p)
 	}
 	m.setSaid(p, false, nil)
-	p.kept = all
-	c.kept++
+	p.setKept(all)
 }
 
 // claim is what makes a frontend one: no two services can have it. What takes the

@@ -37,7 +37,7 @@ func (m *Mesh) Shares(name lb.ServiceName) []Share {
 		p := &s.parts[i]
 		out = append(out, Share{
 			Cluster: p.cluster.name, Local: p.cluster.local, State: p.cluster.state, Says: p.present,
-			Backends: len(p.said), Provisional: len(difference(p.kept, p.said)), Held: p.inForce(),
+			Backends: len(p.said), Provisional: p.provisional(), Held: p.inForce(),
 			Unshared: p.cluster.local && s.said != nil && s.said.unshared, Heard: p.heard,
 		})
 	}
@@ -65,6 +65,23 @@ func (m *Mesh) Held(name lb.ServiceName) []lb.Backend {
 		p := &s.parts[i]
 		for j := range p.inForce() {
 			out = append(out, m.backend(p.cluster, &p.brake.held[j]))
+		}
+	}
+	return out
+}
+
+// Provisional returns the backends of a service that are in use from before a
+// reconnect or a restart and that their cluster has not said again.
+func (m *Mesh) Provisional(name lb.ServiceName) []lb.Backend {
+	s := m.services[name]
+	if s == nil {
+		return nil
+	}
+	var out []lb.Backend
+	for i := range s.parts {
+		p := &s.parts[i]
+		for _, r := range difference(p.kept, p.said) {
+			out = append(out, m.backend(p.cluster, &r))
 		}
 	}
 	return out

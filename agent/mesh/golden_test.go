@@ -162,7 +162,7 @@ func (p *play) status() string {
 	for _, s := range p.m.Status() {
 		fmt.Fprintf(&b, "%s: %s, %d services, %d backends from %s", s.Name, s.State, s.Services, s.Backends, s.Source)
 		if s.Restored > 0 {
-			fmt.Fprintf(&b, ", %d provisional", s.Restored)
+			fmt.Fprintf(&b, ", %d provisional with %d backends", s.Provisional.Services, s.Provisional.Backends)
 		}
 		if refused := rejections(s); refused != "" {
 			fmt.Fprintf(&b, ", refused %s", refused)

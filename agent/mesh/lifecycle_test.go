@@ -194,6 +194,14 @@ func TestRestartWithoutContact(t *testing.T) {
 	}})
 	all := []string{"east:10.0.0.7", "south:10.4.0.7", "west:10.1.0.7"}
 	wantBackends(t, m, all...)
+	for _, name := range []string{own, remote, "south"} {
+		if s := status(m, name); s.Backends != 0 || s.Provisional != (mesh.Provisional{Services: 1, Backends: 1}) {
+			t.Errorf("%s says %d backends and has provisional %+v, want none and one of one service", name, s.Backends, s.Provisional)
+		}
+	}
+	if got := m.Provisional(svc("cart")); len(got) != 3 {
+		t.Errorf("provisional backends %v, want all three", got)
+	}
 	if a, b := status(m, remote).State, status(m, "south").State; a != mesh.Stale || b != mesh.Removed {
 		t.Errorf("states %v %v", a, b)
 	}
@@ -209,6 +217,9 @@ func TestRestartWithoutContact(t *testing.T) {
 	wantBackends(t, m, "east:10.0.0.1", "south:10.4.0.7", "west:10.1.0.7")
 	m.Synced(remote)
 	wantBackends(t, m, "east:10.0.0.1", "south:10.4.0.7")
+	if a, b := status(m, own), status(m, remote); a.Provisional != (mesh.Provisional{}) || b.Provisional != a.Provisional {
+		t.Errorf("synced clusters have provisional %+v and %+v", a.Provisional, b.Provisional)
+	}
 	m.RemoveCluster("south")
 	wantBackends(t, m, "east:10.0.0.1")
 }

@@ -328,5 +328,8 @@ func (m *machine) check(t *rapid.T) {
 		if s.Services != services || s.Backends != backends {
 			t.Fatalf("%s counts %d services and %d backends, want %d and %d", s.Name, s.Services, s.Backends, services, backends)
 		}
+		if want := m.o.provisional(s.Name); s.Provisional != want {
+			t.Fatalf("%s counts %+v as provisional, want %+v", s.Name, s.Provisional, want)
+		}
 	}
 }

@@ -241,7 +241,7 @@ func (e *expulsion) said(s *service, p *part, key string) {
 func (e *expulsion) provisional(s *service, p *part) {
 	if good, dropped := e.filter(p.kept, "", s.name); dropped {
 		e.m.drop(p.kept)
-		p.kept = good
+		p.setKept(good)
 		e.m.touch(s)
 	}
 	if p.brake == nil {

@@ -47,8 +47,7 @@ func (m *Mesh) Restore(restored []Restored) {
 	for k, group := range raw {
 		s := m.ensure(k.name)
 		s.nameUnlisted(group)
-		s.ensurePart(k.cluster).kept = m.records(group)
-		k.cluster.kept++
+		s.ensurePart(k.cluster).setKept(m.records(group))
 	}
 	for _, c := range m.clusters {
 		if c.state != Synced {

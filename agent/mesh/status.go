@@ -48,20 +48,22 @@ type Rejection struct {
 // read from, as [schema.Kind] spells it, and "" until it was first accepted;
 // services and endpointslices are those of remote clusters. Services and Backends count what it says
 // now; Restored counts the services for which content of before the agent's
-// restart is still in force. LastError says what is wrong and what to do, ""
+// restart is still in force, whether the cluster said it again or not, and
+// Provisional what of it the cluster did not say again. LastError says what is wrong and what to do, ""
 // while nothing is.
 type ClusterStatus struct {
-	Name       string
-	ID         uint32
-	Local      bool
-	Configured bool
-	State      State
-	Source     string
-	Services   int
-	Backends   int
-	Restored   int
-	LastError  string
-	Rejections []Rejection // only reasons that occurred, in the order of the constants
+	Name        string
+	ID          uint32
+	Local       bool
+	Configured  bool
+	State       State
+	Source      string
+	Services    int
+	Backends    int
+	Restored    int
+	Provisional Provisional
+	LastError   string
+	Rejections  []Rejection // only reasons that occurred, in the order of the constants
 
 	// Brake is the share of its backends in percent that it may withdraw at once,
 	// 0 for any. Window is true from its first change on until [Mesh.EndWindow].
@@ -76,6 +78,11 @@ type ClusterStatus struct {
 	// only where there are no others, see [Mesh.SetDead].
 	Dead bool
 }
+
+// Provisional counts what is in use of a cluster although it was not said in the
+// present connection, but before a reconnect or by a former life of the agent: it
+// stays until the cluster is synced. Services are those with such backends.
+type Provisional struct{ Services, Backends int }
 
 // Status describes all clusters, the own one first, the others by name.
 func (m *Mesh) Status() []ClusterStatus {
@@ -100,7 +107,7 @@ func (m *Mesh) Status() []ClusterStatus {
 func (c *cluster) status() ClusterStatus {
 	s := ClusterStatus{
 		Name: c.name, ID: c.id, Local: c.local, Configured: c.configured, State: c.state,
-		Services: c.services, Backends: c.backends, Restored: c.kept, LastError: c.lastError,
+		Services: c.services, Backends: c.backends, Restored: c.kept, Provisional: c.provisional, LastError: c.lastError,
 		Window: c.window.open, Braked: c.braked, Dead: c.dead,
 	}
 	if c.braked {

@@ -284,6 +284,18 @@ func (o *oracle) keep(cluster string) {
 	delete(o.delivered, cluster)
 }
 
+// provisional counts what is in use of a cluster without being said.
+func (o *oracle) provisional(cluster string) (p mesh.Provisional) {
+	said := o.said(cluster)
+	for n, e := range o.restored[cluster] {
+		if more := len(overlay(said[n].backends, e.backends, backendKey)) - len(said[n].backends); more > 0 {
+			p.Services++
+			p.Backends += more
+		}
+	}
+	return p
+}
+
 func addRestored(in []lb.Backend, b lb.Backend, name string) []lb.Backend {
 	b.Names, b.Zone = nil, ""
 	i := slices.IndexFunc(in, func(o lb.Backend) bool { return o.Addr == b.Addr })

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/clustermesh/clustermesh/apiserver/export"
 )
 
@@ -183,7 +185,7 @@ func (b *Book) company() {
 
 func minutes(seconds int64) string {
 	if seconds%60 == 0 {
-		return fmt.Sprintf("%d minutes", seconds/60)
+		return english.Plural(int(seconds/60), "minute", "")
 	}
-	return fmt.Sprintf("%d seconds", seconds)
+	return english.Plural(int(seconds), "second", "")
 }

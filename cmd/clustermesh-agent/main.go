@@ -55,9 +55,9 @@ its node with the workloads.`,
     --state-dir /var/run/clustermesh --http 127.0.0.1:9964 \
     --api-socket /var/run/clustermesh/agent.sock
   clustermesh-agent --config /etc/clustermesh/agent.yaml --node-name n1`,
-		Version: version(),
+		Version: cli.ThisBuild().String(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.Version = version()
+			o.Version, o.Revision = cli.ThisBuild().Version, cli.ThisBuild().Commit
 			return agent.Run(c.Context(), o.Config)
 		},
 	}, o.setLog(stderr), func() error { return o.Validate() })
@@ -148,13 +148,4 @@ may be repeated, and refuses while an agent runs on the same --state-dir.`,
 	o.addPlaceFlags(c.Flags())
 	o.log.Add(c.Flags())
 	return c
-}
-
-// version is the module's version, and the commit for a build from a checkout.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

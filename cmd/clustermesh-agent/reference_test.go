@@ -26,3 +26,5 @@ func TestEveryExampleWorks(t *testing.T) { clitest.Examples(t, tree) }
 
 // TestHelpIsReadable: every line fits, and no list without elements is a default.
 func TestHelpIsReadable(t *testing.T) { clitest.Readable(t, tree) }
+
+func TestUnknownCommandsAreRefused(t *testing.T) { clitest.Unknown(t, tree) }

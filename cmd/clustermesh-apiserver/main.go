@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver"
@@ -69,10 +68,11 @@ CLUSTERMESH_CLUSTER_NAME) and a member of the --config file.`,
     --listen 0.0.0.0:2379 --http 127.0.0.1:9962 --tls-cert server.crt \
     --tls-key server.key --tls-client-ca ca.crt
   clustermesh-apiserver --config /etc/clustermesh/apiserver.yaml --log-format json`,
-		Version: version(),
+		Version: cli.ThisBuild().String(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, logErr := o.log.Logger(stderr)
-			o.Log, o.Version, o.InCluster = log, version(), apiserver.InCluster()
+			o.Log, o.InCluster = log, apiserver.InCluster()
+			o.Version, o.Revision = cli.ThisBuild().Version, cli.ThisBuild().Commit
 			if err := errors.Join(logErr, o.Validate()); err != nil {
 				return cli.Usage(err)
 			}
@@ -134,13 +134,4 @@ func (o *options) addOperatorFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.APISocket, "api-socket", "", "unix socket of the local API, for clustermesh status; empty for apiserver.sock in --data-dir")
 	f.BoolVar(&o.CiliumCompat, "cilium-compat", false, "also serve the health check and the metrics of Cilium's clustermesh-apiserver")
 	f.StringVar(&o.HealthListen, "health-listen", ":9880", "with --cilium-compat, address of the health check; empty for none")
-}
-
-// version is the module's version, and the commit for a build from a checkout.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

@@ -54,7 +54,7 @@ func brokenSetUps() []broken {
 		{"our own id", ownID, ofWest + " --own-id 1", "the cluster has our own id: both have id 1", "remedy: give one of the two clusters another id", failed},
 		{"CIDR overlap", overlap, ofAll, "the pod ranges of two clusters overlap: 10.0.0.0/8 of east and 10.2.0.0/24 of west", "remedy: give one of the two clusters other pod CIDRs", failed},
 		{"service in one cluster only", oneClusterOnly, explain, "in one cluster only: of west none shares a service shop/cart", "create it there with the same namespace and name", answered},
-		{"port names differ", portNamesDiffer, explain, "port names differ: 1 backends of cluster west are not used, for their ports are web/TCP and the service's own are http/TCP", "give the ports of the service the same names", answered},
+		{"port names differ", portNamesDiffer, explain, "port names differ: of cluster west 1 backend is not used, for the ports there are web/TCP and the service's own are http/TCP", "give the ports of the service the same names", answered},
 		{"shared=false", notShared, explain, "not shared: other clusters do not get the backends of cluster east", `remove the annotation service.cilium.io/shared: "false"`, answered},
 		{"namespace filtered", namespaceFiltered, explain, "service shop/cart takes no backends of cluster west: its namespace is not among those accepted", "add it to them", answered},
 		{"quota hit", quotaHit, explain, "refused (limit)", "remedy: raise the cluster's quota in its peer file", answered},

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 )
 
@@ -85,11 +86,11 @@ func verdict(found []certs.Finding, until time.Time, within time.Duration) error
 	}
 	switch {
 	case broken > 0 && soon > 0:
-		return fmt.Errorf("%d problems now and %d more by %s", broken, soon, date(until))
+		return fmt.Errorf("%s now and %d more by %s", cli.Count(broken, "problem", ""), soon, date(until))
 	case broken > 0:
-		return fmt.Errorf("%d problems", broken)
+		return errors.New(cli.Count(broken, "problem", ""))
 	case soon > 0 && within > 0:
-		return fmt.Errorf("%d links or CAs end by %s", soon, date(until))
+		return fmt.Errorf("%s by %s", cli.Count(soon, "link or CA ends", "links or CAs end"), date(until))
 	}
 	return nil
 }

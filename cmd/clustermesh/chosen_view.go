@@ -15,12 +15,15 @@ type chosenView struct {
 	Weight uint32  `json:"weight"`
 	Share  float64 `json:"share"`
 	Tier   uint32  `json:"tier"`
+	// Provisional backends were known before a reconnect or a restart, and their
+	// cluster has not said them again.
+	Provisional bool `json:"provisional"`
 }
 
 func newChosen(list []*api.Backend) []chosenView {
 	out := []chosenView{}
 	for i, b := range newBackends(list) {
-		out = append(out, chosenView{b, list[i].GetWeight(), list[i].GetShare(), list[i].GetTier()})
+		out = append(out, chosenView{b, list[i].GetWeight(), list[i].GetShare(), list[i].GetTier(), list[i].GetProvisional()})
 	}
 	return out
 }
@@ -29,7 +32,7 @@ func newChosen(list []*api.Backend) []chosenView {
 func printUsed(w io.Writer, list []chosenView) {
 	plain := make([]backendView, len(list))
 	for i, b := range list {
-		plain[i] = b.backendView
+		plain[i] = b.marked()
 	}
 	printBackends(w, plain)
 }
@@ -41,6 +44,14 @@ func printChosen(w io.Writer, list []chosenView) {
 	}
 }
 
+// marked is a backend as tables show it: its state says if it is provisional.
+func (b chosenView) marked() backendView {
+	if b.Provisional {
+		b.State += " (provisional)"
+	}
+	return b.backendView
+}
+
 // row is a backend with all its parts.
 func (b chosenView) row() string {
 	tier, weight, share := "-", "-", "-"
@@ -50,5 +61,5 @@ func (b chosenView) row() string {
 	if b.Selected {
 		weight, share = fmt.Sprint(b.Weight), fmt.Sprintf("%.2f%%", b.Share)
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%s", b.backendView, tier, weight, share)
+	return fmt.Sprintf("%s\t%s\t%s\t%s", b.marked(), tier, weight, share)
 }

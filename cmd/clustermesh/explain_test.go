@@ -52,6 +52,7 @@ func TestExplanationIsShown(t *testing.T) {
 			Namespace: "shop", Name: "cart", Global: true, Affinity: "none", Findings: []string{"cluster north is stale"}, Nearest: "west (3.0ms)",
 			Frontends: []*api.Decision{{Frontend: &api.Frontend{Address: "10.96.0.1", Port: 80, Protocol: "TCP", PortName: "http"}, Backends: []*api.Backend{
 				{Address: "10.1.0.1", Port: 8080, Protocol: "TCP", Cluster: "west", State: "held", Selected: true, Reason: "active"},
+				{Address: "10.1.0.2", Port: 8080, Protocol: "TCP", Cluster: "west", State: "terminating", Reason: "terminating", Provisional: true},
 			}}},
 			Clusters:  []*api.Share{{Cluster: "east", Local: true, State: "synced", Says: true, Unshared: true}, {Cluster: "west", State: "synced", Held: 1, Revision: 77, AgeSeconds: 61}},
 			Unmatched: []*api.Backend{{Address: "10.2.0.9", Port: 8080, Protocol: "TCP", Cluster: "west", State: "active", Reason: "no-frontend"}},
@@ -66,7 +67,7 @@ func TestExplanationIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"shop/cart  global service", "nearest: west (3.0ms)", "east (own)", "frontend 10.96.0.1:80/TCP http", "10.1.0.1:8080/TCP", "held", "! cluster north is stale", "! something else",
-		"! refused (address): cilium/state/x of cluster west: backend 127.0.0.1 is refused", "remedy: add the pod CIDR", " 77 ", " 1m1s", "no frontend", "all passed", "port   no frontend has its protocol"} {
+		"! refused (address): cilium/state/x of cluster west: backend 127.0.0.1 is refused", "remedy: add the pod CIDR", " 77 ", " 1m1s", "no frontend", "all passed", "terminating (provisional)", "port   no frontend has its protocol"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("table lacks %q:\n%s", want, text.String())
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 type explanationView struct {
@@ -94,7 +95,7 @@ type releaseView struct {
 }
 
 func (v releaseView) table(w io.Writer) {
-	fmt.Fprintf(w, "%d backends of cluster %s are held no more\n", v.Released, v.Cluster)
+	fmt.Fprintf(w, "%s of cluster %s held no more\n", cli.Count(v.Released, "backend", ""), v.Cluster)
 }
 
 func newExplanation(r *api.ExplainResponse) explanationView {

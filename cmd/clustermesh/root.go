@@ -45,11 +45,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, colour: wantsColour(stdout)}
 	root := newRoot(a)
 	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(ctx)
+	root.SetContext(ctx)
+	cmd, err := cli.Execute(root)
 	switch {
 	case err == nil:
 		return cli.ExitOK
-	case errors.Is(err, errUsage) || !a.started:
+	case errors.Is(err, errUsage) || cli.IsUsage(err) || !a.started:
 		fmt.Fprintf(stderr, "error: %s\nSee '%s --help'.\n", indent(err), cmd.CommandPath())
 		return cli.ExitUsage
 	default:
@@ -77,6 +78,7 @@ CLUSTERMESH_API_SOCKET. The command line wins.
 
 Exit codes: 0 done, 1 failed, 2 used wrongly; see "clustermesh help exit-codes".`,
 		Example:       "  clustermesh certs init --dir pki\n  clustermesh certs issue --dir pki --kind server --cluster east --host mesh.east.example.com",
+		Version:       cli.ThisBuild().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -95,7 +97,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly; see "clustermesh help exit-codes".
 	root.AddCommand(newNodeCommands(a)...)
 	root.AddCommand(newExplain(a), newRelease(a))
 	root.AddCommand(newJoinCommands(a)...)
-	root.AddCommand(newSysdump(a), newCompletion(a), newExitCodes())
+	root.AddCommand(newSysdump(a), newCompletion(a), newVersion(a), newExitCodes())
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Example = "  clustermesh help explain\n  clustermesh help exit-codes"
@@ -109,17 +111,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly; see "clustermesh help exit-codes".
 // asGroup makes a command that only has sub-commands show its help when called
 // alone and refuse what it does not know; cobra accepts any word there.
 func asGroup(cmd *cobra.Command) *cobra.Command {
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			msg += "; did you mean " + strings.Join(near, " or ") + "?"
-		}
-		return usage(errors.New(msg))
-	}
-	cmd.SuggestionsMinimumDistance = 2
+	cli.OfCommands(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	return cmd
 }

@@ -42,7 +42,8 @@ States of a cluster: never-connected, connecting, syncing, synced, stale (out of
 contact, its last known backends stay), refused, draining (its file is gone and
 its backends go), removed. AGE is the time since the newest stamp of the cluster
 of which everything is in the node's maps, LAG the time from a stamp to that, half
-and 99 of 100 times at most.
+and 99 of 100 times at most. SERVICES and BACKENDS are what the cluster says now,
+PROVISIONAL backends known from before a restart or reconnect, until it is synced.
 
 With --wait it returns once changes are in the maps:
 

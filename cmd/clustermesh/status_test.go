@@ -80,7 +80,7 @@ func runLine(t *testing.T, args ...string) ran {
 var eastNodes = []*api.NodeStatus{
 	{Name: "n1", State: "reporting", ReportSeconds: 2, Exported: true, Report: &report.NodeReport{Node: "n1", Problems: 1, FailedServices: 4, Clusters: []*report.ClusterReport{
 		{Name: "east", Local: true, State: "synced", Acknowledged: &report.Marker{Stamp: 5, Incarnation: 10}, AgeSeconds: 1, LagP50Seconds: 0.0031, LagP99Seconds: 0.25, LagSamples: 9, Services: 2, Backends: 6},
-		{Name: "west", State: "stale", LastError: "dial: refused", Remedy: "open the port", Failures: 3},
+		{Name: "west", State: "stale", LastError: "dial: refused", Remedy: "open the port", Failures: 3, ProvisionalServices: 1, ProvisionalBackends: 2},
 	}}},
 	{Name: "n2", State: "silent", ReportSeconds: 40, Report: &report.NodeReport{Node: "n2"}},
 	{Name: "n3", State: "missing", Exported: true},
@@ -94,7 +94,8 @@ func TestStatusOfClusters(t *testing.T) {
 	got := runLine(t, append([]string{"status"}, sockets...)...)
 	for _, want := range []string{
 		"cluster east (id 1): ready; 2 services, 3 nodes: 1 reporting, 1 silent, 1 missing", "stamp 5-a, 1.3s ago", "cluster west", "! source: web.yaml is bad",
-		"! n1: west: dial: refused; open the port", "! n1: 4 services do not fit", "! n2: silent for 40s; check", "! n3: no agent has reported; check", "! n1: 1 problems",
+		"! n1: west: dial: refused; open the port", "! n1: 4 services do not fit", "! n2: silent for 40s; check", "! n3: no agent has reported; check", "! n1: 1 problem; see",
+		"! n1: west: 2 backends are provisional, of 1 service: in use as known before",
 	} {
 		if !strings.Contains(got.out, want) {
 			t.Errorf("%q is missing in\n%s%s", want, got.out, got.errors)
@@ -106,7 +107,7 @@ func TestStatusOfClusters(t *testing.T) {
 			row[f[0]+" "+f[1]] = strings.Join(f[2:], " ")
 		}
 	}
-	for key, want := range map[string]string{"n1 east": "synced 3s 3.1ms/250ms 2 6 0", "n1 west": "stale - - 0 0 3", "n2 -": "silent - - - - -"} {
+	for key, want := range map[string]string{"n1 east": "synced 3s 3.1ms/250ms 2 6 0 0", "n1 west": "stale - - 0 0 2 3", "n2 -": "silent - - - - - -"} {
 		if row[key] != want {
 			t.Errorf("%s: %q, want %q", key, row[key], want)
 		}
@@ -116,7 +117,7 @@ func TestStatusOfClusters(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.out), &views); err != nil || len(views) != 2 {
 		t.Fatalf("%v: %s%s", err, got.out, got.errors)
 	}
-	if n := views[0].Nodes; len(n) != 1 || len(n[0].Clusters) != 1 || n[0].Clusters[0].Remedy != "open the port" || len(views[1].Nodes) != 0 {
+	if n := views[0].Nodes; len(n) != 1 || len(n[0].Clusters) != 1 || n[0].Clusters[0].Remedy != "open the port" || n[0].Clusters[0].provisionalView != (provisionalView{1, 2}) || len(views[1].Nodes) != 0 {
 		t.Errorf("narrowed to one node and cluster: %+v", views)
 	}
 }
@@ -189,7 +190,7 @@ func TestStatusWaitsForANode(t *testing.T) {
 	a := &agentStandIn{}
 	socket := listenAt(t, func(g *grpc.Server) { agentapi.RegisterAgentServer(g, a) })
 	got := runLine(t, "status", "--wait", "--api-socket", socket, "--cluster", "east", "--for", "west=8-b", "--timeout", "5s")
-	if got.code != 0 || got.out != "programmed on 1 nodes\neast=7-e\n" || a.waited.GetTimeoutSeconds() != 5 || len(a.waited.GetClusters()) != 1 || a.waited.GetTargets()[0].GetStamp() != "8-b" {
+	if got.code != 0 || got.out != "programmed on 1 node\neast=7-e\n" || a.waited.GetTimeoutSeconds() != 5 || len(a.waited.GetClusters()) != 1 || a.waited.GetTargets()[0].GetStamp() != "8-b" {
 		t.Errorf("exit %d: %s%s, asked %v", got.code, got.out, got.errors, a.waited)
 	}
 	a.behind = []*agentapi.Behind{{Cluster: "east", Reason: "stale: refused"}}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clustermesh/clustermesh/apiserver/api"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 	"github.com/clustermesh/clustermesh/kvstore/report"
 )
 
@@ -58,6 +59,7 @@ type reportedView struct {
 	LastError     string  `json:"lastError"`
 	Remedy        string  `json:"remedy"`
 	Dead          bool    `json:"dead"`
+	provisionalView
 }
 
 func newClusterStatus(r *api.StatusResponse, shows, concerns func(string) bool) clusterStatusView {
@@ -96,6 +98,7 @@ func newReported(c *report.ClusterReport, ago float64) reportedView {
 		LagP50Seconds: c.GetLagP50Seconds(), LagP99Seconds: c.GetLagP99Seconds(), LagSamples: c.GetLagSamples(),
 		Services: c.GetServices(), Backends: c.GetBackends(), Held: c.GetHeld(), Failures: c.GetFailures(),
 		LastError: c.GetLastError(), Remedy: c.GetRemedy(), Dead: c.GetDead(),
+		provisionalView: provisionalView{c.GetProvisionalServices(), c.GetProvisionalBackends()},
 	}
 	if m := c.GetAcknowledged(); m != nil {
 		v.Acknowledged, v.AgeSeconds = m.Schema().Stamp.String(), c.GetAgeSeconds()+ago
@@ -117,11 +120,11 @@ func (v clusterStatusView) table(w io.Writer) {
 	if !v.Ready {
 		ready = "not ready: " + strings.Join(v.Missing, ", ")
 	}
-	fmt.Fprintf(w, "cluster %s (id %d): %s; %d services, %s\n", v.Cluster, v.ClusterID, ready, v.Services, v.nodesLine())
+	fmt.Fprintf(w, "cluster %s (id %d): %s; %s, %s\n", v.Cluster, v.ClusterID, ready, cli.Count(v.Services, "service", ""), v.nodesLine())
 	if v.Stamp != "" {
 		fmt.Fprintf(w, "stamp %s, %s ago\n", v.Stamp, seconds(v.StampSeconds))
 	}
-	fmt.Fprintln(w, "\nNODE\tCLUSTER\tSTATE\tAGE\tLAG\tSERVICES\tBACKENDS\tFAILURES")
+	fmt.Fprintln(w, "\nNODE\tCLUSTER\tSTATE\tAGE\tLAG\tSERVICES\tBACKENDS\tPROVISIONAL\tFAILURES")
 	for _, n := range v.Nodes {
 		n.rows(w)
 	}
@@ -136,7 +139,7 @@ func (v clusterStatusView) nodesLine() string {
 	for _, n := range v.Nodes {
 		states[n.State]++
 	}
-	line := fmt.Sprintf("%d nodes: %d reporting", len(v.Nodes), states["reporting"])
+	line := fmt.Sprintf("%s: %d reporting", cli.Count(len(v.Nodes), "node", ""), states["reporting"])
 	for _, state := range []string{"silent", "missing"} {
 		if states[state] > 0 {
 			line += fmt.Sprintf(", %d %s", states[state], state)
@@ -147,7 +150,7 @@ func (v clusterStatusView) nodesLine() string {
 
 func (n nodeStatusView) rows(w io.Writer) {
 	if n.State != "reporting" {
-		fmt.Fprintf(w, "%s\t-\t%s\t-\t-\t-\t-\t-\n", n.Name, n.State)
+		fmt.Fprintf(w, "%s\t-\t%s\t-\t-\t-\t-\t-\t-\n", n.Name, n.State)
 		return
 	}
 	for _, c := range n.Clusters {
@@ -155,8 +158,8 @@ func (n nodeStatusView) rows(w io.Writer) {
 		if c.Local {
 			name += " (own)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\n", n.Name, name, c.State, age(c.Acknowledged, c.AgeSeconds),
-			lag(c.LagSamples, c.LagP50Seconds, c.LagP99Seconds), c.Services, c.Backends, c.Failures)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\n", n.Name, name, c.State, age(c.Acknowledged, c.AgeSeconds),
+			lag(c.LagSamples, c.LagP50Seconds, c.LagP99Seconds), c.Services, c.Backends, c.ProvisionalBackends, c.Failures)
 	}
 }
 
@@ -177,15 +180,18 @@ func (v clusterStatusView) faults() (lines []string) {
 			note("data path: %s", n.Fault)
 		}
 		if n.FailedServices > 0 {
-			note("%d services do not fit into the maps; raise --max-frontends and --max-records", n.FailedServices)
+			note("%s not fit into the maps; raise --max-frontends and --max-records", cli.Count(n.FailedServices, "service does", "services do"))
 		}
 		for _, c := range n.Clusters {
 			if c.LastError != "" && c.State != "synced" {
 				note("%s: %s", c.Name, withRemedy(c.LastError, c.Remedy))
 			}
+			for _, line := range c.provisionalView.lines(c.Name) {
+				note("%s", line)
+			}
 		}
 		if n.Problems > 0 {
-			note("%d problems; clustermesh status on the node names them", n.Problems)
+			note("%s; see clustermesh status on the node", cli.Count(n.Problems, "problem", ""))
 		}
 	}
 	return lines
@@ -264,7 +270,7 @@ func (v *waitedView) add(cluster string, r *api.WaitResponse) {
 }
 
 func (v waitedView) table(w io.Writer) {
-	fmt.Fprintf(w, "programmed on %d nodes\n", v.Nodes)
+	fmt.Fprintf(w, "programmed on %s\n", cli.Count(v.Nodes, "node", ""))
 	for _, s := range v.Stamps {
 		fmt.Fprintf(w, "%s=%s\n", s.Cluster, s.Stamp)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
 	"github.com/clustermesh/clustermesh/kvstore/conformance"
 )
@@ -189,9 +190,6 @@ func (f *troubleshootFlags) fromFile(path string, among bool) []subject {
 	return all
 }
 
-// errFindings ends the command when something failed that has been told.
-var errFindings = errors.New("checks failed")
-
 func (a *app) troubleshoot(ctx context.Context, subjects []subject, f troubleshootFlags) error {
 	p := a.findingPrinter()
 	defer p.waiting.end()
@@ -223,7 +221,7 @@ func (a *app) troubleshoot(ctx context.Context, subjects []subject, f troublesho
 		return fmt.Errorf("troubleshoot: %w before all checks were made", ctx.Err())
 	}
 	if p.failed > 0 {
-		return fmt.Errorf("%d %w", p.failed, errFindings)
+		return errors.New(cli.Count(p.failed, "check", "") + " failed")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 // nodeFlags say which node is this one.
@@ -123,7 +124,7 @@ func clusterFindings(c clusterView) []findingView {
 	for _, r := range c.Rejections {
 		found = append(found, findingView{
 			Cluster: c.Name, Group: "clusters", Check: "cluster-refused-" + r.Reason, Title: "nothing of the cluster is refused", Outcome: outcomeNote,
-			Cause: fmt.Sprintf("%d entries of %s were refused (%s)", r.Count, c.Name, r.Reason), Evidence: r.Example,
+			Cause: fmt.Sprintf("refused of %s: %s (%s)", c.Name, cli.Count(r.Count, "entry", ""), r.Reason), Evidence: r.Example,
 			Remedy: "see which services it concerns, and what to do, with: clustermesh explain NAMESPACE/NAME",
 		})
 	}

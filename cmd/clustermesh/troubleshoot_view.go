@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 	"github.com/clustermesh/clustermesh/kvstore/conformance"
 )
 
@@ -66,7 +67,7 @@ func (p *findingPrinter) section(s subject, look func()) {
 	look()
 	line := fmt.Sprintf("%d passed, %d failed, %d skipped", p.counts[outcomePass], p.counts[outcomeFail], p.counts[string(conformance.Skip)])
 	if n := p.counts[outcomeNote]; n > 0 {
-		line += fmt.Sprintf(", %d notes", n)
+		line += ", " + cli.Count(n, "note", "")
 	}
 	p.text(line + "\n")
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 // The types below are the stable JSON of the command; every member is always
@@ -38,6 +39,7 @@ type clusterView struct {
 	Failures     uint64          `json:"failures"`
 	LastError    string          `json:"lastError"`
 	Rejections   []rejectionView `json:"rejections"`
+	provisionalView
 	// DataPath and what follows are of remote clusters' backends.
 	DataPath      string  `json:"dataPath"`
 	RTTSeconds    float64 `json:"rttSeconds"`
@@ -132,7 +134,7 @@ func newStatus(r *api.StatusResponse) statusView {
 			Services: c.GetServices(), Backends: c.GetBackends(), Failures: c.GetFailures(), LastError: c.GetLastError(), Rejections: []rejectionView{},
 			DataPath: c.GetDataPath(), RTTSeconds: c.GetRttSeconds(), RTTMinSeconds: c.GetRttMinSeconds(), Dead: c.GetDead(), DeadSeconds: c.GetDeadSeconds(),
 			Acknowledged: c.GetAcknowledged(), AgeSeconds: c.GetAgeSeconds(), LagP50Seconds: c.GetLagP50Seconds(), LagP99Seconds: c.GetLagP99Seconds(), LagSamples: c.GetLagSamples(), Remedy: c.GetRemedy(),
-			distanceView: newDistance(c),
+			distanceView: newDistance(c), provisionalView: provisionalView{c.GetProvisionalServices(), c.GetProvisionalBackends()},
 		}
 		for _, x := range c.GetRejections() {
 			cv.Rejections = append(cv.Rejections, rejectionView{x.GetReason(), x.GetCount(), x.GetExample()})
@@ -148,19 +150,19 @@ func (v statusView) table(w io.Writer) {
 		ready = "not ready"
 	}
 	fmt.Fprintf(w, "node %s of cluster %s (id %d): %s\n\n", v.Node, v.Cluster, v.ClusterID, ready)
-	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tAGE\tLAG\tSERVICES\tBACKENDS\tFAILURES\tDATA PATH\tENDPOINT")
+	fmt.Fprintln(w, "CLUSTER\tID\tSTATE\tSINCE\tSOURCE\tAGE\tLAG\tSERVICES\tBACKENDS\tPROVISIONAL\tFAILURES\tDATA PATH\tENDPOINT")
 	for _, c := range v.Clusters {
 		name := c.Name
 		if c.Local {
 			name += " (own)"
 		}
 		since := time.Duration(c.StateSeconds * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"),
-			age(c.Acknowledged, c.AgeSeconds), lag(c.LagSamples, c.LagP50Seconds, c.LagP99Seconds), c.Services, c.Backends, c.Failures, c.path(), c.Endpoint)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", name, c.ID, c.State, since, cmp.Or(c.Source, "-"),
+			age(c.Acknowledged, c.AgeSeconds), lag(c.LagSamples, c.LagP50Seconds, c.LagP99Seconds), c.Services, c.Backends, c.ProvisionalBackends, c.Failures, c.path(), c.Endpoint)
 	}
 	d := v.Datapath
-	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %d connections translated, %d refused for want of a backend\n",
-		d.Frontends, d.FrontendsCapacity, d.Records, d.RecordsCapacity, d.Translated, d.Refused)
+	fmt.Fprintf(w, "\ndata path: %d of %d frontends, %d of %d records, %s translated, %d refused for want of a backend\n",
+		d.Frontends, d.FrontendsCapacity, d.Records, d.RecordsCapacity, cli.Count(d.Translated, "connection", ""), d.Refused)
 	for _, line := range v.faults() {
 		fmt.Fprintf(w, "! %s\n", line)
 	}
@@ -189,6 +191,7 @@ func (v statusView) faults() []string {
 		if c.LastError != "" && c.State != "synced" {
 			lines = append(lines, c.Name+": "+withRemedy(c.LastError, c.Remedy))
 		}
+		lines = append(lines, c.provisionalView.lines(c.Name)...)
 		for _, r := range c.Rejections {
 			lines = append(lines, fmt.Sprintf("%s: refused %d: %s: %s", c.Name, r.Count, r.Reason, r.Example))
 		}

@@ -2,11 +2,17 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"regexp"
 	"strings"
 	"testing"
 	"text/tabwriter"
+	"time"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	apiserverapi "github.com/clustermesh/clustermesh/apiserver/api"
+	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/kvstore/report"
 )
 
 // TestStatusShowsTheSource: JSON and table say what each cluster is read from,
@@ -68,14 +74,14 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 		Namespace: "shop", Name: "cart", Affinity: "none", SessionAffinitySeconds: 60, Consistent: true, Problems: []string{"write it otherwise"}, Nearest: "north (2.0ms)", Ramping: true,
 		Backends: []*api.Backend{
 			{Address: "10.1.0.1", Port: 80, Protocol: "TCP", Cluster: "east", State: "active", Selected: true, Reason: "active", Weight: 3, Share: 75, Tier: 1},
-			{Address: "10.3.0.1", Port: 80, Protocol: "TCP", Cluster: "north", State: "active", Reason: "excluded"},
+			{Address: "10.3.0.1", Port: 80, Protocol: "TCP", Cluster: "north", State: "active", Reason: "excluded", Provisional: true},
 		},
 	}}})
 	encoded, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1}`, `"sessionAffinitySeconds":60,"consistent":true,"nearest":"north (2.0ms)","ramping":true,"problems":["write it otherwise"]`} {
+	for _, want := range []string{`"reason":"active","weight":3,"share":75,"tier":1,"provisional":false}`, `"sessionAffinitySeconds":60,"consistent":true,"nearest":"north (2.0ms)","ramping":true,"problems":["write it otherwise"]`} {
 		if !strings.Contains(string(encoded), want) {
 			t.Errorf("%s does not hold %s", encoded, want)
 		}
@@ -88,7 +94,65 @@ func TestServicesShowTheirPolicy(t *testing.T) {
 			t.Errorf("%s does not show %q", wide.String(), want)
 		}
 	}
+	for _, text := range []string{plain.String(), wide.String()} {
+		if !strings.Contains(text, "north\tactive (provisional)\tno") || strings.Contains(text, "east\tactive (") {
+			t.Errorf("the table does not tell which backend is provisional:\n%s", text)
+		}
+	}
 	if strings.Contains(plain.String(), "75") || !strings.Contains(plain.String(), "! write it otherwise") {
 		t.Errorf("plain table:\n%s", plain.String())
+	}
+}
+
+// TestStatusTellsWhatIsProvisional: a cluster that was not heard since a restart
+// counts nothing as said, and what is in use of it all the same.
+func TestStatusTellsWhatIsProvisional(t *testing.T) {
+	v := newStatus(&api.StatusResponse{Clusters: []*api.Cluster{
+		{Name: "east", Local: true, State: "synced", Services: 1, Backends: 2},
+		{Name: "west", State: "stale", ProvisionalServices: 1, ProvisionalBackends: 2},
+	}})
+	encoded, err := json.Marshal(v)
+	if err != nil || !strings.Contains(string(encoded), `"provisionalServices":1,"provisionalBackends":2`) || !strings.Contains(string(encoded), `"provisionalServices":0,"provisionalBackends":0`) {
+		t.Errorf("%s, %v", encoded, err)
+	}
+	var text strings.Builder
+	v.table(&text)
+	for _, want := range []string{"SERVICES\tBACKENDS\tPROVISIONAL\t", "west\t0\tstale\t0s\t-\t-\t-\t0\t0\t2\t0\t", "! west: 2 backends are provisional, of 1 service: in use as known before the agent's restart"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, text.String())
+		}
+	}
+	if strings.Contains(text.String(), "! east") {
+		t.Errorf("east has nothing provisional:\n%s", text.String())
+	}
+}
+
+// TestCountsOfOne: whatever is counted, one of it is not several.
+func TestCountsOfOne(t *testing.T) {
+	var text strings.Builder
+	one := &report.NodeReport{Node: "n1", Problems: 1, FailedServices: 1, Clusters: []*report.ClusterReport{{Name: "west", State: "stale", ProvisionalServices: 1, ProvisionalBackends: 1}}}
+	all := func(string) bool { return true }
+	for _, draw := range []func(io.Writer){
+		newStatus(&api.StatusResponse{Datapath: &api.Datapath{Translated: 1, Refused: 1}, Clusters: []*api.Cluster{{Name: "west", State: "stale", ProvisionalServices: 1, ProvisionalBackends: 1, Rejections: []*api.Rejection{{Count: 1}}}}}).table,
+		newClusterStatus(&apiserverapi.StatusResponse{Services: 1, Nodes: []*apiserverapi.NodeStatus{{Name: "n1", State: "reporting", Report: one}}}, all, all).table,
+		waitedView{Nodes: 1}.table,
+		releaseView{"west", 1}.table,
+	} {
+		draw(&text)
+	}
+	for _, err := range []error{
+		verdict([]certs.Finding{{Broken: true}}, time.Now(), 0),
+		verdict([]certs.Finding{{Broken: true}, {}}, time.Now(), time.Hour),
+		verdict([]certs.Finding{{}}, time.Now(), time.Hour),
+	} {
+		text.WriteString(err.Error() + "\n")
+	}
+	if wrong := regexp.MustCompile(`(?m)(^|[^0-9.])1 [a-z]+s\b.*`).FindAllString(text.String(), -1); wrong != nil {
+		t.Errorf("plural forms of one: %q", wrong)
+	}
+	for _, want := range []string{"1 connection translated", "1 service, 1 node:", "1 service does not fit", "1 problem;", "programmed on 1 node\n", "1 backend of cluster west", "1 backend is provisional, of 1 service:", "1 problem now and 1 more", "1 link or CA ends by"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, text.String())
+		}
 	}
 }

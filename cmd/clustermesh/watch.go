@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/clustermesh/clustermesh/cmd/internal/cli"
 )
 
 // watch is how a question is asked again and again.
@@ -116,7 +118,7 @@ func (s *screen) redraw(text string) error {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	if _, height := s.size(); height > 1 && len(lines) >= height {
 		more := len(lines) - height + 2
-		lines = append(lines[:height-2], fmt.Sprintf("... %d more lines; enlarge the terminal, or use -o json", more))
+		lines = append(lines[:height-2], fmt.Sprintf("... %s; enlarge the terminal, or use -o json", cli.Count(more, "more line", "")))
 	}
 	var out bytes.Buffer
 	out.WriteString("\x1b[H")

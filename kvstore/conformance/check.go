@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -184,6 +186,11 @@ func skip(format string, args ...any) finding { return ended(Skip, format, args)
 
 func ended(o Outcome, format string, args []any) finding {
 	return finding{outcome: o, evidence: fmt.Sprintf(format, args...)}
+}
+
+// count is a number with what it counts.
+func count(n int, singular string) string {
+	return fmt.Sprintf("%d %s", n, english.PluralWord(n, singular, ""))
 }
 
 const maxEvidence = 400

@@ -83,7 +83,7 @@ func checkConfigJSON(_ context.Context, s *session) finding {
 		return fail("%v: %s", err, s.announced)
 	}
 	s.config = c
-	return pass("%d bytes", len(s.announced))
+	return pass("%s", count(len(s.announced), "byte"))
 }
 
 func checkConfigID(_ context.Context, s *session) finding {
@@ -192,7 +192,7 @@ func checkCanarySpelling(_ context.Context, s *session) finding {
 			return fail("%s%s", s.canaryRange().start, c)
 		}
 	}
-	return pass("%d canaries", len(s.canaries))
+	return pass("%s", count(len(s.canaries), "canary"))
 }
 
 func (s *session) checkCanary(k schema.Kind) finding {

@@ -152,7 +152,7 @@ func checkIdentities(_ context.Context, s *session) finding {
 			return fail("%s has identity %d", key, id)
 		}
 	}
-	return pass("%d identities in use, %d published", len(s.content.used), len(s.content.identities))
+	return pass("%s in use, %d published", count(len(s.content.used), "identity"), len(s.content.identities))
 }
 
 func checkHosts(_ context.Context, s *session) finding {
@@ -161,5 +161,5 @@ func checkHosts(_ context.Context, s *session) finding {
 			return fail("%s is on host %s", key, host)
 		}
 	}
-	return pass("%d hosts in use, %d addresses of nodes published", len(s.content.usedHosts), len(s.content.hosts))
+	return pass("%s in use, %s of nodes published", count(len(s.content.usedHosts), "host"), count(len(s.content.hosts), "address"))
 }

@@ -40,7 +40,7 @@ func (s *session) checkDenied(ctx context.Context, r keyRange, what string) find
 	reply, err := s.ask(ctx, r, 1, 0)
 	switch {
 	case err == nil:
-		return fail("listing %s was answered with %d keys", what, len(reply.Kvs))
+		return fail("listing %s was answered with %s", what, count(len(reply.Kvs), "key"))
 	case refused(err):
 		return pass("listing %s: %s", what, text(err))
 	}

@@ -62,7 +62,7 @@ func (h *headers) note(kind *map[uint64]int, reply headed) {
 
 func (h *headers) checkPresent() finding {
 	if n := h.unary[0]; n > 0 {
-		return fail("%d replies have no cluster id", n)
+		return fail("%s without a cluster id", count(n, "reply"))
 	}
 	if len(h.unary) == 0 {
 		return skip("no request succeeded")
@@ -73,19 +73,19 @@ func (h *headers) checkPresent() finding {
 func (h *headers) checkConstant() finding {
 	for id, n := range h.unary {
 		if id != h.first && id != 0 {
-			return fail("cluster id %x in %d replies, %x in the first", id, n, h.first)
+			return fail("cluster id %x in %s, %x in the first", id, count(n, "reply"), h.first)
 		}
 	}
-	return pass("%d replies", total(h.unary))
+	return pass("%s", count(total(h.unary), "reply"))
 }
 
 func (h *headers) checkStreams() finding {
 	for id, n := range h.streams {
 		if id != h.first && (h.first != 0 || len(h.streams) > 1) {
-			return fail("cluster id %x in %d replies of watches, %x in those of listings", id, n, h.first)
+			return fail("cluster id %x in %s of watches, %x in those of listings", id, count(n, "reply"), h.first)
 		}
 	}
-	return pass("%d replies", total(h.streams))
+	return pass("%s", count(total(h.streams), "reply"))
 }
 
 func total(counts map[uint64]int) (n int) {

@@ -72,7 +72,7 @@ func (v *survey) verdict(problem string) finding {
 	if problem != "" {
 		return fail("%s", problem)
 	}
-	return pass("%d keys in %d pages", v.keys, v.pages)
+	return pass("%s in %s", count(v.keys, "key"), count(v.pages, "page"))
 }
 
 func (v *survey) note(kv *mvccpb.KeyValue) {
@@ -138,7 +138,7 @@ func (s *session) list(ctx context.Context, r keyRange, limit int64, visit func(
 
 func (s *session) takePage(page *etcdserverpb.RangeResponse, r keyRange, limit int64, visit func(*mvccpb.KeyValue)) error {
 	if n := int64(len(page.Kvs)); n > limit {
-		s.survey.limit = fmt.Sprintf("%d keys from %s, asked for were %d", n, r.start, limit)
+		s.survey.limit = fmt.Sprintf("%s from %s, asked for: %d", count(int(n), "key"), r.start, limit)
 	}
 	if page.More && len(page.Kvs) == 0 {
 		s.survey.more = fmt.Sprintf("an empty page from %s says that more follow", r.start)

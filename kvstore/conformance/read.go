@@ -69,7 +69,7 @@ func (s *session) checkReadable(ctx context.Context, r keyRange) finding {
 	if reply.More {
 		more = " and more"
 	}
-	return pass("%s: %d keys%s", r, len(reply.Kvs), more)
+	return pass("%s: %s%s", r, count(len(reply.Kvs), "key"), more)
 }
 
 func checkReadCanaries(ctx context.Context, s *session) finding {
@@ -81,7 +81,7 @@ func checkReadCanaries(ctx context.Context, s *session) finding {
 		rest, _ := strings.CutPrefix(string(kv.Key), s.canaryRange().start)
 		s.canaries = append(s.canaries, rest)
 	}
-	return pass("%s: %d keys", s.canaryRange(), len(s.canaries))
+	return pass("%s: %s", s.canaryRange(), count(len(s.canaries), "key"))
 }
 
 func checkWatchable(ctx context.Context, s *session) finding {
@@ -91,7 +91,7 @@ func checkWatchable(ctx context.Context, s *session) finding {
 			return fail("watch %s: %s", r, status.Convert(err).Message())
 		}
 	}
-	return pass("%d watches were created", len(ranges))
+	return pass("%s", count(len(ranges), "watch"))
 }
 
 // tryWatch creates a watch and cancels it.

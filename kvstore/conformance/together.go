@@ -62,7 +62,7 @@ func Together(seen []Seen) []Result {
 			results = append(results, Result{Check: check.Check, Outcome: Fail, Cause: causes()[check.ID], Evidence: printable(evidence), Remedy: check.Remedy})
 		}
 		if len(found) == 0 {
-			results = append(results, Result{Check: check.Check, Outcome: Pass, Evidence: fmt.Sprintf("%d clusters", clusters(seen))})
+			results = append(results, Result{Check: check.Check, Outcome: Pass, Evidence: count(clusters(seen), "cluster")})
 		}
 	}
 	return results

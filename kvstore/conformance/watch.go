@@ -175,7 +175,7 @@ func (h *history) verdict(problem string) finding {
 	if problem != "" {
 		return fail("%s", problem)
 	}
-	return pass("%d changes from revision %d on, %d of them deletions", h.events, h.from, h.deletes)
+	return pass("%s from revision %d on, of them %s", count(h.events, "change"), h.from, count(h.deletes, "deletion"))
 }
 
 // maxEvents bounds how much of a long history is looked at.

@@ -191,9 +191,13 @@ type ClusterReport struct {
 	LastError string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	Remedy    string `protobuf:"bytes,15,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	// Neither its apiserver nor its backends answer.
-	Dead          bool `protobuf:"varint,16,opt,name=dead,proto3" json:"dead,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Dead bool `protobuf:"varint,16,opt,name=dead,proto3" json:"dead,omitempty"`
+	// In use from before a reconnect or a restart, and not said again yet; not
+	// among services and backends.
+	ProvisionalServices uint32 `protobuf:"varint,17,opt,name=provisional_services,json=provisionalServices,proto3" json:"provisional_services,omitempty"`
+	ProvisionalBackends uint32 `protobuf:"varint,18,opt,name=provisional_backends,json=provisionalBackends,proto3" json:"provisional_backends,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ClusterReport) Reset() {
@@ -338,6 +342,20 @@ func (x *ClusterReport) GetDead() bool {
 	return false
 }
 
+func (x *ClusterReport) GetProvisionalServices() uint32 {
+	if x != nil {
+		return x.ProvisionalServices
+	}
+	return 0
+}
+
+func (x *ClusterReport) GetProvisionalBackends() uint32 {
+	if x != nil {
+		return x.ProvisionalBackends
+	}
+	return 0
+}
+
 // Marker is kvstore/schema's.
 type Marker struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -415,7 +433,7 @@ const file_kvstore_report_report_proto_rawDesc = "" +
 	"\tfrontends\x18\x05 \x01(\rR\tfrontends\x12'\n" +
 	"\x0ffailed_services\x18\x06 \x01(\rR\x0efailedServices\x12\x14\n" +
 	"\x05fault\x18\a \x01(\tR\x05fault\x12\x1a\n" +
-	"\bproblems\x18\b \x01(\rR\bproblems\"\xe7\x03\n" +
+	"\bproblems\x18\b \x01(\rR\bproblems\"\xcd\x04\n" +
 	"\rClusterReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -436,7 +454,9 @@ const file_kvstore_report_report_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x0e \x01(\tR\tlastError\x12\x16\n" +
 	"\x06remedy\x18\x0f \x01(\tR\x06remedy\x12\x12\n" +
-	"\x04dead\x18\x10 \x01(\bR\x04dead\"V\n" +
+	"\x04dead\x18\x10 \x01(\bR\x04dead\x121\n" +
+	"\x14provisional_services\x18\x11 \x01(\rR\x13provisionalServices\x121\n" +
+	"\x14provisional_backends\x18\x12 \x01(\rR\x13provisionalBackends\"V\n" +
 	"\x06Marker\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\x03R\x05stamp\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x14\n" +

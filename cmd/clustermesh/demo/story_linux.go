@@ -273,7 +273,7 @@ func (s *story) check(ctx context.Context, c *cluster, step Step, want map[strin
 	const series = 10
 	for n := 0; ; n++ {
 		if step.Failed > 0 {
-			return fmt.Errorf("%d of the requests from %s failed", step.Failed, c.name)
+			return fmt.Errorf("failed requests from %[2]s: %[1]d", step.Failed, c.name)
 		}
 		for cluster := range step.Answers {
 			if want[cluster] == 0 {

@@ -211,12 +211,12 @@ func Main(c *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	c.SetArgs(args)
 	c.SetOut(stdout)
 	c.SetErr(stderr)
-	err := c.ExecuteContext(ctx)
-	var usage usageError
+	c.SetContext(ctx)
+	_, err := Execute(c)
 	switch {
 	case err == nil:
 		return ExitOK
-	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command"):
+	case IsUsage(err) || strings.HasPrefix(err.Error(), "unknown command"):
 		fmt.Fprintf(stderr, "%s: wrong usage:\n  %s\nSee '%s --help'.\n", c.Name(), strings.ReplaceAll(err.Error(), "\n", "\n  "), c.Name())
 		return ExitUsage
 	default:

@@ -140,6 +140,7 @@ func usage(c *cobra.Command) error {
 // it would add at the start, have their manners too.
 func Completed(root *cobra.Command) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
+	OfCommands(root)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil && help != root {
 		help.Example = "  " + root.Name() + " help " + root.Commands()[0].Name()

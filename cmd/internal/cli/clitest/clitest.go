@@ -98,3 +98,29 @@ func Readable(t *testing.T, newRoot func() *cobra.Command) {
 		}
 	})
 }
+
+// Unknown demands that a word which names no command is refused, alone and where
+// help is asked for it, with what was perhaps meant.
+func Unknown(t *testing.T, newRoot func() *cobra.Command) {
+	t.Helper()
+	root := newRoot()
+	words := map[string]string{"frob": `unknown command "frob" for "` + root.Name() + `"`}
+	for _, c := range root.Commands() {
+		if c.IsAvailableCommand() {
+			near := c.Name()
+			words[near+"x"] = `unknown command "` + near + `x" for "` + root.Name() + `"; did you mean ` + near + `?`
+		}
+	}
+	for word, want := range words {
+		lines := [][]string{{word}, {word, "--help"}, {"-h", word}}
+		if root.HasAvailableSubCommands() {
+			lines = append(lines, []string{"help", word})
+		}
+		for _, args := range lines {
+			var out, errs bytes.Buffer
+			if code := cli.Main(newRoot(), args, &out, &errs); code != cli.ExitUsage || out.Len() > 0 || !strings.Contains(errs.String(), want) || !strings.Contains(errs.String(), "--help'") {
+				t.Errorf("%q: exit code %d, want %d and %q\n%s%s", args, code, cli.ExitUsage, want, &out, &errs)
+			}
+		}
+	}
+}
