@@ -23,6 +23,7 @@ import (
 	"github.com/clustermesh/clustermesh/apiserver/source"
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
+	"github.com/clustermesh/clustermesh/kvstore/server"
 )
 
 // Config describes an apiserver. Errors call the fields by the names of the
@@ -56,10 +57,13 @@ type Config struct {
 	Kubeconfig string // --kubeconfig: the file that names an API server
 	InCluster  bool   // the process runs in a pod with a service account
 
-	DataDir string            // --data-dir: where the store and the identities' journal live
-	Listen  string            // --listen: the gateway's address, host:port
-	TLS     certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca, --tls-crl
-	TLSDir  string            // --tls-dir: holds tls.crt, tls.key and ca.crt, for those of TLS that are ""
+	DataDir string // --data-dir: where the store and the identities' journal live
+	// QuotaBytes (--quota-backend-bytes) is the size of the store's database file at
+	// which the store ends and is rebuilt; 0 is the store's default.
+	QuotaBytes int64
+	Listen     string            // --listen: the gateway's address, host:port
+	TLS        certs.ServerFiles // --tls-cert, --tls-key, --tls-client-ca, --tls-crl
+	TLSDir     string            // --tls-dir: holds tls.crt, tls.key and ca.crt, for those of TLS that are ""
 	// CADir (--ca-dir) is a directory of a CA, with its key, that holds the server's
 	// certificate, which is then renewed at half of its life. What of TLS is "" is
 	// looked for there: server-<ClusterName>.crt and .key, ca.crt, ca.crl. Without
@@ -105,7 +109,7 @@ func (c Config) Validate() error {
 	return errors.Join(
 		flagError("--cluster-name", c.ClusterName, schema.ValidateClusterName(c.ClusterName)),
 		c.validateID(), c.validateSource(),
-		needed("--data-dir", c.DataDir, "name a directory that this process may write"),
+		needed("--data-dir", c.DataDir, "name a directory that this process may write"), c.validateQuota(),
 		address("--listen", c.Listen),
 		needed("--tls-cert", tls.Cert, "name the PEM file of the server's certificate"),
 		needed("--tls-key", tls.Key, "name the PEM file of the server's private key"),
@@ -117,6 +121,13 @@ func (c Config) Validate() error {
 		oneOf("--mcs-api", c.MCSAPI, "", "auto", "true", "false", "absent"),
 		oneOf("--endpoint-slices-export-mode", c.EndpointSlices, "", schema.ModeServicesAndEndpointSlices, schema.ModeEndpointSlicesOnly),
 	)
+}
+
+func (c Config) validateQuota() error {
+	if c.QuotaBytes != 0 && c.QuotaBytes < server.MinQuotaBytes {
+		return fmt.Errorf("--quota-backend-bytes %d: less than %d, which the store needs; write more, or 0 for the default of %d", c.QuotaBytes, server.MinQuotaBytes, server.DefaultQuotaBytes)
+	}
+	return nil
 }
 
 // maxSocketPath is the longest path that a unix socket may have.

@@ -32,7 +32,7 @@ func (a *apiserver) newLife() (*life, error) {
 	s, err := server.New(server.Config{
 		Cluster: a.config.ClusterName, DataDir: a.config.DataDir, Listen: a.config.Listen,
 		TLS: a.certs.tls, Trust: a.certs.trust, Peers: a.peerSet(), Log: a.log, Registerer: a.registry,
-		Reports: a.agents,
+		Reports: a.agents, QuotaBytes: a.config.QuotaBytes,
 	})
 	if err != nil {
 		return nil, err

@@ -400,8 +400,8 @@ func TestUnusableAddressesEndTheRun(t *testing.T) {
 }
 
 func TestValidateNamesEveryFlag(t *testing.T) {
-	err := Config{MaxConnectedClusters: 255, Listen: "nowhere", HTTP: "x", Kubeconfig: "a", Manifests: "b"}.Validate()
-	for _, flag := range []string{"--cluster-name", "--cluster-id", "--manifests", "--data-dir", `--listen "nowhere"`, "--tls-cert", "--tls-key", "--tls-client-ca", `--http "x"`} {
+	err := Config{MaxConnectedClusters: 255, Listen: "nowhere", HTTP: "x", Kubeconfig: "a", Manifests: "b", QuotaBytes: 1 << 20}.Validate()
+	for _, flag := range []string{"--cluster-name", "--cluster-id", "--manifests", "--data-dir", `--listen "nowhere"`, "--tls-cert", "--tls-key", "--tls-client-ca", `--http "x"`, "--quota-backend-bytes 1048576"} {
 		if err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("error does not mention %s:\n%v", flag, err)
 		}

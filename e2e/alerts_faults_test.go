@@ -99,9 +99,7 @@ func (a *alerting) brake(t *testing.T) {
 // replace writes a file in one step.
 func replace(t *testing.T, path, text string) {
 	t.Helper()
-	next := filepath.Join(filepath.Dir(path), ".next")
-	must(t, os.WriteFile(next, []byte(text), 0o600))
-	must(t, os.Rename(next, path))
+	must(t, rewrite(path, text))
 }
 
 // node: the agent with the small maps.
@@ -112,9 +110,6 @@ func (a *alerting) node(t *testing.T) {
 	own := etcdConfig("https://"+a.east.export.listen, pki+"/ca.crt", pki+"/local-east.crt", pki+"/local-east.key")
 	a.tiny.setCluster(t, "east", own)
 	a.clears(t, "ClustermeshAgentNotReady", page)
-	a.fires(t, "ClustermeshClusterFileRefused", page)
-	a.tiny.removeCluster(t, "broken")
-	a.clears(t, "ClustermeshClusterFileRefused", page)
 
 	var many []string
 	for i := range 12 {
@@ -122,11 +117,16 @@ func (a *alerting) node(t *testing.T) {
 	}
 	crowd := filepath.Join(a.east.path("examples/east"), "many.yaml")
 	must(t, os.WriteFile(crowd, []byte(strings.Join(many, "---\n")), 0o600))
+	a.fires(t, "ClustermeshClusterFileRefused", page)
 	a.fires(t, "ClustermeshServicesNotProgrammed", page)
 	a.fires(t, "ClustermeshMapsNearlyFull", page)
+	a.fires(t, "ClustermeshMapsBehind", page+`, cluster="east"`) // as long as they lack something that it says
 	must(t, os.Remove(crowd))
+	a.tiny.removeCluster(t, "broken")
+	a.clears(t, "ClustermeshClusterFileRefused", page)
 	a.clears(t, "ClustermeshServicesNotProgrammed", page)
 	a.clears(t, "ClustermeshMapsNearlyFull", page)
+	a.clears(t, "ClustermeshMapsBehind", page+`, cluster="east"`)
 	a.pins(t, page)
 
 	a.tiny.Kill()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/clustermesh/clustermesh/e2e/internal/disk"
 	"github.com/clustermesh/clustermesh/e2e/internal/lab"
 	"github.com/clustermesh/clustermesh/e2e/internal/pod"
 )
@@ -29,7 +30,7 @@ func binary(name string) string {
 }
 
 func missing() []string {
-	tools := []string{"nft", "prometheus", "ip", "curl", "unshare", "nsenter", "findmnt"}
+	tools := []string{"nft", "prometheus", "ip", "curl", "unshare", "nsenter", "findmnt", "go", "gcc"}
 	var files []string
 	for _, name := range []string{"kube", "clustermesh-apiserver", "clustermesh-agent", "clustermesh"} {
 		files = append(files, binary(name))
@@ -43,6 +44,9 @@ func TestMain(m *testing.M) {
 	if pod.IsChild() {
 		pod.Main()
 		return
+	}
+	if disk.IsChild() {
+		disk.Main()
 	}
 	if lab.Inside() {
 		flag.Parse()

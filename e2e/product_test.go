@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clustermesh/clustermesh/e2e/internal/disk"
 	"github.com/clustermesh/clustermesh/e2e/internal/kernel"
 	"github.com/clustermesh/clustermesh/e2e/internal/lab"
 )
@@ -33,6 +35,7 @@ type apiserver struct {
 	listen  string // of the etcd API
 	http    string
 	lab     *lab.Lab
+	disk    *disk.Disk // that it is on; nil for the machine's
 }
 
 // newApiserver prepares a cluster's apiserver with the certificates that the
@@ -57,7 +60,11 @@ func (w *world) newApiserver(c *cluster) *apiserver {
 // start starts the process without waiting for anything.
 func (a *apiserver) start(t *testing.T) {
 	t.Helper()
-	p, err := a.lab.Start(lab.Spec{Name: a.name, Path: binary("clustermesh-apiserver"), Args: a.args})
+	spec := lab.Spec{Name: a.name, Path: binary("clustermesh-apiserver"), Args: a.args}
+	if a.disk != nil {
+		spec = a.disk.Under(spec)
+	}
+	p, err := a.lab.Start(spec)
 	must(t, err)
 	a.Process = p
 }
@@ -88,6 +95,7 @@ type agent struct {
 	more     []string // flags besides
 	lab      *lab.Lab
 	netns    string // of the node, as --host-netns takes it; "" for the default
+	program  string // path; "" for the one that is shipped
 }
 
 // newAgent prepares a node's agent: a bpffs of its own and one file per
@@ -150,7 +158,7 @@ func (a *agent) flags() []string {
 
 func (a *agent) start(t *testing.T) {
 	t.Helper()
-	p, err := a.lab.Start(lab.Spec{Name: "agent-" + a.node.name, Path: binary("clustermesh-agent"), Args: a.flags()})
+	p, err := a.lab.Start(lab.Spec{Name: "agent-" + a.node.name, Path: cmp.Or(a.program, binary("clustermesh-agent")), Args: a.flags()})
 	must(t, err)
 	a.Process = p
 }

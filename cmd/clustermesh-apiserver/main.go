@@ -101,6 +101,7 @@ func (o *options) addClusterFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "file that names the API server to read; empty in a pod for its own cluster")
 	f.StringVar(&o.Manifests, "manifests", "", "directory of Kubernetes manifests to read instead, followed live")
 	f.StringVar(&o.DataDir, "data-dir", "", "directory for the store, which is rebuilt at every start, and the journal of identities (required)")
+	f.Int64Var(&o.QuotaBytes, "quota-backend-bytes", 0, "size in bytes that the store's database may reach; beyond it is rebuilt. At least 16777216; 0 for 536870912")
 }
 
 func (o *options) addExportFlags(f *pflag.FlagSet) {

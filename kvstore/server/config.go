@@ -59,7 +59,7 @@ type Config struct {
 	// Registerer receives the server's metrics while it runs; nil is none.
 	Registerer prometheus.Registerer
 	// QuotaBytes is the size that etcd's database may reach on disk before the
-	// server gives up this life; 0 means 512 MiB.
+	// server gives up this life; 0 means DefaultQuotaBytes.
 	QuotaBytes int64
 	// Limits bound what readers may cost. Zero fields take their defaults.
 	Limits Limits
@@ -207,7 +207,12 @@ func (l PeerLimits) withDefaults() PeerLimits {
 	return l
 }
 
-const defaultQuotaBytes = 512 << 20
+const (
+	// DefaultQuotaBytes is the quota of a configuration that gives none.
+	DefaultQuotaBytes = 512 << 20
+	// MinQuotaBytes is the smallest that there can be.
+	MinQuotaBytes = 16 << 20
+)
 
 func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
 	if *v == 0 {
@@ -249,7 +254,7 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	orDefault(&c.QuotaBytes, defaultQuotaBytes)
+	orDefault(&c.QuotaBytes, DefaultQuotaBytes)
 	c.Limits = c.Limits.withDefaults()
 	return c
 }
@@ -266,7 +271,7 @@ func (c Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("listen address %q is not host:port: use for instance \":2379\"", c.Listen))
 	}
-	if c.QuotaBytes < 0 || c.QuotaBytes > 0 && c.QuotaBytes < 16<<20 {
+	if c.QuotaBytes < 0 || c.QuotaBytes > 0 && c.QuotaBytes < MinQuotaBytes {
 		errs = append(errs, fmt.Errorf("quota of %d bytes is too small: use at least 16 MiB, or 0 for the default", c.QuotaBytes))
 	}
 	errs = append(errs, c.validateTransport(), c.Limits.validate())

@@ -166,7 +166,7 @@ func (s store) Apply(ctx context.Context, ops []kvstore.Op) error {
 	}
 	err = fmt.Errorf("write %d keys to embedded etcd: %w", len(ops), err)
 	if errors.Is(err, rpctypes.ErrGRPCNoSpace) {
-		l.fail(fmt.Errorf("%w; raise the quota (now %d bytes) or publish less", err, s.server.cfg.QuotaBytes))
+		l.fail(fmt.Errorf("%w; raise the quota (--quota-backend-bytes, now %d) or publish less", err, s.server.cfg.QuotaBytes))
 	}
 	return err
 }
