@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -103,79 +102,6 @@ func (s upgradeService) next(d *Datapath) int {
 	return int(offset-s.place(0))/8 + 1
 }
 
-// held counts what a holder saw of its connections.
-type heldConnections struct{ Open, Pings, Broken int }
-
-// holderConnections is how many connections a holder has.
-const holderConnections = 200
-
-// runHolder opens connections and uses them in turn until its input ends; then it
-// says how that went.
-func runHolder(addr string, in io.Reader, out io.Writer) error {
-	ended := make(chan struct{})
-	go func() {
-		_, _ = io.Copy(io.Discard, in)
-		close(ended)
-	}()
-	var sum heldConnections
-	var conns []net.Conn
-	for range holderConnections {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			return err
-		}
-		conns = append(conns, c)
-	}
-	fmt.Fprintln(out, "open")
-	for i := 0; ; i++ {
-		select {
-		case <-ended:
-			return json.NewEncoder(out).Encode(sum)
-		default:
-		}
-		sum.Open = len(conns)
-		if err := echo(conns[i%len(conns)]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			sum.Broken++
-		}
-		sum.Pings++
-	}
-}
-
-func echo(c net.Conn) error {
-	b := []byte{'?'}
-	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := c.Write(b); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(c, b)
-	return err
-}
-
-// echoServer answers every byte until its connection ends.
-func (f *fixture) echoServer(addr string) layout.Backend {
-	f.Helper()
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.serve(l, func() bool {
-		c, err := l.Accept()
-		if err != nil {
-			return false
-		}
-		f.serve(c, func() bool {
-			_, _ = io.Copy(c, c) // until the client has gone
-			_ = c.Close()
-			return false
-		})
-		return true
-	})
-	return record(l.Addr().(*net.TCPAddr).AddrPort())
-}
-
 // upgradeTest is traffic to services while agents come and go.
 type upgradeTest struct {
 	*fixture
@@ -190,6 +116,9 @@ type upgradeTest struct {
 // newUpgrade makes the pins as an agent of the former version does.
 func newUpgrade(t *testing.T) *upgradeTest {
 	f := newPlace(t)
+	if err := makeRoom(holderConnections()); err != nil {
+		t.Fatal(err)
+	}
 	u := &upgradeTest{fixture: f, wrong: map[string]int{}, random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))}
 	var echoes []layout.Backend
 	for i := range 3 {
@@ -262,29 +191,6 @@ func (u *upgradeTest) loop(c *client, q request, ended chan struct{}) {
 		if err != nil {
 			return
 		}
-	}
-}
-
-// hold starts a holder; the returned function ends it and checks its report.
-func (u *upgradeTest) hold() (stop func()) {
-	u.Helper()
-	cmd := u.inCgroup(u.opts.Cgroup, "holder", u.job.Services[2].Addr)
-	p := u.process(cmd)
-	p.expect("open")
-	return func() {
-		u.Helper()
-		_ = p.in.Close()
-		var sum heldConnections
-		if err := json.NewDecoder(p.out).Decode(&sum); err != nil {
-			u.Errorf("hear from holder: %v", err)
-		}
-		if err := cmd.Wait(); err != nil {
-			u.Error(err)
-		}
-		if sum.Broken > 0 || sum.Pings == 0 {
-			u.Errorf("established connections: %+v", sum)
-		}
-		u.Logf("%d requests on new sockets, %d on %d established connections", u.connections, sum.Pings, sum.Open)
 	}
 }
 
