@@ -154,16 +154,27 @@ func BenchmarkUDPConnect(b *testing.B) {
 	}
 }
 
+// BenchmarkTCPConnect also has netfilter do the same, for as many services as it
+// can be told of in a benchmark's time.
 func BenchmarkTCPConnect(b *testing.B) {
-	const services = 1000
-	f := newBench(b, services, tcp)
-	cgroup := newCgroup(b)
-	compare(b, "4 tcp", 2000, []*variant{
-		{name: "direct", client: f.benchClient(cgroup, ""), to: []string{server}},
-		{name: "socketlb", client: f.benchClient(f.opts.Cgroup, ""), to: frontends(services)},
-		{name: "nft", client: f.benchClient(cgroup, nftRules(b, services)), to: frontends(services)},
-	})
-	f.noRefusals()
+	for _, services := range []int{1000, 10000} {
+		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
+			f := newBench(b, services, tcp)
+			cgroup := newCgroup(b)
+			with := f.benchClient(f.opts.Cgroup, "")
+			variants := []*variant{
+				{name: "direct", client: f.benchClient(cgroup, ""), to: []string{server}},
+				{name: "miss", client: with, to: []string{server}},
+				{name: "hot", client: with, to: []string{frontend(0)}},
+				{name: "cold", client: with, to: frontends(services)},
+			}
+			if services <= 1000 {
+				variants = append(variants, &variant{name: "nft", client: f.benchClient(cgroup, nftRules(b, services)), to: frontends(services)})
+			}
+			compare(b, "4 tcp", 2000, variants)
+			f.noRefusals()
+		})
+	}
 }
 
 func (f *fixture) noRefusals() {

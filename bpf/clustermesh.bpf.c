@@ -164,12 +164,26 @@ static __always_inline struct cm_peer *cm_tcp_peer(__u64 cookie)
 	return bpf_map_lookup_elem(&cm_tcp_peers, &cookie);
 }
 
+/* Has this TCP socket never been on its way anywhere? Its destination outlives a
+ * failed connect() and a disconnect, unless there was no route: then what is
+ * remembered stays, for an address that cannot be reached. */
+static __always_inline int cm_unused(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && !(sk->dst_ip4 | sk->dst_ip6[0] | sk->dst_ip6[1] |
+		       sk->dst_ip6[2] | sk->dst_ip6[3]);
+}
+
 /* Clearing is cheaper than deleting, and looking is cheapest of all. No peer has
  * the address that is all zero. */
 static __always_inline void cm_forget_peer(struct bpf_sock_addr *ctx)
 {
-	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
+	struct cm_peer *p;
 
+	if (ctx->protocol == CM_IPPROTO_TCP && cm_unused(ctx))
+		return;
+	p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
 	if (p)
 		__builtin_memset(p, 0, sizeof(*p));
 	if (ctx->protocol != CM_IPPROTO_TCP)

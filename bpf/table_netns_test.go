@@ -8,7 +8,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
+	"github.com/clustermesh/clustermesh/bpf/bpftest"
 	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
@@ -49,10 +51,25 @@ func (f *fixture) newPlaces() []place {
 			return err
 		}
 		places[1].client = f.startClient(f.opts.Cgroup) // a child of this thread
+		f.awaitLocal(podAddr6)
 		return nil
 	})
+	f.awaitLocal(hostAddr6)
 	f.servePod(pod)
 	return places
+}
+
+// awaitLocal waits until an address of IPv6 is usable, which is some time after
+// both ends of its link are up.
+func (f *fixture) awaitLocal(addr string) {
+	f.Helper()
+	bpftest.Eventually(f.TB, addr+" is a local address", func() error {
+		routes, err := netlink.RouteGet(net.ParseIP(addr))
+		if err == nil && (len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL) {
+			err = fmt.Errorf("routes %v", routes)
+		}
+		return err
+	})
 }
 
 // servePod answers as "pod" on the node port of the pod's own loopback.

@@ -138,6 +138,11 @@ func TestReconnectForgetsTheFrontend(t *testing.T) {
 	f.service("10.96.0.2:53", udp, onUDP)
 	direct := addrOf(onTCP)
 	f.only(f.run(1, "4 tcp", "connect 10.96.0.1:80", "disconnect", "connect "+direct, "peer"), "ok; ok; ok; "+direct)
+	mapped := "[::ffff:127.0.0.2]:" + port(direct)
+	f.only(f.run(1, "6 tcp", "connect 10.96.0.1:80", "disconnect", "connect "+direct, "peer"), "ok; ok; ok; "+mapped)
+	onTCP6 := f.backend("b", "[::1]:0", tcp)
+	f.service("[fd00::1]:80", tcp, onTCP6)
+	f.only(f.run(1, "6 tcp", "connect [fd00::1]:80", "disconnect", "connect "+addrOf(onTCP6), "peer"), "ok; ok; ok; "+addrOf(onTCP6))
 	direct = addrOf(onUDP)
 	f.only(f.run(1, "4 udp", "connect 10.96.0.1:53", "connect "+direct, "peer", "send", "recv"),
 		"ok; ok; "+direct+"; ok; b from "+direct)
