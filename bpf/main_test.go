@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 		exit(runSuccessor(os.Args[1], os.Stdin))
 	case "holder":
 		exit(runHolder(os.Args[1], os.Stdin, os.Stdout))
+	case "echo":
+		exit(runEcho(os.Args[1], os.Stdin, os.Stdout))
 	case "loader":
 		exit(runLoader(os.Args[1], os.Args[2]))
 	case "storm":

@@ -8,27 +8,17 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/clustermesh/clustermesh/bpf/layout"
 )
 
 // heldConnections is what a holder saw of its connections.
 type heldConnections struct{ Open, Uses, Broken, Renamed int }
 
-// holderConnections is how many connections a holder has.
-func holderConnections() int { return campaign(200, 100_000) }
-
-// makeRoom lets this process have that many files besides those of others, and
-// this network namespace that many connections to each place.
-func makeRoom(files int) error {
-	limit := unix.Rlimit{Cur: uint64(files) + 4096, Max: uint64(files) + 4096}
-	return errors.Join(
-		unix.Setrlimit(unix.RLIMIT_NOFILE, &limit),
-		os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("2048 65535"), 0))
-}
+// holders is how many processes hold how many connections each: more than a
+// process may have files.
+func holders() (processes, connections int) { return campaign(1, 8), campaign(200, 12_500) }
 
 // runHolder opens connections and uses them in turn until its input ends, then
 // each once more; then it says how that went.
@@ -38,12 +28,10 @@ func runHolder(addr string, in io.Reader, out io.Writer) error {
 		_, _ = io.Copy(io.Discard, in)
 		close(ended)
 	}()
-	if err := makeRoom(holderConnections()); err != nil {
-		return err
-	}
+	_, connections := holders()
 	to := netip.MustParseAddrPort(addr)
 	var conns []heldConnection
-	for range holderConnections() {
+	for range connections {
 		c, err := openHeld(to)
 		if err != nil {
 			return fmt.Errorf("connection %d: %w", len(conns), err)
@@ -110,46 +98,83 @@ func (c heldConnection) checkPeer(want netip.AddrPort, sum *heldConnections) {
 	}
 }
 
-// hold starts a holder; the returned function ends it and checks its report.
+// hold starts the holders, one for each echoing service; the returned function
+// ends them and checks their reports.
 func (u *upgradeTest) hold() (stop func()) {
 	u.Helper()
-	cmd := u.inCgroup(u.opts.Cgroup, "holder", u.job.Services[2].Addr)
-	p := u.process(cmd)
-	p.expect("open")
+	var all []*process
+	for _, s := range u.job.Services[2:] {
+		p := u.process(u.inCgroup(u.opts.Cgroup, "holder", s.Addr))
+		p.expect("open")
+		all = append(all, p)
+	}
 	return func() {
 		u.Helper()
-		_ = p.in.Close()
 		var sum heldConnections
-		if err := json.NewDecoder(p.out).Decode(&sum); err != nil {
-			u.Errorf("hear from holder: %v", err)
+		for _, p := range all {
+			_ = p.in.Close()
 		}
-		if err := cmd.Wait(); err != nil {
-			u.Error(err)
+		for _, p := range all {
+			var one heldConnections
+			if err := errors.Join(json.NewDecoder(p.out).Decode(&one), p.cmd.Wait()); err != nil {
+				u.Errorf("hear from holder: %v", err)
+			}
+			sum = heldConnections{sum.Open + one.Open, sum.Uses + one.Uses, sum.Broken + one.Broken, sum.Renamed + one.Renamed}
 		}
-		if sum.Broken > 0 || sum.Renamed > 0 || sum.Open != holderConnections() {
+		if processes, connections := holders(); sum.Broken > 0 || sum.Renamed > 0 || sum.Open != processes*connections {
 			u.Errorf("established connections: %+v", sum)
 		}
 		u.Logf("%d requests on new sockets, %d on %d established connections", u.connections, sum.Uses, sum.Open)
 	}
 }
 
-// echoServer answers every byte until its connection ends.
-func (f *fixture) echoServer(addr string) layout.Backend {
-	f.Helper()
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		f.Fatal(err)
-	}
-	var conns sync.WaitGroup
-	f.Cleanup(conns.Wait) // their clients have ended by then
-	f.serve(l, func() bool {
-		c, err := l.Accept()
-		if err == nil {
-			conns.Go(func() { echo(c) })
+// echoServices are services of three backends each, which a process of its own
+// serves.
+func (u *upgradeTest) echoServices(first uint32) []upgradeService {
+	u.Helper()
+	processes, _ := holders()
+	services := make([]upgradeService, processes)
+	for i := range services {
+		cmd := exec.Command("/proc/self/exe", fmt.Sprintf("127.0.%d", i+1))
+		cmd.Env = append(os.Environ(), roleVariable+"=echo")
+		cmd.Stderr = os.Stderr
+		p := u.process(cmd)
+		u.Cleanup(p.end) // before it is killed
+		s := upgradeService{ID: first + uint32(i), Addr: fmt.Sprintf("10.96.1.%d:7", i+1), Proto: tcp}
+		for range 3 {
+			var at string
+			if _, err := fmt.Fscanln(p.out, &at); err != nil {
+				u.Fatal(err)
+			}
+			s.Backends = append(s.Backends, record(netip.MustParseAddrPort(at)))
 		}
-		return err == nil
-	})
-	return record(l.Addr().(*net.TCPAddr).AddrPort())
+		services[i] = s
+	}
+	return services
+}
+
+// runEcho answers every byte of connections to three addresses until its input
+// ends.
+func runEcho(subnet string, in io.Reader, out io.Writer) error {
+	for host := range 3 {
+		l, err := net.Listen("tcp", fmt.Sprintf("%s.%d:0", subnet, host+1))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, l.Addr())
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return
+				}
+				go echo(c)
+			}
+		}()
+	}
+	_, err := io.Copy(io.Discard, in)
+	return err
 }
 
 // echo does without io.Copy, which takes two more files for each connection.

@@ -116,19 +116,11 @@ type upgradeTest struct {
 // newUpgrade makes the pins as an agent of the former version does.
 func newUpgrade(t *testing.T) *upgradeTest {
 	f := newPlace(t)
-	if err := makeRoom(holderConnections()); err != nil {
-		t.Fatal(err)
-	}
 	u := &upgradeTest{fixture: f, wrong: map[string]int{}, random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))}
-	var echoes []layout.Backend
-	for i := range 3 {
-		echoes = append(echoes, f.echoServer(fmt.Sprintf("127.0.0.%d:7", i+2)))
-	}
-	u.job = upgradeJob{PinDir: f.opts.PinDir, Cgroup: f.opts.Cgroup, Services: []upgradeService{
+	u.job = upgradeJob{PinDir: f.opts.PinDir, Cgroup: f.opts.Cgroup, Services: append([]upgradeService{
 		{1, "10.96.0.1:80", tcp, f.backends(4, "b", tcp)},
 		{2, "10.96.0.1:53", udp, f.backends(4, "b", udp)},
-		{3, "10.96.0.1:7", tcp, echoes},
-	}}
+	}, u.echoServices(3)...)}
 	d, err := loadFormer(f.opts)
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +268,7 @@ func TestUpgradeAndKillsUnderLoad(t *testing.T) {
 	}
 	stop()
 	u.load() // the present version, which reads back what they left
-	if d := u.dump(); len(d.Frontends) != 3 {
+	if d := u.dump(); len(d.Frontends) != len(u.job.Services) {
 		t.Errorf("%d frontends left", len(d.Frontends))
 	} else {
 		for _, f := range d.Frontends {
