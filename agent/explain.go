@@ -129,25 +129,26 @@ func (c *core) partFindings(s *lb.Service, e *api.Explanation) []string {
 	}
 	says := 0
 	for _, share := range e.GetClusters() {
-		if share.GetSays() {
+		if share.GetSays() || share.GetProvisional() > 0 {
 			says++
 		}
 		if share.GetUnshared() {
 			out = append(out, fmt.Sprintf("not shared: other clusters do not get the backends of cluster %s; remove the annotation service.cilium.io/shared: \"false\" there if they should", share.GetCluster()))
 		}
 	}
-	if others := c.remotes(); e.GetGlobal() && says == 1 && len(others) > 0 {
+	if others := c.spoken(); e.GetGlobal() && says == 1 && len(others) > 0 {
 		out = append(out, fmt.Sprintf("in one cluster only: of %s none shares a service %s; create it there with the same namespace and name and the annotation service.cilium.io/global: \"true\", and see that its namespace is not kept at home and that this cluster may read it",
 			strings.Join(others, ", "), s.Name))
 	}
 	return out
 }
 
-// remotes are the configured clusters besides the own.
-func (c *core) remotes() []string {
+// spoken are the configured clusters besides the own that have said anything
+// since the start: of the others nobody knows what they share.
+func (c *core) spoken() []string {
 	var out []string
 	for _, s := range c.mesh.Status() {
-		if s.Configured && !s.Local {
+		if s.Configured && !s.Local && s.Source != "" {
 			out = append(out, s.Name)
 		}
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -119,6 +120,30 @@ func TestExplainAnAddress(t *testing.T) {
 		if got := s.mustExplain(&api.ExplainRequest{Address: "10.2.0.1", Port: port}); len(got.GetServices()) != 0 {
 			t.Errorf("port %d: %v", port, got)
 		}
+	}
+}
+
+// TestExplainDoesNotGuess: of a cluster that has not been heard of since the start
+// nobody knows what it shares.
+func TestExplainDoesNotGuess(t *testing.T) {
+	s := newSimulation(t)
+	s.say("home", "s1", "10.1.0.1:80")
+	s.say("east", "s1", "10.2.0.1:80")
+	s.await(s.want(all...))
+	s.stop()
+	s.clusters["east"].down.Store(true)
+	s.start()
+	s.awaitState("west", "synced", "")
+	s.awaitState("east", "stale", "")
+	e := s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: "s1"}).GetServices()[0]
+	if text := fmt.Sprint(e.GetFindings()); strings.Contains(text, "in one cluster only") {
+		t.Errorf("east's backends are in use: %q", text)
+	}
+	s.say("home", "s2", "10.1.0.2:80")
+	s.await(s.want(all...))
+	e = s.mustExplain(&api.ExplainRequest{Namespace: "ns", Name: "s2"}).GetServices()[0]
+	if text := fmt.Sprint(e.GetFindings()); !strings.Contains(text, "in one cluster only: of west none") {
+		t.Errorf("of east nothing is known: %q", text)
 	}
 }
 

@@ -129,7 +129,7 @@ func (s DialStage) text() (what, hint string) {
 	case StageVerify:
 		return "verify the server", "check that the CA and the endpoint's host name are those of the server's certificate"
 	case StageRefused:
-		return "server refused this client's certificate", "check that it is issued by a CA the server trusts and is not expired"
+		return "server refused this client's certificate", "check that it is issued by a CA the server trusts and is not expired, and that the other side has not disconnected this cluster"
 	}
 	return "get a first reply", "check that an etcd API is served there; a connection closed here can also mean that the server refused the certificate"
 }

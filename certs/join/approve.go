@@ -139,10 +139,22 @@ func (s Site) checkRequest(own Party, r Request, now time.Time) error {
 	case len(r.From.Endpoints)+len(own.Endpoints) == 0:
 		return refuse(BadRequest, "neither cluster has an endpoint to connect to; give --endpoint on one side at least")
 	}
+	if err := s.notOurs(sentPrefix + r.ID()); err != nil {
+		return err
+	}
 	if err := s.admit(own, r.From, r.ID()); err != nil {
 		return err
 	}
 	return s.checkName(r.From.Cluster, r.ID())
+}
+
+// notOurs refuses what this directory itself has made: both sides of a relation
+// in one directory would take each other's peers for their own.
+func (s Site) notOurs(name string) error {
+	if !exists(s.state(name + ".json")) {
+		return nil
+	}
+	return refuse(BadRequest, "the other side's part was made with the same CA directory %s; every cluster has one of its own, so give the one of cluster %q", s.Dir, s.Cluster)
 }
 
 // joinedBy reports whether a cluster is a peer by this exchange.

@@ -37,6 +37,9 @@ func Join(ctx context.Context, token string, site Site, install func(Peer) error
 	if err != nil {
 		return nil, err
 	}
+	if err := site.notOurs(invitePrefix + i.Secret.ID()); err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
 	t, err := site.begin(i, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)

@@ -52,6 +52,28 @@ func TestLeaveEndsWhatIsUnderWay(t *testing.T) {
 }
 
 // TestClusterWithoutEndpointReadsOnly: there is no confirmation to wait for.
+// TestOneDirectoryForBothSidesIsRefused: the peers of two clusters would be mixed
+// up in it.
+func TestOneDirectoryForBothSidesIsRefused(t *testing.T) {
+	east, west := newSite(t, "east"), newSite(t, "west")
+	both := west
+	both.Dir = east.Dir
+	address, _ := start(t, &Acceptor{Site: east, Install: nothing})
+	token := invite(t, east, address, InviteOptions{}).Token()
+	_, err := Join(t.Context(), token, both, nothing)
+	wantReason(t, err, BadRequest)
+	if !strings.Contains(err.Error(), east.Dir) {
+		t.Errorf("%v does not name %s", err, east.Dir)
+	}
+	request, err := both.Request(0)
+	must(t, err)
+	_, err = east.Approve(request, nothing)
+	wantReason(t, err, BadRequest)
+	if _, err := Join(t.Context(), token, west, nothing); err != nil {
+		t.Errorf("the token does not work after that: %v", err)
+	}
+}
+
 func TestClusterWithoutEndpointReadsOnly(t *testing.T) {
 	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
 	west.Endpoints = nil

@@ -138,14 +138,17 @@ token, and goes on where it was.`,
 			if err != nil {
 				return err
 			}
-			waiting := a.progress("joining")
-			rest, err := join.Join(cmd.Context(), token, site, to.install(a))
+			waiting, other := a.progress("joining"), ""
+			rest, err := join.Join(cmd.Context(), token, site, func(p join.Peer) error {
+				other = p.Cluster
+				return to.install(a)(p)
+			})
 			waiting.end()
 			if rest != nil {
 				return errors.Join(err, writeConfirmation(confirmation, *rest))
 			}
 			if err == nil {
-				fmt.Fprintln(a.stderr, "joined")
+				fmt.Fprintln(a.stderr, strings.TrimSpace("joined "+other)) // not known if only the end was left to do
 			}
 			return err
 		},
@@ -398,7 +401,7 @@ func (a *app) disconnect(dir string, to sink, cluster string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stderr, "apply this, and then: kubectl delete secret clustermesh-%s\n", cluster)
+		fmt.Fprintf(a.stderr, "apply this, and then, in the same namespace: kubectl delete secret clustermesh-%s\n", cluster)
 		if _, err := a.stdout.Write(manifest); err != nil {
 			return err
 		}

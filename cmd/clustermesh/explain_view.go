@@ -174,8 +174,11 @@ func (s explainedService) table(w io.Writer) {
 		if c.Local {
 			name += " (own)"
 		}
-		if c.Says {
+		switch {
+		case c.Says:
 			has = "yes"
+		case c.Provisional > 0:
+			has = "?" // it has not said yet
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", name, c.State, has, yes(c.Says && !c.Unshared), c.Backends, c.Provisional, c.Held, c.heard())
 	}

@@ -28,7 +28,7 @@ func accessChecks() []Check {
 	}, {
 		ID: "client-accepted", Group: "access", Title: "the server accepts the client's certificate", Needs: []string{"tls-handshake", "client-validity"},
 		Why:    "the client is disconnected after each handshake and tries again for ever",
-		Remedy: "add the CA of this client's certificate to those that CLUSTER's apiserver trusts; its log names the reason",
+		Remedy: "add the CA of this client's certificate to those that CLUSTER's apiserver trusts, or join anew if CLUSTER was told to disconnect this cluster; its log names the reason",
 		run:    checkAccepted,
 	}, {
 		ID: "etcd-api", Group: "access", Title: "the etcd v3 API is served", Needs: []string{"client-accepted"},
