@@ -48,6 +48,8 @@ type core struct {
 	ownHeard     chan struct{}        // closed when remote clusters need not wait for the own one
 	ownLimit     time.Duration        // for which they wait at most
 	order        order                // of remote clusters by distance
+	later        []lb.ServiceName     // to be decided on anew when nobody's changes are in hand
+	always       chan struct{}        // closed
 	written      written              // annotations, as they are remembered over restarts
 	retry        <-chan time.Time     // when to try the failed ones again
 	released     chan datapath.Ticket // grace periods that have passed
@@ -100,8 +102,9 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		links: map[string]*link{}, failed: map[lb.ServiceName]error{}, released: make(chan datapath.Ticket, 1),
 		wrong: map[lb.ServiceName][]string{}, spilled: map[lb.ServiceName]spilled{}, ownHeard: make(chan struct{}), ownLimit: ownLimit,
 		leaving: map[string]bool{}, removed: map[string]time.Time{}, moved: make(chan struct{}), reportWanted: make(chan struct{}, 1), reportEvery: reportInterval,
-		ending: map[lb.ServiceName]lb.OnWithdraw{},
+		ending: map[lb.ServiceName]lb.OnWithdraw{}, always: make(chan struct{}),
 	}
+	close(c.always)
 	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
 	c.mesh.SetZone(cfg.Zone)
 	c.written = readWritten(cfg.StateDir, c.log)
@@ -183,6 +186,8 @@ func (c *core) run(ctx context.Context) error {
 			c.age()
 		case <-c.ramp:
 			c.stepRamps()
+		case <-c.more():
+			c.decideSome()
 		}
 		c.flush()
 		c.acknowledge()

@@ -16,11 +16,12 @@ import (
 // backends is published without any although the test says it must not be.
 type memoryKernel struct {
 	*datapath.Memory
-	mu       sync.Mutex // the wait for a grace period has a goroutine of its own
-	keepFull atomic.Bool
-	emptied  []string
-	most     atomic.Uint32 // selected backends that were ever published
-	sweeping atomic.Bool   // whether connections are ended here
+	mu        sync.Mutex // the wait for a grace period has a goroutine of its own
+	keepFull  atomic.Bool
+	emptied   []string
+	most      atomic.Uint32   // selected backends that were ever published
+	sweeping  atomic.Bool     // whether connections are ended here
+	publishes func(id uint32) // told of each header that is stored; or nil
 }
 
 func newMemoryKernel() *memoryKernel {
@@ -81,6 +82,9 @@ func (k *memoryKernel) Monitor(ctx context.Context, _ uint32, visit func(bpf.Eve
 }
 
 func (k *memoryKernel) StoreHeader(id uint32, h layout.Header) {
+	if k.publishes != nil {
+		k.publishes(id)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.keepFull.Load() && h.Selected() == 0 {

@@ -15,6 +15,8 @@ import (
 	"github.com/clustermesh/clustermesh/agent/api"
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/agent/liveness/probe"
+	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/bpf/layout"
 	"github.com/clustermesh/clustermesh/kvstore"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -295,4 +297,58 @@ func TestAnOrderThatIsNoneIsIgnored(t *testing.T) {
 			t.Errorf("a cleanup leaves %v", left)
 		}
 	}
+}
+
+// TestOthersGetInWhileAnOrderIsFollowed: while thousands of services are decided
+// on anew for another order of the nearest clusters, another cluster's change comes
+// to the maps before most of them, although its service is the last by name; and
+// they all get their turn.
+func TestOthersGetInWhileAnOrderIsFollowed(t *testing.T) {
+	const services, last = 2_000, 999
+	c := servicesOf(t, services, []string{1: "home", 2: "east", 3: "west"}, map[string]string{"tiers": "nearest; local"})
+	dump, err := c.kernel.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(dump.Frontends, func(f layout.DumpFrontend) bool { return text(f.Meta.Name[:]) == fmt.Sprint("s", last) })
+	var published []uint32 // by the core's goroutine alone
+	c.kernel.(*memoryKernel).publishes = func(id uint32) { published = append(published, id) }
+	ended := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { stop(); <-ended }()
+	go func() { ended <- c.run(ctx) }()
+	asking, asked := make(chan struct{}), make(chan error, 1)
+	if err := c.do(ctx, func(c *core) {
+		go func() {
+			close(asking)
+			_, err := c.turn(ctx, func(c *core) {
+				c.mesh.Apply("west", []mesh.Change{{Key: tenBackends("west", 3, last, nil).Key, Deleted: true}})
+			})
+			asked <- err
+		}()
+		<-asking // it is about to wait for its turn
+		names, changed := c.mesh.SetRanks(map[string]uint8{"east": 0, "west": 1})
+		if !changed || len(names) != services || names[services-1].Name != fmt.Sprint("s", last) {
+			t.Errorf("changed %v, %d services are concerned", changed, len(names))
+		}
+		c.decideLater(names)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(60 * time.Second)
+	for done := false; !done; {
+		_ = c.do(ctx, func(c *core) { done = len(c.later) == 0 })
+		if time.Now().After(deadline) {
+			t.Fatal("not all services were decided on anew")
+		}
+	}
+	_ = c.do(ctx, func(c *core) {
+		if place := slices.Index(published, dump.Frontends[at].ID); place < 0 || place >= services/2 || len(published) < services {
+			t.Errorf("the changed service came to the maps as number %d of %d", place, len(published))
+		}
+		requireSelected(t, c, services, 10)
+	})
 }

@@ -57,7 +57,7 @@ func readOrder(dir string, log *slog.Logger) order {
 }
 
 // reorder ends a round of distances; services that want the nearest clusters
-// first are decided on anew if that changed their order.
+// first are decided on anew, bit by bit, if that changed their order.
 func (c *core) reorder(moving bool) {
 	if !c.order.Round(moving) {
 		return
@@ -66,9 +66,35 @@ func (c *core) reorder(moving bool) {
 	case c.order.changed <- struct{}{}:
 	default:
 	}
-	if c.mesh.SetRanks(c.order.Ranks()) {
+	if concerned, changed := c.mesh.SetRanks(c.order.Ranks()); changed {
+		c.decideLater(concerned)
 		c.metrics.reordered.Inc()
 		c.log.Info("order of the nearest clusters changed", "key", c.orderText(slices.Collect(maps.Keys(c.order.Distances()))))
+	}
+}
+
+// decideLater has services decided on anew between the changes of clusters. What
+// they hold is in the maps, only not in the order wanted now, so nobody waits for
+// it and no acknowledgement depends on it.
+func (c *core) decideLater(names []lb.ServiceName) {
+	c.later = append(c.later, names...)
+	slices.SortFunc(c.later, lb.ServiceName.Compare)
+	c.later = slices.Compact(c.later)
+}
+
+// more is ready while services wait to be decided on anew.
+func (c *core) more() <-chan struct{} {
+	if len(c.later) == 0 {
+		return nil
+	}
+	return c.always
+}
+
+// decideSome decides on some of them, for no longer than a piece of a cluster's
+// changes takes.
+func (c *core) decideSome() {
+	for begin := time.Now(); len(c.later) > 0 && time.Since(begin) < pieceTime; c.later = c.later[1:] {
+		c.set(c.later[0])
 	}
 }
 

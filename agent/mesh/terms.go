@@ -84,24 +84,27 @@ func (m *Mesh) govern(s *service, out *lb.Service) {
 }
 
 // SetRanks says how near remote clusters are, as [lb.Service].Ranks has it, and
-// reports whether that is new. Services become dirty that want the nearest
-// clusters first and have backends of one whose rank changed. ranks is not kept.
-func (m *Mesh) SetRanks(ranks map[string]uint8) (changed bool) {
+// reports whether that is new. The services that want the nearest clusters first
+// and have backends of one whose rank changed are returned, sorted. They are not
+// dirty by it: their content is what it was, so that the caller may take his time
+// in deciding on them anew. ranks is not kept.
+func (m *Mesh) SetRanks(ranks map[string]uint8) (concerned []lb.ServiceName, changed bool) {
 	if maps.Equal(m.ranks, ranks) {
-		return false
+		return nil, false
 	}
 	before := m.ranks
 	m.ranks = maps.Clone(ranks) // lb.Service values that were handed out share the former one
 	for s := range m.special {
-		if s.terms().policy.Nearest() && slices.ContainsFunc(s.parts, func(p part) bool {
+		if s.global() && s.terms().policy.Nearest() && slices.ContainsFunc(s.parts, func(p part) bool {
 			was, knew := before[p.cluster.name]
 			is, know := m.ranks[p.cluster.name]
 			return was != is || knew != know
 		}) {
-			m.touch(s)
+			concerned = append(concerned, s.name)
 		}
 	}
-	return true
+	slices.SortFunc(concerned, lb.ServiceName.Compare)
+	return concerned, true
 }
 
 // SetZone says in which zone our own node is, "" for unknown. Services that

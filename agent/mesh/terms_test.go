@@ -228,17 +228,17 @@ func TestAgesOfLostContact(t *testing.T) {
 }
 
 // TestRanksConcernWhoAsksForThem: services that want the nearest clusters first
-// become dirty when one of theirs changes its rank, and follow it; the others
-// and other clusters do not matter.
+// are named when one of theirs changes its rank, and follow it; the others and
+// other clusters do not matter, and nothing is dirty by it.
 func TestRanksConcernWhoAsksForThem(t *testing.T) {
 	m := joined(t, config(), remote, "north")
 	m.Apply(own, []mesh.Change{governed(map[string]string{"tiers": "nearest; local"}, nil)})
 	m.Dirty()
 	west, north := "10.1.0.1", "10.3.0.1"
 	for _, step := range []struct {
-		ranks          map[string]uint8
-		changed, dirty bool
-		want           string
+		ranks              map[string]uint8
+		changed, concerned bool
+		want               string
 	}{
 		{nil, false, false, west + " " + north},
 		{map[string]uint8{"elsewhere": 0}, true, false, west + " " + north},
@@ -248,14 +248,15 @@ func TestRanksConcernWhoAsksForThem(t *testing.T) {
 		{map[string]uint8{remote: 0, "north": 0}, true, true, west + " " + north},
 		{map[string]uint8{}, true, true, west + " " + north},
 	} {
-		if changed, dirty := m.SetRanks(step.ranks), m.Dirty(); changed != step.changed || len(dirty) > 0 != step.dirty {
-			t.Errorf("%v: changed %v, dirty %v", step.ranks, changed, dirty)
+		concerned, changed := m.SetRanks(step.ranks)
+		if changed != step.changed || slices.Contains(concerned, svc("cart")) != step.concerned || len(concerned) > 1 || m.Dirty() != nil {
+			t.Errorf("%v: changed %v, concerned %v", step.ranks, changed, concerned)
 		}
 		wantUsed(t, m, step.want)
 	}
 	m.Apply(own, []mesh.Change{governed(map[string]string{"tiers": "*"}, nil)})
 	m.Dirty()
-	if m.SetRanks(map[string]uint8{remote: 3}); len(m.Dirty()) > 0 {
+	if concerned, _ := m.SetRanks(map[string]uint8{remote: 3}); len(concerned) > 0 {
 		t.Error("a service that does not ask for it is decided on again")
 	}
 }
