@@ -105,7 +105,7 @@ func newCore(cfg Config, kernel Kernel) (*core, error) {
 		ending: map[lb.ServiceName]lb.OnWithdraw{}, always: make(chan struct{}),
 	}
 	close(c.always)
-	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c))
+	cfg.Registry.MustRegister(newCollector(c), newLinkCollector(c), newUsageCollector(c))
 	c.mesh.SetZone(cfg.Zone)
 	c.written = readWritten(cfg.StateDir, c.log)
 	c.order = newOrder(nil)

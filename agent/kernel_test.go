@@ -55,6 +55,10 @@ func (k *memoryKernel) DeleteFrontend(key layout.FrontendKey) error {
 
 func (k *memoryKernel) Counters() (bpf.Counters, error) { return bpf.Counters{}, nil }
 
+func (k *memoryKernel) Usage() ([]bpf.Usage, error) {
+	return []bpf.Usage{{Map: "cm_affinity", Entries: 3, Capacity: 8, WhenFull: "somebody is forgotten"}}, nil
+}
+
 func (k *memoryKernel) ClusterHits() (map[uint16]uint64, error) { return map[uint16]uint64{1: 7}, nil }
 
 func (k *memoryKernel) StoreTable(at uint32, slots []uint16) {

@@ -77,5 +77,10 @@ func (l *local) Maps(ctx context.Context, _ *api.MapsRequest) (*api.MapsResponse
 	if err := l.core.do(ctx, func(c *core) { out, failed = c.mapEntries() }); err != nil {
 		return nil, err
 	}
-	return out, failed
+	if failed != nil {
+		return nil, failed
+	}
+	all, err := l.core.usage()
+	addUsage(out, all)
+	return out, err
 }

@@ -26,6 +26,7 @@
 #include "select.h"
 #include "sticky.h"
 #include "sweep.h"
+#include "usage.h"
 
 #define CM_IPPROTO_TCP 6
 #define CM_IPPROTO_UDP 17

@@ -137,6 +137,13 @@ type clustermeshCmSweeps struct {
 	Missed uint64
 }
 
+type clustermeshCmUsage struct {
+	_        structs.HostLayout
+	Counted  uint64
+	Entries  uint32
+	Capacity uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -157,6 +164,7 @@ const (
 	clustermeshMapCmSlab          = "cm_slab"
 	clustermeshMapCmSweeps        = "cm_sweeps"
 	clustermeshMapCmTcpPeers      = "cm_tcp_peers"
+	clustermeshMapCmUsage         = "cm_usage"
 	clustermeshProgCmConnect4     = "cm_connect4"
 	clustermeshProgCmConnect6     = "cm_connect6"
 	clustermeshProgCmGetpeername4 = "cm_getpeername4"
@@ -245,6 +253,7 @@ type clustermeshMapSpecs struct {
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.MapSpec `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
+	CmUsage       *ebpf.MapSpec `ebpf:"cm_usage"`
 }
 
 // clustermeshVariableSpecs contains global variables before they are loaded into the kernel.
@@ -293,6 +302,7 @@ type clustermeshMaps struct {
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.Map `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
+	CmUsage       *ebpf.Map `ebpf:"cm_usage"`
 }
 
 func (m *clustermeshMaps) Close() error {
@@ -313,6 +323,7 @@ func (m *clustermeshMaps) Close() error {
 		m.CmSlab,
 		m.CmSweeps,
 		m.CmTcpPeers,
+		m.CmUsage,
 	)
 }
 

@@ -105,6 +105,7 @@ func TestMapsAreAsTheLayoutSays(t *testing.T) {
 		"cm_affinity":  {Type: ebpf.LRUHash, KeySize: 24, ValueSize: 28},
 		"cm_settings":  {Type: ebpf.Array, KeySize: 4, ValueSize: 16, Flags: mappable},
 		"cm_events":    {Type: ebpf.RingBuf},
+		"cm_usage":     {Type: ebpf.Array, KeySize: 4, ValueSize: 16, Flags: mappable},
 	} {
 		m := spec.Maps[name]
 		got := ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, Flags: m.Flags}

@@ -37,6 +37,8 @@ type Datapath struct {
 	clusters *window[layout.Cluster]
 	settings *window[clustermeshCmSettings]
 	sweeps   *window[clustermeshCmSweeps]
+	usage    *window[clustermeshCmUsage]
+	census   census
 
 	flagged    bool        // some header has flags: the layout is of version 2
 	monitoring atomic.Bool // a Monitor runs

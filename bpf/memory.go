@@ -19,6 +19,7 @@ func (d *Datapath) mapMemory(Options) error {
 		open(d, clustermeshMapCmClusters, &d.clusters, true),
 		open(d, clustermeshMapCmSettings, &d.settings, true),
 		open(d, clustermeshMapCmSweeps, &d.sweeps, true),
+		open(d, clustermeshMapCmUsage, &d.usage, true),
 	)
 }
 
@@ -35,8 +36,8 @@ func open[T any](d *Datapath, name string, to **window[T], whole bool) error {
 }
 
 func (d *Datapath) unmapMemory() error {
-	err := errors.Join(d.headers.close(), d.slab.close(), d.meta.close(), d.clusters.close(), d.settings.close(), d.sweeps.close())
-	d.headers, d.slab, d.meta, d.clusters, d.settings, d.sweeps = nil, nil, nil, nil, nil, nil
+	err := errors.Join(d.headers.close(), d.slab.close(), d.meta.close(), d.clusters.close(), d.settings.close(), d.sweeps.close(), d.usage.close())
+	d.headers, d.slab, d.meta, d.clusters, d.settings, d.sweeps, d.usage = nil, nil, nil, nil, nil, nil, nil
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -41,6 +42,8 @@ type PacketOptions struct {
 
 	// clsact attaches as on Linux before 6.6, blind translates as before 6.2.
 	clsact, blind bool
+	// plainFlows keeps flows in a plain hash, to measure what the other costs.
+	plainFlows bool
 }
 
 // Device is a network device of this network namespace whose traffic is load
@@ -82,6 +85,8 @@ type Packet struct {
 	links  map[string]link.Link        // by pin
 	clsact bool                        // the kernel has no TCX
 	modes  map[int]link.XDPAttachFlags // of the devices that this process gave XDP
+	// counted is when [Packet.TellUsage] counted last, by the monotonic clock.
+	counted time.Duration
 }
 
 // LoadPacket loads the per-packet programs on the pinned maps and attaches
@@ -175,6 +180,9 @@ func (p *Packet) size(spec *ebpf.CollectionSpec, opts PacketOptions) error {
 			continue
 		}
 		m.Pinning = ebpf.PinByName
+		if opts.plainFlows && name == packetMapCmFlows {
+			m.Type = ebpf.Hash
+		}
 		n, own := sizes[name]
 		if n == 0 {
 			n = defaults[name]

@@ -2,9 +2,12 @@ package bpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // tcpPacket is an Ethernet frame from the middle of a TCP connection, with right
@@ -164,4 +167,60 @@ func BenchmarkPacket(b *testing.B) {
 			measure(fmt.Sprintf("established/IPv%d/connections=%d", family, flows), "cm_ingress", f.ring(p, family, flows), -1)
 		}
 	}
+}
+
+// BenchmarkFlows compares the map of flows, which makes room by itself, with a plain
+// hash: a packet in the middle of one of many connections, and keeping a new flow.
+func BenchmarkFlows(b *testing.B) {
+	for _, kind := range []string{"lru", "plain"} {
+		f := newBench(b, 1000, tcp)
+		p, err := LoadPacket(PacketOptions{PinDir: f.opts.PinDir, plainFlows: kind == "plain"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = p.Close() })
+		flows := p.coll.Maps[packetMapCmFlows]
+		for _, connections := range []int{1, 1_000, 20_000} {
+			data := f.ring(p, 4, connections)
+			b.Run(fmt.Sprintf("packet/%s/connections=%d", kind, connections), func(b *testing.B) {
+				ret, mean, err := p.coll.Programs["cm_ingress"].Benchmark(data, max(b.N, 400_000), nil)
+				if err != nil || int32(ret) != -1 {
+					b.Fatalf("the program returned %d, error %v", int32(ret), err)
+				}
+				b.ReportMetric(float64(mean), "ns/packet")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+		b.Run("insert/"+kind, func(b *testing.B) { insertFlows(b, flows, int(flows.MaxEntries())/2) })
+		if kind == "lru" {
+			fill(b, flows, int(flows.MaxEntries()))
+			b.Run("insert/lru/full", func(b *testing.B) { insertFlows(b, flows, int(flows.MaxEntries())/2) })
+		}
+	}
+}
+
+// insertFlows measures inserting n new keys at once, which are taken out after it.
+func insertFlows(b *testing.B, m *ebpf.Map, n int) {
+	keys, values := make([]packetCmFlowKey, n), make([]packetCmFlow, n)
+	round := uint64(0)
+	for b.Loop() {
+		b.StopTimer()
+		round++
+		for i := range keys {
+			keys[i] = packetCmFlowKey{Src: round<<32 | uint64(i), Dst: 1 << 60, Proto: tcp}
+		}
+		b.StartTimer()
+		if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		for i := range keys { // of a full map some have made room already
+			if err := m.Delete(&keys[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/flow")
+	b.ReportMetric(0, "ns/op")
 }

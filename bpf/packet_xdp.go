@@ -45,8 +45,8 @@ func (p *Packet) settleXDP(dev *net.Interface, d Device, ethernet bool) (bool, e
 }
 
 // genericXDP is the XDP program for whole packets only. The kernel's generic mode
-// makes copies of packets for programs that say they take them in pieces, and what
-// is attached behind does not see those.
+// makes copies of packets for programs that say they take them in pieces, and to
+// what is attached behind these begin with the IP header (TestBehindXDP).
 const genericXDP = "cm_xdp_generic"
 
 // xdpFrags is BPF_F_XDP_HAS_FRAGS of linux/bpf.h, of Linux 5.18.

@@ -1313,8 +1313,10 @@ func (*MapsRequest) Descriptor() ([]byte, []int) {
 }
 
 type MapsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*MapEntry            `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*MapEntry            `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// How full the maps are that programs fill.
+	Usage         []*MapUsage `protobuf:"bytes,2,rep,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1356,6 +1358,92 @@ func (x *MapsResponse) GetEntries() []*MapEntry {
 	return nil
 }
 
+func (x *MapsResponse) GetUsage() []*MapUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// MapUsage is how full a map is.
+type MapUsage struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Map      string                 `protobuf:"bytes,1,opt,name=map,proto3" json:"map,omitempty"`
+	Entries  uint32                 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	Capacity uint32                 `protobuf:"varint,3,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// Seconds since the entries were counted.
+	AgeSeconds float64 `protobuf:"fixed64,4,opt,name=age_seconds,json=ageSeconds,proto3" json:"age_seconds,omitempty"`
+	// What becomes of one more entry than fit.
+	WhenFull      string `protobuf:"bytes,5,opt,name=when_full,json=whenFull,proto3" json:"when_full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapUsage) Reset() {
+	*x = MapUsage{}
+	mi := &file_api_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapUsage) ProtoMessage() {}
+
+func (x *MapUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_api_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapUsage.ProtoReflect.Descriptor instead.
+func (*MapUsage) Descriptor() ([]byte, []int) {
+	return file_api_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MapUsage) GetMap() string {
+	if x != nil {
+		return x.Map
+	}
+	return ""
+}
+
+func (x *MapUsage) GetEntries() uint32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *MapUsage) GetCapacity() uint32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *MapUsage) GetAgeSeconds() float64 {
+	if x != nil {
+		return x.AgeSeconds
+	}
+	return 0
+}
+
+func (x *MapUsage) GetWhenFull() string {
+	if x != nil {
+		return x.WhenFull
+	}
+	return ""
+}
+
 // MapEntry is one frontend as the kernel holds it.
 type MapEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1373,7 +1461,7 @@ type MapEntry struct {
 
 func (x *MapEntry) Reset() {
 	*x = MapEntry{}
-	mi := &file_api_proto_msgTypes[16]
+	mi := &file_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1473,7 @@ func (x *MapEntry) String() string {
 func (*MapEntry) ProtoMessage() {}
 
 func (x *MapEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[16]
+	mi := &file_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1486,7 @@ func (x *MapEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapEntry.ProtoReflect.Descriptor instead.
 func (*MapEntry) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{16}
+	return file_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MapEntry) GetId() uint32 {
@@ -1471,7 +1559,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_api_proto_msgTypes[17]
+	mi := &file_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1571,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[17]
+	mi := &file_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1584,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{17}
+	return file_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainRequest) GetNamespace() string {
@@ -1541,7 +1629,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_api_proto_msgTypes[18]
+	mi := &file_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1641,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[18]
+	mi := &file_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1654,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{18}
+	return file_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainResponse) GetServices() []*Explanation {
@@ -1612,7 +1700,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_api_proto_msgTypes[19]
+	mi := &file_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1712,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[19]
+	mi := &file_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1725,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{19}
+	return file_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Explanation) GetNamespace() string {
@@ -1714,7 +1802,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_proto_msgTypes[20]
+	mi := &file_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1814,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[20]
+	mi := &file_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1827,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{20}
+	return file_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Decision) GetFrontend() *Frontend {
@@ -1782,7 +1870,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_api_proto_msgTypes[21]
+	mi := &file_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1882,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[21]
+	mi := &file_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1895,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{21}
+	return file_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Share) GetCluster() string {
@@ -1898,7 +1986,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_api_proto_msgTypes[22]
+	mi := &file_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1998,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[22]
+	mi := &file_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2011,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{22}
+	return file_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Refused) GetCluster() string {
@@ -1991,7 +2079,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_api_proto_msgTypes[23]
+	mi := &file_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2091,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[23]
+	mi := &file_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2104,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{23}
+	return file_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseRequest) GetCluster() string {
@@ -2036,7 +2124,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_api_proto_msgTypes[24]
+	mi := &file_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2136,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[24]
+	mi := &file_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2149,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{24}
+	return file_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReleaseResponse) GetReleased() uint32 {
@@ -2084,7 +2172,7 @@ type MonitorRequest struct {
 
 func (x *MonitorRequest) Reset() {
 	*x = MonitorRequest{}
-	mi := &file_api_proto_msgTypes[25]
+	mi := &file_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2184,7 @@ func (x *MonitorRequest) String() string {
 func (*MonitorRequest) ProtoMessage() {}
 
 func (x *MonitorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[25]
+	mi := &file_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2197,7 @@ func (x *MonitorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MonitorRequest.ProtoReflect.Descriptor instead.
 func (*MonitorRequest) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{25}
+	return file_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MonitorRequest) GetSampleEvery() uint32 {
@@ -2153,7 +2241,7 @@ type Choice struct {
 
 func (x *Choice) Reset() {
 	*x = Choice{}
-	mi := &file_api_proto_msgTypes[26]
+	mi := &file_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2253,7 @@ func (x *Choice) String() string {
 func (*Choice) ProtoMessage() {}
 
 func (x *Choice) ProtoReflect() protoreflect.Message {
-	mi := &file_api_proto_msgTypes[26]
+	mi := &file_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2266,7 @@ func (x *Choice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Choice.ProtoReflect.Descriptor instead.
 func (*Choice) Descriptor() ([]byte, []int) {
-	return file_api_proto_rawDescGZIP(), []int{26}
+	return file_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Choice) GetTimeUnixNanos() int64 {
@@ -2365,9 +2453,17 @@ const file_api_proto_rawDesc = "" +
 	"\x04tier\x18\n" +
 	" \x01(\rR\x04tier\x12 \n" +
 	"\vprovisional\x18\v \x01(\bR\vprovisional\"\r\n" +
-	"\vMapsRequest\"H\n" +
+	"\vMapsRequest\"~\n" +
 	"\fMapsResponse\x128\n" +
-	"\aentries\x18\x01 \x03(\v2\x1e.clustermesh.agent.v1.MapEntryR\aentries\"\x97\x02\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.clustermesh.agent.v1.MapEntryR\aentries\x124\n" +
+	"\x05usage\x18\x02 \x03(\v2\x1e.clustermesh.agent.v1.MapUsageR\x05usage\"\x90\x01\n" +
+	"\bMapUsage\x12\x10\n" +
+	"\x03map\x18\x01 \x01(\tR\x03map\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\rR\aentries\x12\x1a\n" +
+	"\bcapacity\x18\x03 \x01(\rR\bcapacity\x12\x1f\n" +
+	"\vage_seconds\x18\x04 \x01(\x01R\n" +
+	"ageSeconds\x12\x1b\n" +
+	"\twhen_full\x18\x05 \x01(\tR\bwhenFull\"\x97\x02\n" +
 	"\bMapEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -2462,7 +2558,7 @@ func file_api_proto_rawDescGZIP() []byte {
 	return file_api_proto_rawDescData
 }
 
-var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_api_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_api_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: clustermesh.agent.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: clustermesh.agent.v1.StatusResponse
@@ -2480,17 +2576,18 @@ var file_api_proto_goTypes = []any{
 	(*Backend)(nil),          // 13: clustermesh.agent.v1.Backend
 	(*MapsRequest)(nil),      // 14: clustermesh.agent.v1.MapsRequest
 	(*MapsResponse)(nil),     // 15: clustermesh.agent.v1.MapsResponse
-	(*MapEntry)(nil),         // 16: clustermesh.agent.v1.MapEntry
-	(*ExplainRequest)(nil),   // 17: clustermesh.agent.v1.ExplainRequest
-	(*ExplainResponse)(nil),  // 18: clustermesh.agent.v1.ExplainResponse
-	(*Explanation)(nil),      // 19: clustermesh.agent.v1.Explanation
-	(*Decision)(nil),         // 20: clustermesh.agent.v1.Decision
-	(*Share)(nil),            // 21: clustermesh.agent.v1.Share
-	(*Refused)(nil),          // 22: clustermesh.agent.v1.Refused
-	(*ReleaseRequest)(nil),   // 23: clustermesh.agent.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),  // 24: clustermesh.agent.v1.ReleaseResponse
-	(*MonitorRequest)(nil),   // 25: clustermesh.agent.v1.MonitorRequest
-	(*Choice)(nil),           // 26: clustermesh.agent.v1.Choice
+	(*MapUsage)(nil),         // 16: clustermesh.agent.v1.MapUsage
+	(*MapEntry)(nil),         // 17: clustermesh.agent.v1.MapEntry
+	(*ExplainRequest)(nil),   // 18: clustermesh.agent.v1.ExplainRequest
+	(*ExplainResponse)(nil),  // 19: clustermesh.agent.v1.ExplainResponse
+	(*Explanation)(nil),      // 20: clustermesh.agent.v1.Explanation
+	(*Decision)(nil),         // 21: clustermesh.agent.v1.Decision
+	(*Share)(nil),            // 22: clustermesh.agent.v1.Share
+	(*Refused)(nil),          // 23: clustermesh.agent.v1.Refused
+	(*ReleaseRequest)(nil),   // 24: clustermesh.agent.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),  // 25: clustermesh.agent.v1.ReleaseResponse
+	(*MonitorRequest)(nil),   // 26: clustermesh.agent.v1.MonitorRequest
+	(*Choice)(nil),           // 27: clustermesh.agent.v1.Choice
 }
 var file_api_proto_depIdxs = []int32{
 	2,  // 0: clustermesh.agent.v1.StatusResponse.clusters:type_name -> clustermesh.agent.v1.Cluster
@@ -2502,36 +2599,37 @@ var file_api_proto_depIdxs = []int32{
 	11, // 6: clustermesh.agent.v1.ServicesResponse.services:type_name -> clustermesh.agent.v1.Service
 	12, // 7: clustermesh.agent.v1.Service.frontends:type_name -> clustermesh.agent.v1.Frontend
 	13, // 8: clustermesh.agent.v1.Service.backends:type_name -> clustermesh.agent.v1.Backend
-	16, // 9: clustermesh.agent.v1.MapsResponse.entries:type_name -> clustermesh.agent.v1.MapEntry
-	12, // 10: clustermesh.agent.v1.MapEntry.frontend:type_name -> clustermesh.agent.v1.Frontend
-	13, // 11: clustermesh.agent.v1.MapEntry.backends:type_name -> clustermesh.agent.v1.Backend
-	19, // 12: clustermesh.agent.v1.ExplainResponse.services:type_name -> clustermesh.agent.v1.Explanation
-	22, // 13: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
-	20, // 14: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
-	21, // 15: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
-	13, // 16: clustermesh.agent.v1.Explanation.unmatched:type_name -> clustermesh.agent.v1.Backend
-	12, // 17: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
-	13, // 18: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
-	12, // 19: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
-	0,  // 20: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
-	9,  // 21: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
-	14, // 22: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
-	17, // 23: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
-	23, // 24: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
-	25, // 25: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
-	3,  // 26: clustermesh.agent.v1.Agent.Wait:input_type -> clustermesh.agent.v1.WaitRequest
-	1,  // 27: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
-	10, // 28: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
-	15, // 29: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
-	18, // 30: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
-	24, // 31: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
-	26, // 32: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
-	5,  // 33: clustermesh.agent.v1.Agent.Wait:output_type -> clustermesh.agent.v1.WaitResponse
-	27, // [27:34] is the sub-list for method output_type
-	20, // [20:27] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	17, // 9: clustermesh.agent.v1.MapsResponse.entries:type_name -> clustermesh.agent.v1.MapEntry
+	16, // 10: clustermesh.agent.v1.MapsResponse.usage:type_name -> clustermesh.agent.v1.MapUsage
+	12, // 11: clustermesh.agent.v1.MapEntry.frontend:type_name -> clustermesh.agent.v1.Frontend
+	13, // 12: clustermesh.agent.v1.MapEntry.backends:type_name -> clustermesh.agent.v1.Backend
+	20, // 13: clustermesh.agent.v1.ExplainResponse.services:type_name -> clustermesh.agent.v1.Explanation
+	23, // 14: clustermesh.agent.v1.ExplainResponse.refused:type_name -> clustermesh.agent.v1.Refused
+	21, // 15: clustermesh.agent.v1.Explanation.frontends:type_name -> clustermesh.agent.v1.Decision
+	22, // 16: clustermesh.agent.v1.Explanation.clusters:type_name -> clustermesh.agent.v1.Share
+	13, // 17: clustermesh.agent.v1.Explanation.unmatched:type_name -> clustermesh.agent.v1.Backend
+	12, // 18: clustermesh.agent.v1.Decision.frontend:type_name -> clustermesh.agent.v1.Frontend
+	13, // 19: clustermesh.agent.v1.Decision.backends:type_name -> clustermesh.agent.v1.Backend
+	12, // 20: clustermesh.agent.v1.Choice.frontend:type_name -> clustermesh.agent.v1.Frontend
+	0,  // 21: clustermesh.agent.v1.Agent.Status:input_type -> clustermesh.agent.v1.StatusRequest
+	9,  // 22: clustermesh.agent.v1.Agent.Services:input_type -> clustermesh.agent.v1.ServicesRequest
+	14, // 23: clustermesh.agent.v1.Agent.Maps:input_type -> clustermesh.agent.v1.MapsRequest
+	18, // 24: clustermesh.agent.v1.Agent.Explain:input_type -> clustermesh.agent.v1.ExplainRequest
+	24, // 25: clustermesh.agent.v1.Agent.Release:input_type -> clustermesh.agent.v1.ReleaseRequest
+	26, // 26: clustermesh.agent.v1.Agent.Monitor:input_type -> clustermesh.agent.v1.MonitorRequest
+	3,  // 27: clustermesh.agent.v1.Agent.Wait:input_type -> clustermesh.agent.v1.WaitRequest
+	1,  // 28: clustermesh.agent.v1.Agent.Status:output_type -> clustermesh.agent.v1.StatusResponse
+	10, // 29: clustermesh.agent.v1.Agent.Services:output_type -> clustermesh.agent.v1.ServicesResponse
+	15, // 30: clustermesh.agent.v1.Agent.Maps:output_type -> clustermesh.agent.v1.MapsResponse
+	19, // 31: clustermesh.agent.v1.Agent.Explain:output_type -> clustermesh.agent.v1.ExplainResponse
+	25, // 32: clustermesh.agent.v1.Agent.Release:output_type -> clustermesh.agent.v1.ReleaseResponse
+	27, // 33: clustermesh.agent.v1.Agent.Monitor:output_type -> clustermesh.agent.v1.Choice
+	5,  // 34: clustermesh.agent.v1.Agent.Wait:output_type -> clustermesh.agent.v1.WaitResponse
+	28, // [28:35] is the sub-list for method output_type
+	21, // [21:28] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_api_proto_init() }
@@ -2545,7 +2643,7 @@ func file_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_proto_rawDesc), len(file_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

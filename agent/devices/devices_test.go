@@ -83,6 +83,7 @@ type fakePacket struct {
 	calls    int
 	fails    error
 	stale    error
+	told     int // how often what the maps hold was to be told
 }
 
 func (f *fakePacket) Attach(d bpf.Device) error {
@@ -100,6 +101,7 @@ func (f *fakePacket) Attach(d bpf.Device) error {
 func (f *fakePacket) Detach(index int) error { delete(f.attached, index); return f.fails }
 func (f *fakePacket) Forget() (int, error)   { return 0, nil }
 func (f *fakePacket) Current() error         { return f.stale }
+func (f *fakePacket) TellUsage() error       { f.told++; return f.fails }
 
 func (f *fakePacket) Attached() (list []int, err error) {
 	for index := range f.attached {
@@ -138,6 +140,9 @@ func TestFollower(t *testing.T) {
 	delete(p.attached, lo.Index) // by somebody else
 	if look(); !p.attached[lo.Index] {
 		t.Error("the loss of an attachment was not repaired")
+	}
+	if p.told < 4 {
+		t.Errorf("what the maps hold was told %d times", p.told)
 	}
 	p.stale = errors.New("made anew")
 	if err := f.look(); !errors.Is(err, p.stale) {

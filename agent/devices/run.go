@@ -118,6 +118,7 @@ type packet interface {
 	Attached() (indexes []int, err error)
 	Forget() (n int, err error)
 	Current() error
+	TellUsage() error
 }
 
 // follower knows what it attached.
@@ -141,6 +142,9 @@ func (f *follower) look() error {
 	}
 	if _, err := f.packet.Forget(); err != nil {
 		f.log.Warn("leave devices that are gone", "err", err)
+	}
+	if err := f.packet.TellUsage(); err != nil {
+		f.log.Warn("count what the maps hold", "err", err)
 	}
 	if err := f.recall(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -142,17 +143,32 @@ func newServicesCommand(a *app) *cobra.Command {
 
 func newMapsCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:     "maps",
-		Short:   "List what this node's kernel holds, read back from the eBPF maps",
-		Example: "  clustermesh maps\n  clustermesh maps -o json",
+		Use:   "maps",
+		Short: "List what this node's kernel holds, read back from the eBPF maps",
+		Long: `maps lists each frontend with its backends, and how full the maps are that the
+programs fill: with clients of session affinity, with sockets, and, where
+clustermesh-agent devices runs, with connections. They are counted at most every
+minute. Most of them make room by forgetting what was used least recently, so
+that they fill up and stay full on a busy node. --usage shows that alone.`,
+		Example: "  clustermesh maps\n  clustermesh maps -o json\n  clustermesh maps --usage -o json",
 		Args:    cobra.NoArgs,
 	}
+	alone := c.Flags().Bool("usage", false, "show only how full the maps are that programs fill")
 	return a.askAgent(watchFlags(c), func(ctx context.Context, agent api.AgentClient, _ []string) error {
 		r, err := agent.Maps(ctx, &api.MapsRequest{})
 		if err != nil {
 			return err
 		}
-		list := newMaps(r)
-		return a.show(list, list.table)
+		list, full := newMaps(r), newUsage(r)
+		if *alone {
+			return a.show(full, full.table)
+		}
+		return a.show(list, func(w io.Writer) {
+			list.table(w)
+			if len(list) > 0 && len(full) > 0 {
+				fmt.Fprintln(w)
+			}
+			full.table(w)
+		})
 	})
 }

@@ -49,6 +49,7 @@ func (f *sysdumpFlags) gatherAgent(ctx context.Context, d *dump) {
 	d.json("agent/status.json", newStatus(status), shortAgentError(err))
 	maps, err := agent.Maps(ctx, &api.MapsRequest{})
 	d.json("agent/maps.json", newMaps(maps), shortAgentError(err))
+	d.json("agent/usage.json", newUsage(maps), shortAgentError(err))
 	services, err := agent.Services(ctx, &api.ServicesRequest{})
 	list := newServices(services)
 	d.json("agent/services.json", list, shortAgentError(err))

@@ -48,6 +48,7 @@ func bounds() map[string]string {
 		"from":           "the own cluster's name",
 		"go_version":     "that of the build",
 		"kind":           "kinds of records, objects, requests or repairs; a fixed list",
+		"map":            "names of pinned maps; a fixed list",
 		"protocol":       "`tcp` or `udp`",
 		"op":             "`put` or `delete`",
 		"peer":           "configured peers, at most 511, and `local` and `other`",
