@@ -11,6 +11,9 @@ import (
 // VERSION=v1.2.3), for builds that cannot ask a checkout for its tag.
 var release string
 
+// unnamed is the version of what nobody named.
+const unnamed = "devel"
+
 // Build says what a binary was made of. Version is the tag of the commit, or Go's
 // name for a commit without one, or "devel" where the build saw no checkout; Commit
 // and Date, of the commit, are empty there.
@@ -47,18 +50,20 @@ func buildOf(info *debug.BuildInfo, release string) Build {
 	if b.Version == "" && info.Main.Version != "(devel)" {
 		b.Version = info.Main.Version
 	}
-	b.Version = cmp.Or(b.Version, "devel")
+	b.Version = cmp.Or(b.Version, unnamed)
 	return b
 }
 
 // String is what --version shows after the name of the command.
 func (b Build) String() string {
-	parts := []string{"built outside a checkout"}
-	if b.Commit != "" {
-		parts = []string{"commit " + b.Commit}
-		if b.Modified {
-			parts[0] += " with changes"
-		}
+	var parts []string
+	switch {
+	case b.Commit != "" && b.Modified:
+		parts = append(parts, "commit "+b.Commit+" with changes")
+	case b.Commit != "":
+		parts = append(parts, "commit "+b.Commit)
+	case b.Version == unnamed:
+		parts = append(parts, "built outside a checkout")
 	}
 	if b.Date != "" {
 		parts = append(parts, b.Date)
