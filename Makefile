@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
-.PHONY: e2e-job e2e-rest interop-run test-bare release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
+.PHONY: e2e-job e2e-rest interop-run test-bare operator release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -75,7 +75,7 @@ check-generated: ## check that the committed generated code is what the generato
 
 test: ## run everything: lint, unit tests with the race detector, end-to-end tests
 	@mkdir -p bin
-	@nice -n 10 $(MAKE) --no-print-directory kube interop-build >bin/kube.log 2>&1 & kube=$$!; \
+	@nice -n 10 $(MAKE) --no-print-directory kube operator interop-build >bin/kube.log 2>&1 & kube=$$!; \
 	trap 'kill $$kube 2>/dev/null || true' EXIT; \
 	$(MAKE) --no-print-directory lint check-generated test-race test-bare bench-once build deploy-check; \
 	echo "waiting for the Kubernetes control plane and Cilium's packages to be built"; \
@@ -95,7 +95,7 @@ test-bare: ## run what a binary with cgo, which the race detector needs, has to 
 bench-once: ## run every benchmark once, so that none of them rots
 	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m
 
-e2e: build kube ## run the end-to-end tests (root, eBPF, namespaces)
+e2e: build kube operator ## run the end-to-end tests (root, eBPF, namespaces)
 	$(E2E)
 
 # The parts of the end-to-end tests wait more than they compute, and each has
@@ -122,6 +122,10 @@ $(KUBE):
 	@rm -f bin/kube-*
 	cd e2e/kube && $(BUILD) -buildvcs=false -ldflags="$(KUBE_LDFLAGS)" -o $(CURDIR)/$(KUBE).part .
 	mv $(KUBE).part $(KUBE)
+
+operator: ## build helm and kubectl, with which the end-to-end tests type the install guide
+	@mkdir -p bin
+	cd deploy/check && $(BUILD) -buildvcs=false -ldflags="-s -w" -o $(CURDIR)/bin/ ./operator
 
 bench: build kube ## print the product's figures
 	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchmem
