@@ -125,14 +125,14 @@ $(KUBE):
 
 operator: ## build helm and kubectl, with which the end-to-end tests type the install guide
 	@mkdir -p bin
-	cd deploy/check && $(BUILD) -buildvcs=false -ldflags="-s -w" -o $(CURDIR)/bin/ ./operator
+	cd deploy/check && $(GO) build -buildvcs=false -ldflags="-s -w" -o $(CURDIR)/bin/ ./operator
 
 bench: build kube ## print the product's figures
 	$(UNIT) | xargs $(GO) test -run '^$$' -bench . -benchmem
 	$(E2E) -run 'TestMainJob/figures'
 
 deploy-check: ## render the chart, the manifests and the units, and check what comes out
-	cd deploy/check && $(GO) vet ./... && $(GO) test -count=1 ./...
+	cd deploy/check && $(GO) vet . && $(GO) test -count=1 .
 
 deploy-generate: ## write deploy/kustomize/base, the golden renderings and docs/values.md from the chart
 	cd deploy/check && $(GO) test -count=1 -run 'TestRender|TestBase|TestValues' . -update
