@@ -79,7 +79,7 @@ type Config struct {
 	HeartbeatTimeout time.Duration
 	// ClusterShare is the part of all processors that one remote cluster's changes
 	// may take for long, ClusterBurst how much processor time they may take before.
-	// What is beyond that is read later. 0 means 0.01 and 2 s.
+	// What is beyond that is read later. 0 means 0.01 and 1 s.
 	ClusterShare float64
 	ClusterBurst time.Duration
 	// Probe has remote clusters' backends probed by TCP connects, so that new
@@ -123,7 +123,7 @@ func (c Config) withDefaults() Config {
 		c.ClusterShare = 0.01
 	}
 	if c.ClusterBurst == 0 {
-		c.ClusterBurst = 2 * time.Second
+		c.ClusterBurst = time.Second // a list of tens of thousands of services takes less
 	}
 	if c.ProbeInterval == 0 {
 		c.ProbeInterval = 200 * time.Millisecond

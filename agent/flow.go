@@ -28,7 +28,7 @@ const (
 	firstPiece = 16
 	mostPiece  = 256
 	pieceBytes = 64 << 10
-	// changeCost and byteCost are what a change takes before it comes to the core.
+	// changeCost and byteCost are what reading a change takes.
 	changeCost = 3 * time.Microsecond
 	byteCost   = 3 * time.Nanosecond
 )
@@ -50,24 +50,26 @@ func (c *core) putOff() map[string]time.Duration {
 	return out
 }
 
-// cut returns how many changes make the next piece, and their size.
-func (f *flow) cut(changes []kvstore.Change) (n, bytes int) {
+// cut returns how many changes make the next piece.
+func (f *flow) cut(changes []kvstore.Change) (n int) {
+	bytes := 0
 	for n < min(len(changes), f.piece) {
-		more := len(changes[n].Key) + len(changes[n].Value)
-		if n > 0 && bytes+more > pieceBytes {
+		bytes += len(changes[n].Key) + len(changes[n].Value)
+		if n > 0 && bytes > pieceBytes {
 			break
 		}
-		n, bytes = n+1, bytes+more
+		n++
 	}
-	return n, bytes
+	return n
 }
 
-// settle notes what a piece took, and waits until the cluster has paid for it.
-func (f *flow) settle(ctx context.Context, n, bytes int, took time.Duration) error {
+// settle notes what a piece of n changes took the core, and reading took before
+// it, and waits until the cluster has paid for both.
+func (f *flow) settle(ctx context.Context, n int, took, read time.Duration) error {
 	if n > 0 {
 		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(n)*int64(pieceTime)/max(1, int64(took)))))
 	}
-	wait := f.purse.Take(took + time.Duration(n)*changeCost + time.Duration(bytes)*byteCost)
+	wait := f.purse.Take(took + read)
 	if wait == 0 {
 		return nil
 	}
@@ -82,19 +84,36 @@ func (f *flow) settle(ctx context.Context, n, bytes int, took time.Duration) err
 	}
 }
 
-// deliver hands an update to the core.
-func (r *remote) deliver(ctx context.Context, u kvstore.Update) error {
+// deliver hands the core what comes into the box until that is closed and empty.
+func (r *remote) deliver(ctx context.Context, box *inbox, synced *bool) error {
+	for {
+		updates, read := box.take(ctx)
+		if len(updates) == 0 {
+			return ctx.Err()
+		}
+		for _, u := range updates {
+			if err := r.deliverOne(ctx, u, read); err != nil {
+				return err
+			}
+			read = 0
+			*synced = *synced || u.Synced
+		}
+	}
+}
+
+// deliverOne hands over an update, by pieces.
+func (r *remote) deliverOne(ctx context.Context, u kvstore.Update, read time.Duration) error {
 	changes := latest(u.Changes)
 	for {
-		n, bytes := r.flow.cut(changes)
+		n := r.flow.cut(changes)
 		piece := u
 		last := n == len(changes)
 		piece.Changes, piece.Complete, piece.Synced = changes[:n], u.Complete && last, u.Synced && last
 		took, err := r.core.turn(ctx, func(c *core) { c.update(r.name, piece) })
 		if err == nil {
-			err = r.flow.settle(ctx, n, bytes, took)
+			err = r.flow.settle(ctx, n, took, read)
 		}
-		if changes = changes[n:]; err != nil || len(changes) == 0 {
+		if changes, read = changes[n:], 0; err != nil || len(changes) == 0 {
 			return err
 		}
 	}

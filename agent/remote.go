@@ -130,6 +130,7 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	life := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.watchHeartbeat(ctx, conn) })
 	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
@@ -147,7 +148,7 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 				return err
 			}
 		}
-		return r.followServices(ctx, conn, said, &synced)
+		return r.followServices(ctx, life, conn, said, &synced)
 	})
 	err = g.Wait()
 	return synced, err
@@ -336,8 +337,10 @@ func (r *remote) watcherConfig(prefix string) kvstore.WatcherConfig {
 	return kvstore.WatcherConfig{Prefix: prefix, MaxKeys: maxKeys, MaxBytes: maxBytes}
 }
 
-// followServices hands the core every change of the cluster's services.
-func (r *remote) followServices(ctx context.Context, conn connection, said announcement, synced *bool) error {
+// followServices hands the core every change of the cluster's services. life
+// lasts longer than the session: what was read is handed over also when the
+// connection is lost meanwhile, since the watcher counts it as told.
+func (r *remote) followServices(ctx, life context.Context, conn connection, said announcement, synced *bool) error {
 	prefix := schema.WatchPrefix(said.kind, r.name, said.cached)
 	if r.watcher == nil || r.prefix != prefix {
 		config := r.watcherConfig(prefix)
@@ -346,16 +349,23 @@ func (r *remote) followServices(ctx context.Context, conn connection, said annou
 		}
 		r.watcher, r.prefix = kvstore.NewWatcher(config), prefix
 	}
+	ctx, stop := context.WithCancel(ctx)
+	box, delivered := newInbox(), make(chan error)
+	go func() {
+		err := r.deliver(life, box, synced)
+		stop()
+		delivered <- err
+	}()
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
 		if err := r.confirm(ctx, conn, &said, u); err != nil {
 			return err
 		}
-		err := r.deliver(ctx, u)
-		if err == nil && u.Synced {
-			*synced = true
-		}
-		return err
+		return box.put(ctx, u)
 	})
+	box.close()
+	if err := <-delivered; err != nil {
+		return err
+	}
 	return fmt.Errorf("follow %s: %w", said.kind, err)
 }
 
