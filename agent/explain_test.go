@@ -107,6 +107,7 @@ func TestExplainAnAddress(t *testing.T) {
 	if len(got.GetRefused()) != 1 || !strings.Contains(text, "belongs to another cluster than east") || !strings.Contains(text, "no service has this address") {
 		t.Errorf("%q, refused %v", text, got.GetRefused())
 	}
+	s.awaitState("west", "synced", "") // again, since its file changed
 	got = s.mustExplain(&api.ExplainRequest{Address: "10.3.0.10"})
 	if text := strings.Join(got.GetFindings(), "\n"); strings.Contains(text, "west") {
 		t.Errorf("west may not name it: %q", text)

@@ -376,21 +376,21 @@ func TestLatestKeepsTheLastChangeOfEachKey(t *testing.T) {
 func TestUpdatesArriveInPieces(t *testing.T) {
 	f := &flow{piece: firstPiece}
 	changes := make([]kvstore.Change, 1000)
-	if n := f.cut(changes); n != firstPiece {
+	if n, _ := f.cut(changes); n != firstPiece {
 		t.Errorf("the first piece has %d changes", n)
 	}
 	changes[3].Value = make([]byte, pieceBytes+1)
-	if n := f.cut(changes); n != 3 {
-		t.Errorf("a piece of %d changes is cut before a large value", n)
+	if n, bytes := f.cut(changes); n != 3 || bytes != 0 {
+		t.Errorf("a piece of %d changes and %d bytes is cut before a large value", n, bytes)
 	}
-	if n := f.cut(changes[3:]); n != 1 {
-		t.Errorf("a large value makes a piece of %d changes", n)
+	if n, bytes := f.cut(changes[3:]); n != 1 || bytes != pieceBytes+1 {
+		t.Errorf("a large value makes a piece of %d changes and %d bytes", n, bytes)
 	}
-	if err := f.settle(t.Context(), firstPiece, 10*pieceTime, 0); err != nil || f.piece != 1 {
+	if err := f.settle(t.Context(), firstPiece, 0, 10*pieceTime, 0); err != nil || f.piece != 1 {
 		t.Errorf("after a slow piece the next one has %d changes (%v)", f.piece, err)
 	}
 	for range 20 {
-		_ = f.settle(t.Context(), f.piece, time.Nanosecond, 0)
+		_ = f.settle(t.Context(), f.piece, 0, time.Nanosecond, 0)
 	}
 	if f.piece != mostPiece {
 		t.Errorf("after fast pieces the next one has %d changes", f.piece)
@@ -398,7 +398,10 @@ func TestUpdatesArriveInPieces(t *testing.T) {
 	f = newFlow(Config{ClusterName: "home"}.withDefaults(), "east")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := f.settle(ctx, 1, 0, time.Hour); !errors.Is(err, context.Canceled) || f.put.Load() == 0 {
+	if err := f.settle(ctx, 1000, 0, time.Hour, 0); err != nil || f.put.Load() != 0 {
+		t.Errorf("a cluster pays for what others did meanwhile: %v", err)
+	}
+	if err := f.settle(ctx, 0, 0, 0, time.Hour); !errors.Is(err, context.Canceled) || f.put.Load() == 0 {
 		t.Errorf("a cluster in debt goes on: %v", err)
 	}
 }

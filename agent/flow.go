@@ -31,6 +31,10 @@ const (
 	// changeCost and byteCost are what reading a change takes.
 	changeCost = 3 * time.Microsecond
 	byteCost   = 3 * time.Nanosecond
+	// mostPerChange and mostPerByte bound what a piece may be charged for: if it
+	// took longer, others had the processor.
+	mostPerChange = 30 * time.Microsecond
+	mostPerByte   = 100 * time.Nanosecond
 )
 
 func newFlow(cfg Config, cluster string) *flow {
@@ -50,25 +54,25 @@ func (c *core) putOff() map[string]time.Duration {
 	return out
 }
 
-// cut returns how many changes make the next piece.
-func (f *flow) cut(changes []kvstore.Change) (n int) {
-	bytes := 0
+// cut returns how many changes make the next piece, and their size.
+func (f *flow) cut(changes []kvstore.Change) (n, bytes int) {
 	for n < min(len(changes), f.piece) {
-		bytes += len(changes[n].Key) + len(changes[n].Value)
-		if n > 0 && bytes > pieceBytes {
+		more := len(changes[n].Key) + len(changes[n].Value)
+		if n > 0 && bytes+more > pieceBytes {
 			break
 		}
-		n++
+		n, bytes = n+1, bytes+more
 	}
-	return n
+	return n, bytes
 }
 
-// settle notes what a piece of n changes took the core, and reading took before
-// it, and waits until the cluster has paid for both.
-func (f *flow) settle(ctx context.Context, n int, took, read time.Duration) error {
+// settle notes what a piece took the core, and reading took before it, and waits
+// until the cluster has paid for both.
+func (f *flow) settle(ctx context.Context, n, bytes int, took, read time.Duration) error {
 	if n > 0 {
 		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(n)*int64(pieceTime)/max(1, int64(took)))))
 	}
+	took = min(took, time.Duration(n)*mostPerChange+time.Duration(bytes)*mostPerByte)
 	wait := f.purse.Take(took + read)
 	if wait == 0 {
 		return nil
@@ -105,13 +109,13 @@ func (r *remote) deliver(ctx context.Context, box *inbox, synced *bool) error {
 func (r *remote) deliverOne(ctx context.Context, u kvstore.Update, read time.Duration) error {
 	changes := latest(u.Changes)
 	for {
-		n := r.flow.cut(changes)
+		n, bytes := r.flow.cut(changes)
 		piece := u
 		last := n == len(changes)
 		piece.Changes, piece.Complete, piece.Synced = changes[:n], u.Complete && last, u.Synced && last
 		took, err := r.core.turn(ctx, func(c *core) { c.update(r.name, piece) })
 		if err == nil {
-			err = r.flow.settle(ctx, n, took, read)
+			err = r.flow.settle(ctx, n, bytes, took, read)
 		}
 		if changes, read = changes[n:], 0; err != nil || len(changes) == 0 {
 			return err
