@@ -11,9 +11,12 @@ import (
 
 // progress is how far this node's maps are in a cluster's history, which the
 // cluster's markers tell. A marker is acknowledged once the services are applied
-// up to its revision and the maps were brought up to date after that.
+// up to its revision and the maps were brought up to date after that. The cluster
+// must have said up to there that its services are where they are read: else
+// nothing of them would look like all of them.
 type progress struct {
 	through int64    // revision up to which the services are applied, in this connection
+	said    int64    // revision up to which the cluster's announcement is known
 	pending []passed // markers seen and not acknowledged, by revision
 	marker  schema.Marker
 	lags    lags
@@ -31,7 +34,10 @@ const maxPending = 64
 
 // restart forgets what belongs to one connection: revisions are of one life of
 // the store.
-func (p *progress) restart() { p.through, p.pending = 0, p.pending[:0] }
+func (p *progress) restart() { p.through, p.said, p.pending = 0, 0, p.pending[:0] }
+
+// known is the revision up to which everything is known and applied.
+func (p *progress) known() int64 { return min(p.through, p.said) }
 
 // see takes a marker in.
 func (p *progress) see(m schema.Marker, revision int64) {
@@ -44,7 +50,7 @@ func (p *progress) see(m schema.Marker, revision int64) {
 // reach takes the newest marker that the services have reached.
 func (p *progress) reach() (m schema.Marker, ok bool) {
 	n := 0
-	for n < len(p.pending) && p.pending[n].revision <= p.through {
+	for n < len(p.pending) && p.pending[n].revision <= p.known() {
 		n++
 	}
 	if n == 0 {
@@ -56,7 +62,7 @@ func (p *progress) reach() (m schema.Marker, ok bool) {
 }
 
 // due reports whether reach would take one.
-func (p *progress) due() bool { return len(p.pending) > 0 && p.pending[0].revision <= p.through }
+func (p *progress) due() bool { return len(p.pending) > 0 && p.pending[0].revision <= p.known() }
 
 // lags are the last times from a stamp to its acknowledgement. They are
 // differences of two clocks, and so may be negative.
@@ -87,6 +93,13 @@ func (l *lags) quantiles() (p50, p99 time.Duration) {
 // marked takes a cluster's marker.
 func (c *core) marked(name string, m schema.Marker, revision int64) {
 	c.link(name).progress.see(m, revision)
+}
+
+// announced takes in that a cluster's announcement has not changed up to a
+// revision, in this connection.
+func (c *core) announced(name string, revision int64) {
+	p := &c.link(name).progress
+	p.said = max(p.said, revision)
 }
 
 // acknowledge notes which markers the maps have reached. It is called right after

@@ -21,12 +21,12 @@ import (
 )
 
 // TestProgressAgainstOracle: whatever comes in whatever order, a marker is
-// reached exactly when the services are through its revision, the newest first,
-// and none twice.
+// reached exactly when the services are through its revision and the announcement
+// is known up to there, the newest first, and none twice.
 func TestProgressAgainstOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var p progress
-		var through, seen, acked int64
+		var through, said, seen, acked int64
 		waiting := map[int64]bool{}
 		t.Repeat(map[string]func(*rapid.T){
 			"marker": func(t *rapid.T) {
@@ -41,12 +41,16 @@ func TestProgressAgainstOracle(t *testing.T) {
 				through = max(through, rapid.Int64Range(0, seen+3).Draw(t, "through"))
 				p.through = through
 			},
+			"announcement": func(t *rapid.T) {
+				said = max(said, rapid.Int64Range(0, seen+3).Draw(t, "said"))
+				p.said = said
+			},
 			"reach": func(t *rapid.T) {
 				due := p.due()
 				m, ok := p.reach()
 				want := int64(0)
 				for revision := range waiting {
-					if revision <= through {
+					if revision <= min(through, said) {
 						want = max(want, revision)
 						delete(waiting, revision)
 					}
@@ -58,7 +62,7 @@ func TestProgressAgainstOracle(t *testing.T) {
 			},
 			"connection": func(*rapid.T) {
 				p.restart()
-				through = 0
+				through, said = 0, 0
 				clear(waiting)
 			},
 		})

@@ -213,7 +213,10 @@ func (r *remote) announce(ctx context.Context, conn connection) (announcement, e
 	}
 	var fresh bool
 	var admitted error
-	if err := r.core.do(ctx, func(c *core) { fresh, admitted = c.connected(r.name, conn.Endpoint(), config) }); err != nil {
+	if err := r.core.do(ctx, func(c *core) {
+		fresh, admitted = c.connected(r.name, conn.Endpoint(), config)
+		c.announced(r.name, revision)
+	}); err != nil {
 		return announcement{}, err
 	}
 	if fresh { // the core must be told all again
@@ -247,16 +250,20 @@ var errMoved = errors.New("the cluster changed its id or where its services are 
 // watchConfig fails when the cluster announces something else than it did at
 // the beginning. An apiserver does so with a new life only, a relay whenever
 // the cluster behind it does. What cannot be decoded counts at the next
-// connection.
+// connection. Of a range, even if of one key, progress is told too.
 func (r *remote) watchConfig(ctx context.Context, conn connection, said announcement) error {
-	return conn.Watch(ctx, schema.ClusterConfigKey(r.name), "", said.revision+1, func(changes kvstore.Changes) error {
+	key := schema.ClusterConfigKey(r.name)
+	return conn.Watch(ctx, key, key+"\x00", said.revision+1, func(changes kvstore.Changes) error {
+		if changes.Revision < said.revision {
+			return fmt.Errorf("watch the cluster's config: %w: revision %d after %d", kvstore.ErrLifeChanged, changes.Revision, said.revision)
+		}
 		for _, ch := range changes.Changes {
 			config, err := schema.DecodeClusterConfig(r.name, ch.Value)
 			if !ch.Deleted && err == nil && r.announcement(config, 0).movedFrom(said) {
 				return errMoved
 			}
 		}
-		return nil
+		return r.core.do(ctx, func(c *core) { c.announced(r.name, changes.Revision) })
 	})
 }
 
@@ -388,5 +395,5 @@ func (r *remote) confirm(ctx context.Context, conn connection, said *announcemen
 		return err
 	}
 	said.revision = revision
-	return nil
+	return r.core.do(ctx, func(c *core) { c.announced(r.name, revision) })
 }
