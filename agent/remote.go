@@ -364,7 +364,12 @@ func (r *remote) followServices(ctx, life context.Context, conn connection, said
 		delivered <- err
 	}()
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
-		if err := r.confirm(ctx, conn, &said, u); err != nil {
+		before := said.revision
+		err := r.confirm(ctx, conn, &said, u)
+		if err == nil && said.revision > before {
+			err = r.core.do(ctx, func(c *core) { c.announced(r.name, said.revision) })
+		}
+		if err != nil {
 			return err
 		}
 		return box.put(ctx, u)
@@ -395,5 +400,5 @@ func (r *remote) confirm(ctx context.Context, conn connection, said *announcemen
 		return err
 	}
 	said.revision = revision
-	return r.core.do(ctx, func(c *core) { c.announced(r.name, revision) })
+	return nil
 }
