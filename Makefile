@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help build generate fmt lint check-generated test test-unit test-race bench-once e2e interop interop-build kube bench demo clean
-.PHONY: e2e-job e2e-rest interop-run test-bare operator release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
+.PHONY: e2e-build e2e-job e2e-alerts e2e-rest interop-run test-bare operator release-check release vulncheck campaign-fuzz deploy-check deploy-generate observe-generate reference-generate
 
 GO        ?= go
 CLANG     ?= clang-14
@@ -30,6 +30,8 @@ KUBE_MINOR   := $(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
 KUBE_LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) -X k8s.io/component-base/version.gitMajor=$(KUBE_MAJOR) -X k8s.io/component-base/version.gitMinor=$(KUBE_MINOR)
 INTEROP   := cd e2e/interop && CLUSTERMESH_E2E_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v ./...
 E2E       := $(GO) test -count=1 -timeout 25m -v ./e2e
+# The same, of which a part runs beside others that need not build it again.
+E2E_PART  := cd e2e && ../bin/e2e.test -test.timeout 25m -test.v
 # Known vulnerabilities: a database in Go's format, https:// or file://, and what reads it.
 GOVULNDB    ?= https://vuln.go.dev
 # How old that may be; more than 30 days only where no newer one can be had.
@@ -75,12 +77,12 @@ check-generated: ## check that the committed generated code is what the generato
 
 test: ## run everything: lint, unit tests with the race detector, end-to-end tests
 	@mkdir -p bin
-	@nice -n 10 $(MAKE) --no-print-directory kube operator interop-build >bin/kube.log 2>&1 & kube=$$!; \
+	@nice -n 10 $(MAKE) --no-print-directory kube operator interop-build e2e-build >bin/kube.log 2>&1 & kube=$$!; \
 	trap 'kill $$kube 2>/dev/null || true' EXIT; \
 	$(MAKE) --no-print-directory lint check-generated test-race test-bare bench-once build deploy-check; \
 	echo "waiting for the Kubernetes control plane and Cilium's packages to be built"; \
 	wait $$kube || { cat bin/kube.log; exit 1; }; \
-	$(MAKE) --no-print-directory -j 3 --output-sync=target e2e-job e2e-rest interop-run
+	$(MAKE) --no-print-directory -j 4 --output-sync=target e2e-job e2e-alerts e2e-rest interop-run
 
 test-unit: ## run the unit tests
 	$(UNIT) | xargs $(GO) test
@@ -100,11 +102,18 @@ e2e: build kube operator ## run the end-to-end tests (root, eBPF, namespaces)
 
 # The parts of the end-to-end tests wait more than they compute, and each has
 # namespaces and cgroups of its own, so that make test runs them side by side.
+e2e-build:
+	@mkdir -p bin
+	$(GO) test -c -o bin/e2e.test ./e2e
+
 e2e-job:
-	$(E2E) -run '^TestMainJob$$'
+	$(E2E_PART) -test.run '^TestMainJob$$'
+
+e2e-alerts:
+	$(E2E_PART) -test.run '^Test(Alerts|Guide)$$'
 
 e2e-rest:
-	$(E2E) -skip '^TestMainJob$$'
+	$(E2E_PART) -test.skip '^Test(MainJob|Alerts|Guide)$$'
 
 interop-run:
 	$(INTEROP)
