@@ -137,6 +137,7 @@ func kernelNeeds() []need {
 		{check: "bounded loops", probe: features.HaveBoundedLoops, remedy: "use Linux 5.8 or newer"},
 		{check: "instruction set v3", probe: features.HaveV3ISA, remedy: "use Linux 5.8 or newer"},
 		{check: "error of a refused call", probe: helper(asm.FnSetRetval), optional: true, remedy: "use Linux 5.18 or newer for \"connection refused\" instead of \"operation not permitted\""},
+		{check: "exchanges in memory", probe: haveExchange, optional: true, remedy: "use Linux 5.12 or newer for TCP connections that cost a third of a microsecond less"},
 		{check: "ending sockets", probe: endingSockets, optional: true, remedy: "use Linux 6.5 or newer, or 5.12 or newer with CONFIG_INET_DIAG_DESTROY, so that connections to withdrawn backends can be ended"},
 	}
 }

@@ -16,11 +16,13 @@ import (
 )
 
 // request asks a client process to make a socket ("4 tcp", "6 udp", ...), do the
-// steps on it and close it, N times.
+// steps on it and close it, N times. With Keep the last one stays open, and is the
+// socket "kept" of the next request.
 type request struct {
 	Socket string
 	Steps  []string
 	N      int
+	Keep   bool
 	// Targets, if given, replace the steps by a connect to each of them in turn,
 	// and nothing is recorded but the time of one.
 	Targets []string
@@ -38,6 +40,7 @@ type response struct {
 // the cgroup that its process was in when it was made.
 func serveClient(in io.Reader, out io.Writer) error {
 	decoder, encoder := json.NewDecoder(in), json.NewEncoder(out)
+	var kept clientSocket
 	for {
 		var q request
 		err := decoder.Decode(&q)
@@ -47,20 +50,20 @@ func serveClient(in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := encoder.Encode(answer(q)); err != nil {
+		if err := encoder.Encode(answer(q, &kept)); err != nil {
 			return err
 		}
 	}
 }
 
-func answer(q request) response {
+func answer(q request, kept *clientSocket) response {
 	if len(q.Targets) > 0 {
 		return timeConnects(q)
 	}
 	r := response{Outcomes: map[string]int{}}
 	begin := time.Now()
 	for range q.N {
-		outcome := strings.Join(runScript(q.Socket, q.Steps), "; ")
+		outcome := strings.Join(runScript(q, kept), "; ")
 		r.Outcomes[outcome]++
 		if strings.HasSuffix(outcome, timedOut) {
 			break // the test has failed; do not make it wait for every run
@@ -101,14 +104,21 @@ func openSocket(kind string) (clientSocket, error) {
 	)
 }
 
-func runScript(kind string, steps []string) []string {
-	s, err := openSocket(kind)
+func runScript(q request, kept *clientSocket) []string {
+	s, err := *kept, error(nil)
+	if q.Socket != "kept" {
+		s, err = openSocket(q.Socket)
+	}
 	if err != nil {
 		return []string{outcome(err)}
 	}
-	defer unix.Close(s.fd)
+	if q.Keep {
+		*kept = s
+	} else {
+		defer unix.Close(s.fd)
+	}
 	var results []string
-	for _, step := range steps {
+	for _, step := range q.Steps {
 		verb, arg, _ := strings.Cut(step, " ")
 		results = append(results, s.do(verb, arg))
 		if results[len(results)-1] == timedOut {

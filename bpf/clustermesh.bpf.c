@@ -23,6 +23,7 @@
 #include "clustermesh.h"
 #include "event.h"
 #include "maps.h"
+#include "peers.h"
 #include "select.h"
 #include "sticky.h"
 #include "sweep.h"
@@ -139,30 +140,16 @@ static __always_inline int cm_refuse(__u32 id)
 	return CM_DENY;
 }
 
-static __always_inline void cm_keep_peer(struct bpf_sock_addr *ctx,
-					 const struct cm_endpoint *frontend,
-					 const struct cm_endpoint *backend)
+static __always_inline void cm_store_peer(struct bpf_sock_addr *ctx,
+					  const struct cm_peer *peer)
 {
-	struct cm_peer peer = { *frontend, *backend }, *p;
+	struct cm_peer *p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
+					       BPF_SK_STORAGE_GET_F_CREATE);
 
-	if (ctx->protocol == CM_IPPROTO_TCP) {
-		__u64 cookie = bpf_get_socket_cookie(ctx);
-
-		if (!bpf_map_update_elem(&cm_tcp_peers, &cookie, &peer, BPF_ANY))
-			return;
-	}
-	p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0,
-			       BPF_SK_STORAGE_GET_F_CREATE);
-	if (!p) {
+	if (p)
+		*p = *peer;
+	else
 		cm_count(forgotten);
-		return;
-	}
-	*p = peer;
-}
-
-static __always_inline struct cm_peer *cm_tcp_peer(__u64 cookie)
-{
-	return bpf_map_lookup_elem(&cm_tcp_peers, &cookie);
 }
 
 /* Has this TCP socket never been on its way anywhere? Its destination outlives a
@@ -187,11 +174,8 @@ static __always_inline void cm_forget_peer(struct bpf_sock_addr *ctx)
 	p = bpf_sk_storage_get(&cm_peers, ctx->sk, 0, 0);
 	if (p)
 		__builtin_memset(p, 0, sizeof(*p));
-	if (ctx->protocol != CM_IPPROTO_TCP)
-		return;
-	p = cm_tcp_peer(bpf_get_socket_cookie(ctx));
-	if (p)
-		__builtin_memset(p, 0, sizeof(*p));
+	if (ctx->protocol == CM_IPPROTO_TCP)
+		cm_forget_tcp_peer(bpf_get_socket_cookie(ctx));
 }
 
 static __always_inline int cm_loopback(const struct cm_endpoint *e)
@@ -227,32 +211,42 @@ static __always_inline __u32 cm_find_for_socket(struct bpf_sock_addr *ctx,
 }
 
 /* connect() of TCP and UDP. A socket that now goes elsewhere forgets what it
- * was connected to before. */
+ * was connected to before. A TCP socket's slot is looked at before the choice, so
+ * that the processor fetches it meanwhile. */
 static __always_inline int cm_connect(struct bpf_sock_addr *ctx, int v6)
 {
-	struct cm_endpoint frontend, backend;
+	struct cm_tcp_slot *slot = 0;
+	__u64 cookie = 0, owner = 0;
+	struct cm_peer peer;
 	struct cm_backend *b;
 	__u8 proto = ctx->protocol;
 	__u32 id;
 
-	if (ctx->protocol != CM_IPPROTO_TCP && ctx->protocol != CM_IPPROTO_UDP)
+	if (proto != CM_IPPROTO_TCP && proto != CM_IPPROTO_UDP)
 		return CM_ALLOW;
-	cm_read(ctx, v6, &frontend);
-	id = cm_find_for_socket(ctx, &frontend, proto);
+	cm_read(ctx, v6, &peer.frontend);
+	id = cm_find_for_socket(ctx, &peer.frontend, proto);
 	if (!id) {
 		cm_forget_peer(ctx);
 		cm_count(misses);
 		return CM_ALLOW;
 	}
-	b = cm_pick_for_socket(ctx, id, bpf_get_prandom_u32(), &frontend);
+	if (proto == CM_IPPROTO_TCP) {
+		cookie = bpf_get_socket_cookie(ctx);
+		slot = cm_slot_of(cookie);
+		if (slot)
+			owner = cm_slot_owner(slot);
+	}
+	b = cm_pick_for_socket(ctx, id, bpf_get_prandom_u32(), &peer.frontend);
 	if (cm_sampled())
-		cm_report(id, proto, bpf_get_netns_cookie(ctx), &frontend, b);
+		cm_report(id, proto, bpf_get_netns_cookie(ctx), &peer.frontend, b);
 	if (!b)
 		return cm_refuse(id);
+	cm_chosen(b, &peer.backend);
+	if (!slot || !cm_keep_tcp_peer(slot, owner, cookie, &peer))
+		cm_store_peer(ctx, &peer);
+	cm_write(ctx, v6, peer.backend.addr, peer.backend.port);
 	cm_count_hit(b->cluster);
-	cm_chosen(b, &backend);
-	cm_keep_peer(ctx, &frontend, &backend);
-	cm_write(ctx, v6, backend.addr, backend.port);
 	return CM_ALLOW;
 }
 
@@ -369,13 +363,9 @@ static __always_inline int cm_getpeername(struct bpf_sock_addr *ctx, int v6)
 /* The last descriptor of a socket is closed: its cookie never comes back. */
 SEC("cgroup/sock_release") int cm_release(struct bpf_sock *sk)
 {
-	__u64 cookie;
-
 	if (sk->protocol != CM_IPPROTO_TCP)
 		return CM_ALLOW;
-	cookie = bpf_get_socket_cookie(sk);
-	if (cm_tcp_peer(cookie))
-		bpf_map_delete_elem(&cm_tcp_peers, &cookie);
+	cm_forget_tcp_peer(bpf_get_socket_cookie(sk));
 	return CM_ALLOW;
 }
 

@@ -138,7 +138,7 @@ struct cm_affinity {
 struct cm_settings {
 	__u64 salt; /* of this node, for clients without an address */
 	__u32 sample; /* 0, or one of how many choices is reported */
-	__u32 pad;
+	__u32 spilled; /* peers of sockets of any slot may be in cm_tcp_peers */
 };
 
 /* cm_event is one choice, as the ring buffer reports it. */

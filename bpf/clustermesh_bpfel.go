@@ -123,10 +123,10 @@ type clustermeshCmReverseKey struct {
 }
 
 type clustermeshCmSettings struct {
-	_      structs.HostLayout
-	Salt   uint64
-	Sample uint32
-	Pad    uint32
+	_       structs.HostLayout
+	Salt    uint64
+	Sample  uint32
+	Spilled uint32
 }
 
 type clustermeshCmSweeps struct {
@@ -135,6 +135,15 @@ type clustermeshCmSweeps struct {
 	Tcp    uint64
 	Udp    uint64
 	Missed uint64
+}
+
+type clustermeshCmTcpSlot struct {
+	_       structs.HostLayout
+	Cookie  uint64
+	Peer    clustermeshCmPeer
+	Writes  uint32
+	Spilled uint32
+	Pad     [8]uint8
 }
 
 type clustermeshCmUsage struct {
@@ -164,6 +173,7 @@ const (
 	clustermeshMapCmSlab          = "cm_slab"
 	clustermeshMapCmSweeps        = "cm_sweeps"
 	clustermeshMapCmTcpPeers      = "cm_tcp_peers"
+	clustermeshMapCmTcpSlots      = "cm_tcp_slots"
 	clustermeshMapCmUsage         = "cm_usage"
 	clustermeshProgCmConnect4     = "cm_connect4"
 	clustermeshProgCmConnect6     = "cm_connect6"
@@ -178,6 +188,7 @@ const (
 	clustermeshVarCmEventType     = "cm_event_type"
 	clustermeshVarCmHostNetns     = "cm_host_netns"
 	clustermeshVarCmRegionType    = "cm_region_type"
+	clustermeshVarCmSlotMask      = "cm_slot_mask"
 )
 
 // loadClustermesh returns the embedded CollectionSpec for clustermesh.
@@ -253,6 +264,7 @@ type clustermeshMapSpecs struct {
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.MapSpec `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
+	CmTcpSlots    *ebpf.MapSpec `ebpf:"cm_tcp_slots"`
 	CmUsage       *ebpf.MapSpec `ebpf:"cm_usage"`
 }
 
@@ -264,6 +276,7 @@ type clustermeshVariableSpecs struct {
 	CmEventType    *ebpf.VariableSpec `ebpf:"cm_event_type"`
 	CmHostNetns    *ebpf.VariableSpec `ebpf:"cm_host_netns"`
 	CmRegionType   *ebpf.VariableSpec `ebpf:"cm_region_type"`
+	CmSlotMask     *ebpf.VariableSpec `ebpf:"cm_slot_mask"`
 }
 
 // clustermeshObjects contains all objects after they have been loaded into the kernel.
@@ -302,6 +315,7 @@ type clustermeshMaps struct {
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.Map `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
+	CmTcpSlots    *ebpf.Map `ebpf:"cm_tcp_slots"`
 	CmUsage       *ebpf.Map `ebpf:"cm_usage"`
 }
 
@@ -323,6 +337,7 @@ func (m *clustermeshMaps) Close() error {
 		m.CmSlab,
 		m.CmSweeps,
 		m.CmTcpPeers,
+		m.CmTcpSlots,
 		m.CmUsage,
 	)
 }
@@ -335,6 +350,7 @@ type clustermeshVariables struct {
 	CmEventType    *ebpf.Variable `ebpf:"cm_event_type"`
 	CmHostNetns    *ebpf.Variable `ebpf:"cm_host_netns"`
 	CmRegionType   *ebpf.Variable `ebpf:"cm_region_type"`
+	CmSlotMask     *ebpf.Variable `ebpf:"cm_slot_mask"`
 }
 
 // clustermeshPrograms contains all programs after they have been loaded into the kernel.

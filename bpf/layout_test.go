@@ -101,6 +101,7 @@ func TestMapsAreAsTheLayoutSays(t *testing.T) {
 		"cm_meta":      {Type: ebpf.Array, KeySize: 4, ValueSize: 216, Flags: mappable},
 		"cm_clusters":  {Type: ebpf.Array, KeySize: 4, ValueSize: 48, Flags: mappable},
 		"cm_reverse":   {Type: ebpf.LRUHash, KeySize: 32, ValueSize: 20},
+		"cm_tcp_slots": {Type: ebpf.Array, KeySize: 4, ValueSize: 64, Flags: mappable},
 		"cm_tcp_peers": {Type: ebpf.Hash, KeySize: 8, ValueSize: 40, Flags: 1}, // BPF_F_NO_PREALLOC
 		"cm_affinity":  {Type: ebpf.LRUHash, KeySize: 24, ValueSize: 28},
 		"cm_settings":  {Type: ebpf.Array, KeySize: 4, ValueSize: 16, Flags: mappable},

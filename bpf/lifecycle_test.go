@@ -240,8 +240,8 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	f.service(addrOf(b), tcp) // refuses, as long as the programs are in force
 	f.only(f.run(3, "4 tcp", "connect "+addrOf(b), "recv"), "ECONNREFUSED; ENOTCONN")
 	all := f.pinned()
-	if len(all.maps) != 17 || len(all.programs) != 9 || len(all.links) != 9 {
-		t.Errorf("want 17 maps, 9 programs, 9 links, got %v", all)
+	if len(all.maps) != 18 || len(all.programs) != 9 || len(all.links) != 9 {
+		t.Errorf("want 18 maps, 9 programs, 9 links, got %v", all)
 	}
 	if err := Cleanup(f.opts); !errors.Is(err, ErrBusy) {
 		t.Errorf("cleanup under a running agent: got %v, want %v", err, ErrBusy)
@@ -254,7 +254,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want := []string{fmt.Sprintf("removed links, programs and maps\" key=%s n=35", f.opts.PinDir), fmt.Sprintf("nothing is pinned here\" key=%s", f.opts.PinDir)}
+	want := []string{fmt.Sprintf("removed links, programs and maps\" key=%s n=36", f.opts.PinDir), fmt.Sprintf("nothing is pinned here\" key=%s", f.opts.PinDir)}
 	if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); len(lines) != 2 || !strings.HasSuffix(lines[0], want[0]) || !strings.HasSuffix(lines[1], want[1]) {
 		t.Errorf("logged %q, want a line each for %q", lines, want)
 	}

@@ -68,7 +68,7 @@ func Load(opts Options) (*Datapath, error) {
 
 func (d *Datapath) open(opts Options) error {
 	steps := []func(Options) error{
-		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.prepareSettings, d.findVersion, d.rcu.open, d.attach, d.know, d.settle,
+		d.findCgroup, preparePinDir, d.takeLock, d.openObjects, d.mapMemory, d.prepareSettings, d.findVersion, d.rcu.open, d.attach, d.know, d.settle, d.findSpilled,
 	}
 	for _, step := range steps {
 		if err := step(opts); err != nil {
@@ -123,6 +123,9 @@ func (d *Datapath) collectionSpec(opts Options) (*ebpf.CollectionSpec, error) {
 			return nil, err
 		}
 	}
+	if opts.noExchange || haveExchange() != nil {
+		withoutExchange(spec)
+	}
 	return spec, setConstants(spec, opts)
 }
 
@@ -138,6 +141,7 @@ func mapSizes(opts Options) map[string]uint32 {
 		clustermeshMapCmClusters:  opts.MaxClusters,
 		clustermeshMapCmReverse:   opts.MaxRevNAT,
 		clustermeshMapCmTcpPeers:  opts.MaxPeers,
+		clustermeshMapCmTcpSlots:  opts.slots,
 
 		clustermeshMapCmAffinity:    opts.MaxAffinity,
 		clustermeshMapCmClusterHits: opts.MaxClusters,
@@ -162,14 +166,18 @@ func (d *Datapath) pinnedSize(name string, size uint32) (uint32, error) {
 	return m.MaxEntries(), nil
 }
 
-// setConstants tells the programs what this kernel can do and which network
-// namespace is the node's own.
+// setConstants tells the programs what this kernel can do, how large their maps
+// are, and which network namespace is the node's own.
 func setConstants(spec *ebpf.CollectionSpec, opts Options) error {
 	has := uint8(1)
 	if opts.plainRefusal || !haveSetRetval() {
 		has = 0
 	}
 	if err := spec.Variables[clustermeshVarCmCanSetRetval].Set(has); err != nil {
+		return fmt.Errorf("set program constant: %w", err)
+	}
+	mask := spec.Maps[clustermeshMapCmTcpSlots].MaxEntries - 1
+	if err := spec.Variables[clustermeshVarCmSlotMask].Set(mask); err != nil {
 		return fmt.Errorf("set program constant: %w", err)
 	}
 	if err := spec.Variables[clustermeshVarCmHostNetns].Set(opts.HostNetns); err != nil {

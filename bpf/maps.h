@@ -63,18 +63,6 @@ struct {
 	__type(value, struct cm_peer);
 } cm_peers SEC(".maps");
 
-/* The peers of TCP sockets, by cookie, until the socket is closed. An entry here
- * costs a fraction of a socket's own storage, which takes over when this is full.
- * Sockets that the kernel itself opened (MPTCP subflows, NFS) close unseen; what
- * they leave is bounded by the size of this map. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, struct cm_peer);
-	__uint(max_entries, 1);
-} cm_tcp_peers SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct cm_reverse_key);

@@ -20,6 +20,10 @@ const (
 	DefaultMaxAffinity  = 65536
 )
 
+// defaultSlots are as many as fit into a processor's own cache: 1 MiB. More of them
+// would not be found there.
+const defaultSlots = 16384
+
 // Upper bounds of the sizes. The slab's is 2 GiB of records.
 const (
 	limitFrontends = 1 << 20
@@ -46,8 +50,8 @@ type Options struct {
 	// MaxFrontends bounds the frontends, MaxRecords the slab's 32-byte records,
 	// MaxClusters the cluster ids (the largest is one less) and MaxRevNAT the
 	// pairs of unconnected UDP socket and backend that are remembered. MaxPeers
-	// bounds the TCP sockets whose frontend is remembered the fast way; those
-	// beyond it take the slower one. MaxAffinity bounds the pairs of client and
+	// bounds the TCP sockets whose frontend is remembered in a hash because the
+	// slots are taken; those beyond it take a slower way. MaxAffinity bounds the pairs of client and
 	// frontend with session affinity that are remembered. 0 takes the default.
 	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers, MaxAffinity uint32
 	// HostNetns is the cookie of the network namespace that is the node's own, for
@@ -58,6 +62,10 @@ type Options struct {
 
 	// plainRefusal leaves bpf_set_retval out, as on Linux before 5.18.
 	plainRefusal bool
+	// noExchange leaves exchanges out, as on Linux before 5.12.
+	noExchange bool
+	// slots is how many slots for peers there are, a power of two.
+	slots uint32
 }
 
 // Validate returns every problem of the options, joined.
@@ -97,6 +105,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxRevNAT, DefaultMaxRevNAT)
 	setDefault(&o.MaxPeers, DefaultMaxPeers)
 	setDefault(&o.MaxAffinity, DefaultMaxAffinity)
+	setDefault(&o.slots, defaultSlots)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -169,10 +169,10 @@ type packetCmSeen struct {
 }
 
 type packetCmSettings struct {
-	_      structs.HostLayout
-	Salt   uint64
-	Sample uint32
-	Pad    uint32
+	_       structs.HostLayout
+	Salt    uint64
+	Sample  uint32
+	Spilled uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -198,7 +198,6 @@ const (
 	packetMapCmSeen           = "cm_seen"
 	packetMapCmSettings       = "cm_settings"
 	packetMapCmSlab           = "cm_slab"
-	packetMapCmTcpPeers       = "cm_tcp_peers"
 	packetProgCmEgress        = "cm_egress"
 	packetProgCmEgressL3      = "cm_egress_l3"
 	packetProgCmIngress       = "cm_ingress"
@@ -281,7 +280,6 @@ type packetMapSpecs struct {
 	CmSeen        *ebpf.MapSpec `ebpf:"cm_seen"`
 	CmSettings    *ebpf.MapSpec `ebpf:"cm_settings"`
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
-	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -332,7 +330,6 @@ type packetMaps struct {
 	CmSeen        *ebpf.Map `ebpf:"cm_seen"`
 	CmSettings    *ebpf.Map `ebpf:"cm_settings"`
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
-	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
 }
 
 func (m *packetMaps) Close() error {
@@ -356,7 +353,6 @@ func (m *packetMaps) Close() error {
 		m.CmSeen,
 		m.CmSettings,
 		m.CmSlab,
-		m.CmTcpPeers,
 	)
 }
 

@@ -6,7 +6,8 @@
  * backend is withdrawn. None of this is attached to anything: each program is an
  * iterator that runs when a process reads from it.
  *
- * What a socket asked for and got is in cm_tcp_peers or in the socket's storage.
+ * What a socket asked for and got is in cm_tcp_slots, cm_tcp_peers or the socket's
+ * storage.
  * Only sockets that are there are ever ended, so one that connected to the same
  * backend by itself is not. */
 
@@ -16,6 +17,7 @@
 
 #include "clustermesh.h"
 #include "maps.h"
+#include "peers.h"
 #include "select.h"
 #include "sweep.h"
 
@@ -140,6 +142,34 @@ static __always_inline void cm_list(struct bpf_iter_meta *meta, __u64 cookie,
 	bpf_seq_write(meta->seq, &l, sizeof(l));
 }
 
+/* A copy of a slot that was not written meanwhile; 0 if it is nobody's. The
+ * exchanges keep the readings in order on every processor. */
+static __always_inline int cm_read_slot(const volatile struct cm_tcp_slot *s,
+					struct cm_tcp_slot *copy)
+{
+	__u64 fence = 0;
+
+	copy->cookie = s->cookie;
+	copy->writes = s->writes;
+	if (!copy->cookie || copy->cookie == CM_SLOT_BUSY)
+		return 0;
+	__sync_lock_test_and_set(&fence, 1);
+	copy->peer = *(const struct cm_peer *)&s->peer;
+	__sync_lock_test_and_set(&fence, 2);
+	return s->cookie == copy->cookie && s->writes == copy->writes;
+}
+
+/* A socket whose slot is written at this moment is connecting at this moment: it
+ * is in the next list. */
+SEC("iter/bpf_map_elem") int cm_list_slots(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct cm_tcp_slot *s = ctx->value, copy;
+
+	if (s && cm_read_slot(s, &copy))
+		cm_list(ctx->meta, copy.cookie, &copy.peer, CM_IPPROTO_TCP);
+	return 0;
+}
+
 SEC("iter/bpf_map_elem") int cm_list_tcp(struct bpf_iter__bpf_map_elem *ctx)
 {
 	__u64 *cookie = ctx->key;
@@ -150,7 +180,7 @@ SEC("iter/bpf_map_elem") int cm_list_tcp(struct bpf_iter__bpf_map_elem *ctx)
 	return 0;
 }
 
-/* Connected UDP sockets, and the TCP sockets for which cm_tcp_peers had no room.
+/* Connected UDP sockets, and the TCP sockets for which there was no other room.
  * This iterator alone sees those of all network namespaces. */
 SEC("iter/bpf_sk_storage_map")
 int cm_list_stored(struct bpf_iter__bpf_sk_storage_map *ctx)

@@ -99,6 +99,9 @@ func socketsSpec(byNetlink bool) (*ebpf.CollectionSpec, error) {
 		delete(spec.Programs, "cm_end_tcp")
 		delete(spec.Programs, "cm_end_udp")
 	}
+	if haveExchange() != nil { // then the slots are empty
+		delete(spec.Programs, "cm_list_slots")
+	}
 	return spec, nil
 }
 
@@ -147,7 +150,8 @@ func checkPinnedLayout(dir string) error {
 // attach makes the iterators. That costs nothing until one is opened.
 func (s *Sockets) attach() error {
 	over := map[string]*ebpf.Map{
-		"cm_list_tcp": s.coll.Maps[socketsMapCmTcpPeers], "cm_list_stored": s.coll.Maps[socketsMapCmPeers],
+		"cm_list_slots": s.coll.Maps[socketsMapCmTcpSlots], "cm_list_tcp": s.coll.Maps[socketsMapCmTcpPeers],
+		"cm_list_stored": s.coll.Maps[socketsMapCmPeers],
 	}
 	for name, p := range s.coll.Programs {
 		it, err := link.AttachIter(link.IterOptions{Program: p, Map: over[name]})
@@ -206,8 +210,12 @@ func (s *Sockets) Close() error {
 // elsewhere or ended.
 func (s *Sockets) List() ([]Socket, error) {
 	var all []Socket
-	for _, name := range []string{"cm_list_tcp", "cm_list_stored"} {
-		raw, err := read(s.iters[name])
+	for _, name := range []string{"cm_list_slots", "cm_list_tcp", "cm_list_stored"} {
+		it := s.iters[name]
+		if it == nil { // no slots on this kernel
+			continue
+		}
+		raw, err := read(it)
 		if err != nil {
 			return nil, fmt.Errorf("list sockets by %s: %w", name, err)
 		}

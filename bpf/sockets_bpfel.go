@@ -126,10 +126,10 @@ type socketsCmReverseKey struct {
 }
 
 type socketsCmSettings struct {
-	_      structs.HostLayout
-	Salt   uint64
-	Sample uint32
-	Pad    uint32
+	_       structs.HostLayout
+	Salt    uint64
+	Sample  uint32
+	Spilled uint32
 }
 
 type socketsCmSweeps struct {
@@ -138,6 +138,15 @@ type socketsCmSweeps struct {
 	Tcp    uint64
 	Udp    uint64
 	Missed uint64
+}
+
+type socketsCmTcpSlot struct {
+	_       structs.HostLayout
+	Cookie  uint64
+	Peer    socketsCmPeer
+	Writes  uint32
+	Spilled uint32
+	Pad     [8]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -162,13 +171,16 @@ const (
 	socketsMapCmSlab        = "cm_slab"
 	socketsMapCmSweeps      = "cm_sweeps"
 	socketsMapCmTcpPeers    = "cm_tcp_peers"
+	socketsMapCmTcpSlots    = "cm_tcp_slots"
 	socketsProgCmEndTcp     = "cm_end_tcp"
 	socketsProgCmEndUdp     = "cm_end_udp"
+	socketsProgCmListSlots  = "cm_list_slots"
 	socketsProgCmListStored = "cm_list_stored"
 	socketsProgCmListTcp    = "cm_list_tcp"
 	socketsVarCmEventType   = "cm_event_type"
 	socketsVarCmListedType  = "cm_listed_type"
 	socketsVarCmRegionType  = "cm_region_type"
+	socketsVarCmSlotMask    = "cm_slot_mask"
 )
 
 // loadSockets returns the embedded CollectionSpec for sockets.
@@ -215,6 +227,7 @@ type socketsSpecs struct {
 type socketsProgramSpecs struct {
 	CmEndTcp     *ebpf.ProgramSpec `ebpf:"cm_end_tcp"`
 	CmEndUdp     *ebpf.ProgramSpec `ebpf:"cm_end_udp"`
+	CmListSlots  *ebpf.ProgramSpec `ebpf:"cm_list_slots"`
 	CmListStored *ebpf.ProgramSpec `ebpf:"cm_list_stored"`
 	CmListTcp    *ebpf.ProgramSpec `ebpf:"cm_list_tcp"`
 }
@@ -241,6 +254,7 @@ type socketsMapSpecs struct {
 	CmSlab        *ebpf.MapSpec `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.MapSpec `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.MapSpec `ebpf:"cm_tcp_peers"`
+	CmTcpSlots    *ebpf.MapSpec `ebpf:"cm_tcp_slots"`
 }
 
 // socketsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -250,6 +264,7 @@ type socketsVariableSpecs struct {
 	CmEventType  *ebpf.VariableSpec `ebpf:"cm_event_type"`
 	CmListedType *ebpf.VariableSpec `ebpf:"cm_listed_type"`
 	CmRegionType *ebpf.VariableSpec `ebpf:"cm_region_type"`
+	CmSlotMask   *ebpf.VariableSpec `ebpf:"cm_slot_mask"`
 }
 
 // socketsObjects contains all objects after they have been loaded into the kernel.
@@ -290,6 +305,7 @@ type socketsMaps struct {
 	CmSlab        *ebpf.Map `ebpf:"cm_slab"`
 	CmSweeps      *ebpf.Map `ebpf:"cm_sweeps"`
 	CmTcpPeers    *ebpf.Map `ebpf:"cm_tcp_peers"`
+	CmTcpSlots    *ebpf.Map `ebpf:"cm_tcp_slots"`
 }
 
 func (m *socketsMaps) Close() error {
@@ -312,6 +328,7 @@ func (m *socketsMaps) Close() error {
 		m.CmSlab,
 		m.CmSweeps,
 		m.CmTcpPeers,
+		m.CmTcpSlots,
 	)
 }
 
@@ -322,6 +339,7 @@ type socketsVariables struct {
 	CmEventType  *ebpf.Variable `ebpf:"cm_event_type"`
 	CmListedType *ebpf.Variable `ebpf:"cm_listed_type"`
 	CmRegionType *ebpf.Variable `ebpf:"cm_region_type"`
+	CmSlotMask   *ebpf.Variable `ebpf:"cm_slot_mask"`
 }
 
 // socketsPrograms contains all programs after they have been loaded into the kernel.
@@ -330,6 +348,7 @@ type socketsVariables struct {
 type socketsPrograms struct {
 	CmEndTcp     *ebpf.Program `ebpf:"cm_end_tcp"`
 	CmEndUdp     *ebpf.Program `ebpf:"cm_end_udp"`
+	CmListSlots  *ebpf.Program `ebpf:"cm_list_slots"`
 	CmListStored *ebpf.Program `ebpf:"cm_list_stored"`
 	CmListTcp    *ebpf.Program `ebpf:"cm_list_tcp"`
 }
@@ -338,6 +357,7 @@ func (p *socketsPrograms) Close() error {
 	return _SocketsClose(
 		p.CmEndTcp,
 		p.CmEndUdp,
+		p.CmListSlots,
 		p.CmListStored,
 		p.CmListTcp,
 	)

@@ -40,13 +40,14 @@ func (s *Sockets) End(sockets []Socket, in []Namespace) ([]Socket, error) {
 		return nil, errors.Join(err, h.pardon())
 	}
 	err := errors.Join(h.roam(in), h.pardon())
+	var forgotten []uint64
 	for _, one := range h.ended {
 		if one.Protocol == unix.IPPROTO_TCP {
-			err = errors.Join(err, deleteKey(s.coll.Maps[socketsMapCmTcpPeers], one.Cookie))
+			forgotten = append(forgotten, one.Cookie)
 		}
 	}
 	s.count(h.ended)
-	return h.ended, err
+	return h.ended, errors.Join(err, s.forget(forgotten))
 }
 
 // hunt is one call of End.

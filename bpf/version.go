@@ -101,13 +101,15 @@ func (d *Datapath) storeVersion(version uint32) error {
 	return nil
 }
 
-// prepareSettings gives the node its salt, for as long as the maps exist, and
-// ends the reports that a former life may have asked for.
+// prepareSettings gives the node its salt, for as long as the maps exist, ends
+// the reports that a former life may have asked for, and has programs look for
+// peers of sockets wherever they may be, until findSpilled knows.
 func (d *Datapath) prepareSettings(Options) error {
 	s := &d.settings.all[0]
 	for s.Salt == 0 {
 		s.Salt = rand.Uint64()
 	}
 	atomic.StoreUint32(&s.Sample, 0)
+	atomic.StoreUint32(&s.Spilled, 1)
 	return nil
 }
