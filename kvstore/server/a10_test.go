@@ -58,6 +58,44 @@ func TestA10_ChurnStaysInsideTheQuota(t *testing.T) {
 	}
 }
 
+// TestLargeValuesStayInsideTheQuota has so large values that as many revisions as
+// are kept otherwise would not fit.
+func TestLargeValuesStayInsideTheQuota(t *testing.T) {
+	const quota, size, writes = 32 << 20, 128 << 10, 1_000
+	w := start(t, func(c *Config) { c.QuotaBytes, c.Log = quota, nil })
+	value := bytes.Repeat([]byte("v"), size)
+	for i := range writes {
+		if err := w.s.Store().Apply(context.Background(), []kvstore.Op{{Key: fmt.Sprintf("cilium/state/%d", i%20), Value: value}}); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+	if db := w.metric("clustermesh_store_size_bytes", ""); db > quota {
+		t.Errorf("database has %v bytes", db)
+	}
+}
+
+func TestCompactionsFollowWhatIsWritten(t *testing.T) {
+	const mib, quota = 1 << 20, 64 << 20
+	for _, tt := range []struct {
+		name      string
+		last      compaction
+		rev, used int64
+		want      int64
+	}{
+		{"little was written", compaction{rev: 5_000, used: 40 * mib}, 6_000, 44*mib - 1, -1},
+		{"small revisions", compaction{rev: 5_000, used: 40 * mib}, 9_096, 44 * mib, keptRevisions},
+		{"large revisions", compaction{rev: 5_000, used: 40 * mib}, 5_016, 44 * mib, 32},
+		{"one that is larger than an eighth", compaction{rev: 5_000, used: 40 * mib}, 5_001, 52 * mib, 0},
+		{"the first", compaction{}, 320, 32 * mib, 80},
+		{"less than before", compaction{rev: 5_000, used: 60 * mib}, 6_000, 40 * mib, -1},
+		{"another life", compaction{rev: 5_000, used: 0}, 5_000, 40 * mib, -1},
+	} {
+		if got := tt.last.keeps(tt.rev, tt.used, quota); got != tt.want {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 // grow tries every call that would leave something behind in a plain etcd.
 func grow(t *testing.T, conn *grpc.ClientConn) {
 	ctx := context.Background()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,6 +22,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/clustermesh/clustermesh/kvstore"
 )
 
 const (
@@ -37,7 +40,8 @@ const (
 	retention = 5 * time.Minute
 
 	// keptRevisions is how many revisions stay readable even while bursts of
-	// writes force compactions.
+	// writes force compactions, unless they are so large that an eighth of the
+	// quota does not hold them.
 	keptRevisions = 1000
 
 	// purgeInterval is how often logs that are not needed any more are deleted.
@@ -63,8 +67,10 @@ type life struct {
 	mu       sync.RWMutex       // held for reading by every call into etcd
 	finished bool               // under mu: etcd was told to stop
 
-	compacting sync.Mutex
-	compacted  int64 // under compacting: the revision of our own last compaction
+	compacting chan struct{} // holds one while a writer compacts
+	compacted  compaction    // by whoever that is: our own last one
+
+	uncommitted atomic.Int64 // bytes written since commitBursts last committed
 }
 
 // startLife wipes the directory and starts a new etcd in it.
@@ -73,7 +79,7 @@ func startLife(ctx context.Context, cfg Config) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &life{died: make(chan error, 1)}
+	l := &life{died: make(chan error, 1), compacting: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	lg := zapLogger(cfg.Log, l.fail)
 	if l.etcd, err = l.bootstrap(etcdConfig(cfg, dir, lg)); err != nil {
@@ -211,23 +217,82 @@ func (l *life) watch(ctx context.Context) error {
 	}
 }
 
-// makeRoom compacts after a write when the database is half full, for a burst
-// of writes can reach the quota long before etcd's own compaction is due. The
-// writer waits for it, so that a burst cannot outrun it.
+// commitBursts commits when a sixteenth of the quota was written since it last did.
+// etcd knows the size of its database as of its last commit, which it makes every
+// 100 ms; a burst of large values can fill the quota in that. What a compaction
+// deleted is free two or three commits later, too.
+func (l *life) commitBursts(ctx context.Context, ops []kvstore.Op, quota int64) {
+	var wrote int64
+	for _, op := range ops {
+		wrote += int64(len(op.Key) + len(op.Value))
+	}
+	if l.uncommitted.Add(wrote) < quota/16 {
+		return
+	}
+	l.uncommitted.Store(0)
+	l.await(ctx, l.etcd.Backend().ForceCommit)
+}
+
+// makeRoom compacts after a write when the database is half full, and has grown by
+// a sixteenth of the quota since it last did, for a burst of writes can reach the
+// quota long before etcd's own compaction is due. The writer waits for it, and for
+// the one that another writer has begun if room is short, so that no burst outruns
+// it.
 func (l *life) makeRoom(ctx context.Context, quota int64) {
-	if l.etcd.Backend().SizeInUse() < quota/2 || !l.compacting.TryLock() {
+	used := l.etcd.Backend().SizeInUse()
+	if used < quota/2 {
 		return
 	}
-	defer l.compacting.Unlock()
-	rev := l.etcd.KV().Rev() - keptRevisions
-	if rev < l.compacted+keptRevisions {
+	select {
+	case l.compacting <- struct{}{}:
+		defer func() { <-l.compacting }()
+	case <-ctx.Done():
+		return
+	default:
+		if used < quota/4*3 {
+			return
+		}
+		select { // then there is room
+		case l.compacting <- struct{}{}:
+			<-l.compacting
+		case <-ctx.Done():
+		}
 		return
 	}
-	l.compacted = rev
+	last, rev := &l.compacted, l.etcd.KV().Rev()
+	if keep := last.keeps(rev, used, quota); keep >= 0 {
+		l.await(ctx, func() { l.compact(ctx, max(1, rev-keep)) })
+		*last = compaction{rev, l.etcd.Backend().SizeInUse()}
+	} else if used < last.used { // pages came free
+		last.rev, last.used = rev, used
+	}
+}
+
+// compaction is what a compaction left: the newest revision then, and the bytes in
+// use after it.
+type compaction struct{ rev, used int64 }
+
+// keeps says how many revisions the next compaction leaves readable: as many as
+// take an eighth of the quota, judged by what was written since this one. It is
+// negative as long as no compaction is due.
+func (c compaction) keeps(rev, used, quota int64) int64 {
+	grown := used - c.used
+	if grown < quota/16 || rev <= c.rev {
+		return -1
+	}
+	return min(keptRevisions, quota/8*(rev-c.rev)/grown)
+}
+
+// await calls etcd, which does not heed ctx while it waits for the disk, and
+// returns before it is done if ctx ends.
+func (l *life) await(ctx context.Context, call func()) {
 	done := make(chan struct{})
-	go func() { // it does not heed ctx while it waits for the disk
+	go func() {
 		defer close(done)
-		l.compact(ctx, rev)
+		if l.enter() == nil {
+			defer l.leave()
+			call()
+		}
 	}()
 	select {
 	case <-done:
@@ -236,10 +301,6 @@ func (l *life) makeRoom(ctx context.Context, quota int64) {
 }
 
 func (l *life) compact(ctx context.Context, rev int64) {
-	if l.enter() != nil {
-		return
-	}
-	defer l.leave()
 	_, err := l.etcd.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, mvcc.ErrCompacted) {
 		l.fail(fmt.Errorf("compact at revision %d: %w", rev, err))

@@ -161,6 +161,7 @@ func (s store) Apply(ctx context.Context, ops []kvstore.Op) error {
 	defer context.AfterFunc(l.ctx, cancel)()
 	_, err = l.kv.Txn(ctx, txnOf(ops))
 	if err == nil {
+		l.commitBursts(ctx, ops, s.server.cfg.QuotaBytes)
 		l.makeRoom(ctx, s.server.cfg.QuotaBytes)
 		return nil
 	}
