@@ -32,8 +32,8 @@ const (
 	stopFor      = 180 * time.Millisecond
 	runFor       = 60 * time.Millisecond
 	busyEvery    = 40 * time.Millisecond
-	manyBackends = 170  // whose table of consistent hashing has the largest size
-	fatBackends  = 3000 // whose record is 160 kB
+	manyBackends = 170 // whose table of consistent hashing has the largest size
+	fatBytes     = 300_000
 )
 
 // buildWithCgo begins to build an agent that cannot give up its capabilities.
@@ -126,12 +126,13 @@ func (a *alerting) crowd(t *testing.T) {
 	a.fires(t, "ClustermeshReadersCutOff", page+`, reason="unread"`)
 	a.fires(t, "ClustermeshWatchLags", page)
 	calm()
-	a.fill(t)
+	empty := a.fill(t)
 	a.fires(t, "ClustermeshStoreNearQuota", page)
 	a.fires(t, "ClustermeshNodesSilent", page+`, state="silent"`)
 	a.clears(t, "ClustermeshIdentitiesNotKept", page)
 
 	leave()
+	empty()
 	a.spare.program = ""
 	a.spare.restart(t)
 	a.clears(t, "ClustermeshCapabilitiesHeld", node)
@@ -259,18 +260,29 @@ func (a *alerting) takeTime(t *testing.T) (ease func()) {
 	})
 }
 
-// fill writes into north's store until it is nearly full.
-func (a *alerting) fill(t *testing.T) {
-	a.northSays(t, "fat", slice("rebel-fat", 128, fatBackends))
+// fill has north export until its store is nearly full, which changes alone do not
+// do, and returns how to take that back.
+func (a *alerting) fill(t *testing.T) (empty func()) {
 	full := func() bool {
 		return readMetric(t, a.north.http, "clustermesh_store_size_bytes") > 0.84*readMetric(t, a.north.http, "clustermesh_store_quota_bytes")
 	}
-	deadline := time.Now().Add(alertLimit)
-	for i := 0; !full(); i++ {
+	deadline, n := time.Now().Add(alertLimit), 0
+	for ; !full(); n++ {
 		if time.Now().After(deadline) {
-			t.Fatalf("north's store has %v bytes after %d changes", readMetric(t, a.north.http, "clustermesh_store_size_bytes"), i)
+			t.Fatalf("north's store has %v bytes with %d large services", readMetric(t, a.north.http, "clustermesh_store_size_bytes"), n)
 		}
-		a.northSays(t, "fat-service", consistent("rebel-fat", "10.100.0.21", i))
+		a.northSays(t, fmt.Sprintf("fat-%d", n), fat(fmt.Sprintf("rebel-fat-%d", n), fmt.Sprintf("10.100.1.%d", n+1)))
 		time.Sleep(20 * time.Millisecond)
 	}
+	return func() {
+		for i := range n {
+			must(t, os.Remove(a.w.site("north", fmt.Sprintf("manifests/fat-%d.yaml", i))))
+		}
+	}
+}
+
+// fat is a service with a large label.
+func fat(name, ip string) string {
+	label := "namespace: rebels\n  labels: {story: \"" + strings.Repeat("x", fatBytes) + "\"}\n"
+	return strings.Replace(manifest(name, ip, "10.4.20.1"), "namespace: rebels\n", label, 1)
 }

@@ -11,9 +11,9 @@ import (
 
 // yamlFactor is what the YAML parser takes per byte beyond cost.Factor: its
 // nodes, tokens and events have hundreds of bytes and may stand for one or two.
-// With files of at most MaxBytes that is 20 MB, for a moment, of the
+// With files of at most MaxBytes that is 32 MB, for a moment, of the
 // operator's own doing. A parser that follows aliases of aliases takes more.
-const yamlFactor = 200
+const yamlFactor = 400
 
 // FuzzParse checks that what is accepted can be dialled safely: https alone,
 // with ports and certificates.

@@ -8,7 +8,7 @@ import (
 
 // yamlFactor is what the YAML parser takes per byte beyond cost.Factor: its
 // nodes, tokens and events have hundreds of bytes and may stand for one or two.
-const yamlFactor = 200
+const yamlFactor = 400
 
 // FuzzFile checks that no file content panics and that what is accepted is
 // valid.
