@@ -61,7 +61,8 @@ func replace(ins *asm.Instruction, by asm.Instruction) {
 // notes of former lives of use, whose sockets may be gone.
 //
 // Programs put a socket into the hash first and note it then, so each is noted by
-// its program or seen here, whenever the note of its slot is taken away.
+// its program or seen here, whenever the note of its slot is taken away. Programs
+// that began before a step may have seen what was there before it, and end first.
 func (d *Datapath) findSpilled(Options) error {
 	slots, err := openWindow[clustermeshCmTcpSlot](d.coll.Maps[clustermeshMapCmTcpSlots])
 	if err != nil {
@@ -71,9 +72,9 @@ func (d *Datapath) findSpilled(Options) error {
 	for i := range all {
 		atomic.StoreUint32(&all[i].Spilled, 0)
 	}
-	err = eachKey(d.coll.Maps[clustermeshMapCmTcpPeers], func(cookie uint64) {
+	err = errors.Join(d.WaitRCU(), eachKey(d.coll.Maps[clustermeshMapCmTcpPeers], func(cookie uint64) {
 		atomic.StoreUint32(&all[cookie%uint64(len(all))].Spilled, 1)
-	})
+	}), d.WaitRCU())
 	if err == nil {
 		atomic.StoreUint32(&d.settings.all[0].Spilled, 0)
 	}

@@ -126,11 +126,6 @@ static __always_inline struct cm_peer *cm_tcp_peer(__u64 cookie)
 	return cm_slot_owner(s) == cookie ? &s->peer : cm_spilled_peer(s, cookie);
 }
 
-static __always_inline void cm_free_slot(struct cm_tcp_slot *s)
-{
-	*(volatile __u64 *)&s->cookie = 0;
-}
-
 /* The socket is closed, or it is on its way to what is no frontend. */
 static __always_inline void cm_forget_tcp_peer(__u64 cookie)
 {
@@ -138,8 +133,8 @@ static __always_inline void cm_forget_tcp_peer(__u64 cookie)
 
 	if (!s)
 		return;
-	if (cm_slot_owner(s) == cookie)
-		cm_free_slot(s);
+	if (cm_slot_owner(s) == cookie) /* the process that ends sockets frees slots too */
+		__sync_val_compare_and_swap(&s->cookie, cookie, 0);
 	else if (cm_spilled_peer(s, cookie))
 		bpf_map_delete_elem(&cm_tcp_peers, &cookie);
 }

@@ -149,14 +149,18 @@ static __always_inline int cm_read_slot(const volatile struct cm_tcp_slot *s,
 {
 	__u64 fence = 0;
 
-	copy->cookie = s->cookie;
 	copy->writes = s->writes;
+	__sync_lock_test_and_set(&fence, 1);
+	copy->cookie = s->cookie;
 	if (!copy->cookie || copy->cookie == CM_SLOT_BUSY)
 		return 0;
-	__sync_lock_test_and_set(&fence, 1);
-	copy->peer = *(const struct cm_peer *)&s->peer;
 	__sync_lock_test_and_set(&fence, 2);
-	return s->cookie == copy->cookie && s->writes == copy->writes;
+	copy->peer = *(const struct cm_peer *)&s->peer;
+	__sync_lock_test_and_set(&fence, 3);
+	if (s->cookie != copy->cookie)
+		return 0;
+	__sync_lock_test_and_set(&fence, 4);
+	return s->writes == copy->writes;
 }
 
 /* A socket whose slot is written at this moment is connecting at this moment: it

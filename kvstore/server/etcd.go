@@ -233,12 +233,12 @@ func (l *life) commitBursts(ctx context.Context, ops []kvstore.Op, quota int64) 
 	l.await(ctx, l.etcd.Backend().ForceCommit)
 }
 
-// makeRoom compacts after a write when the database is half full, and has grown by
+// makeRoom compacts after the write that made revision rev when the database is half full, and has grown by
 // a sixteenth of the quota since it last did, for a burst of writes can reach the
 // quota long before etcd's own compaction is due. The writer waits for it, and for
 // the one that another writer has begun if room is short, so that no burst outruns
 // it.
-func (l *life) makeRoom(ctx context.Context, quota int64) {
+func (l *life) makeRoom(ctx context.Context, rev, quota int64) {
 	used := l.etcd.Backend().SizeInUse()
 	if used < quota/2 {
 		return
@@ -259,10 +259,12 @@ func (l *life) makeRoom(ctx context.Context, quota int64) {
 		}
 		return
 	}
-	last, rev := &l.compacted, l.etcd.KV().Rev()
+	last := &l.compacted
 	if keep := last.keeps(rev, used, quota); keep >= 0 {
 		l.await(ctx, func() { l.compact(ctx, max(1, rev-keep)) })
-		*last = compaction{rev, l.etcd.Backend().SizeInUse()}
+		if ctx.Err() == nil {
+			*last = compaction{rev, l.etcd.Backend().SizeInUse()}
+		}
 	} else if used < last.used { // pages came free
 		last.rev, last.used = rev, used
 	}

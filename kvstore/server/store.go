@@ -159,10 +159,10 @@ func (s store) Apply(ctx context.Context, ops []kvstore.Op) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	_, err = l.kv.Txn(ctx, txnOf(ops))
+	done, err := l.kv.Txn(ctx, txnOf(ops))
 	if err == nil {
 		l.commitBursts(ctx, ops, s.server.cfg.QuotaBytes)
-		l.makeRoom(ctx, s.server.cfg.QuotaBytes)
+		l.makeRoom(ctx, done.Header.Revision, s.server.cfg.QuotaBytes)
 		return nil
 	}
 	err = fmt.Errorf("write %d keys to embedded etcd: %w", len(ops), err)
