@@ -51,8 +51,9 @@ type Options struct {
 	// MaxClusters the cluster ids (the largest is one less) and MaxRevNAT the
 	// pairs of unconnected UDP socket and backend that are remembered. MaxPeers
 	// bounds the TCP sockets whose frontend is remembered in a hash because the
-	// slots are taken; those beyond it take a slower way. MaxAffinity bounds the pairs of client and
-	// frontend with session affinity that are remembered. 0 takes the default.
+	// slots are taken; those beyond it take a slower way. MaxAffinity bounds the
+	// pairs of client and frontend with session affinity that are remembered. 0
+	// takes the default.
 	MaxFrontends, MaxRecords, MaxClusters, MaxRevNAT, MaxPeers, MaxAffinity uint32
 	// HostNetns is the cookie of the network namespace that is the node's own, for
 	// frontends of [layout.ScopeHost]; 0 is the initial one.

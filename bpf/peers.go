@@ -3,12 +3,16 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 )
+
+// slotBusy is CM_SLOT_BUSY of peers.h, which an instruction extends by its sign.
+const slotBusy = math.MinInt32
 
 // haveExchange says whether programs may compare and exchange words of memory:
 // since Linux 5.12. Loading one is the only way to find out.
@@ -41,7 +45,7 @@ func withoutExchange(spec *ebpf.CollectionSpec) {
 			}
 			switch ins.OpCode.AtomicOp() {
 			case asm.CmpXchg:
-				replace(ins, asm.Mov.Imm(asm.R0, -1)) // CM_SLOT_BUSY
+				replace(ins, asm.Mov.Imm(asm.R0, slotBusy))
 			case asm.Xchg:
 				replace(ins, asm.Mov.Reg(ins.Src, ins.Src))
 			}
@@ -83,20 +87,16 @@ func (d *Datapath) findSpilled(Options) error {
 
 // eachKey calls visit with every key that a hash of peers has all the while.
 func eachKey(m *ebpf.Map, visit func(cookie uint64)) error {
-	cookies, peers := make([]uint64, countAtOnce), make([]clustermeshCmPeer, countAtOnce)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, cookies, peers, nil)
+	cookies := make([]uint64, countAtOnce)
+	err := eachBatch(m, cookies, make([]clustermeshCmPeer, countAtOnce), func(n int) {
 		for _, cookie := range cookies[:n] {
 			visit(cookie)
 		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) { // the end
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read remembered sockets: %w", err)
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("read remembered sockets: %w", err)
 	}
+	return nil
 }
 
 // forget takes sockets out of what the programs remember, as their release does:

@@ -20,8 +20,9 @@
 /* Set by the loader: one less than how many slots there are, a power of two. */
 const volatile __u32 cm_slot_mask = 0;
 
-/* A slot is being written. Cookies stay below. */
-#define CM_SLOT_BUSY (~0ULL)
+/* A slot is being written. Cookies count upwards from 1, those made in interrupts
+ * downwards from 2^64 - 1: none gets here. The loader knows this number too. */
+#define CM_SLOT_BUSY 0xffffffff80000000ULL
 
 /* cm_tcp_slot is as large as a line of memory. Whoever reads it without being the
  * socket's system call has to see the same cookie and the same number of writes

@@ -134,19 +134,25 @@ func (p *Packet) TellUsage() error {
 // hash has.
 const countAtOnce = 4096
 
-// countEntries copies a hash's entries to count them (Linux 5.6). What is
-// inserted or deleted meanwhile may or may not count.
+// countEntries copies a hash's entries to count them. What is inserted or deleted
+// meanwhile may or may not count.
 func countEntries(m *ebpf.Map) (n uint32, err error) {
-	keys, values := room(m.KeySize()), room(m.ValueSize())
+	err = eachBatch(m, room(m.KeySize()), room(m.ValueSize()), func(got int) { n += uint32(got) })
+	return min(n, m.MaxEntries()), err
+}
+
+// eachBatch copies a hash's entries to keys and values, countAtOnce at most at a
+// time (Linux 5.6), and calls visit with how many there are now.
+func eachBatch(m *ebpf.Map, keys, values any, visit func(n int)) error {
 	var cursor ebpf.MapBatchCursor
 	for {
-		got, err := m.BatchLookup(&cursor, keys, values, nil)
-		n += uint32(got)
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		visit(n)
 		if errors.Is(err, ebpf.ErrKeyNotExist) { // the end
-			return min(n, m.MaxEntries()), nil
+			return nil
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
 }

@@ -233,11 +233,12 @@ func (l *life) commitBursts(ctx context.Context, ops []kvstore.Op, quota int64) 
 	l.await(ctx, l.etcd.Backend().ForceCommit)
 }
 
-// makeRoom compacts after the write that made revision rev when the database is half full, and has grown by
-// a sixteenth of the quota since it last did, for a burst of writes can reach the
-// quota long before etcd's own compaction is due. The writer waits for it, and for
-// the one that another writer has begun if room is short, so that no burst outruns
-// it.
+// makeRoom compacts after the write that made revision rev, when the database is
+// half full and has grown by a sixteenth of the quota since it last did, for a
+// burst of writes can reach the quota long before etcd's own compaction is due. The
+// writer waits for it, and for the one that another writer has begun if room is
+// short, so that no burst outruns it. Asking etcd for the revision instead could
+// hang: what fails to be written leaves its locks behind.
 func (l *life) makeRoom(ctx context.Context, rev, quota int64) {
 	used := l.etcd.Backend().SizeInUse()
 	if used < quota/2 {
