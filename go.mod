@@ -43,7 +43,7 @@ require (
 	go.uber.org/goleak v1.3.0
 	// what etcd logs with; bridged to slog
 	go.uber.org/zap v1.28.0
-	// cluster files; the maintained continuation of gopkg.in/yaml.v3, and viper's own
+	// files of clusters, peers and flags; the maintained continuation of gopkg.in/yaml.v3, and viper's own
 	go.yaml.in/yaml/v3 v3.0.5
 	// the bcrypt cost that etcd's configuration wants
 	golang.org/x/crypto v0.58.0

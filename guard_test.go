@@ -26,7 +26,7 @@ const module = "github.com/clustermesh/clustermesh"
 // none. The straight line of ARCHITECTURE.md: arrows point from what decides
 // later to what is decided earlier, never back.
 var imports = map[string][]string{
-	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/purse", "kvstore/report", "kvstore/schema"},
+	"agent":                     {"agent/api", "agent/datapath", "agent/lb", "agent/liveness", "agent/liveness/probe", "agent/mesh", "agent/privilege", "bpf", "bpf/layout", "certs", "kvstore", "kvstore/clusterfile", "kvstore/purse", "kvstore/report", "kvstore/schema", "kvstore/yamlfile"},
 	"agent/api":                 {},
 	"agent/datapath":            {"agent/lb", "bpf/layout"},
 	"agent/devices":             {"bpf"},
@@ -47,28 +47,29 @@ var imports = map[string][]string{
 	"bpf/layout":                {},
 	"certs":                     {"certs/internal/disk"},
 	"certs/internal/disk":       {},
-	"certs/join":                {"certs", "certs/internal/disk"},
+	"certs/join":                {"certs", "certs/internal/disk", "kvstore/yamlfile"},
 	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "apiserver/api", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance", "kvstore/report"},
 	"cmd/clustermesh-agent":     {"agent", "agent/devices", "agent/sockets", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},
-	"cmd/internal/cli":          {},
+	"cmd/internal/cli":          {"kvstore/yamlfile"},
 	"cmd/internal/cli/clitest":  {"cmd/internal/cli"},
 	"deploy/examples":           {},
 	"deploy/observe":            {},
 	"deploy/release":            {},
 	"e2e":                       {},
 	"kvstore":                   {},
-	"kvstore/clusterfile":       {},
+	"kvstore/clusterfile":       {"kvstore/yamlfile"},
 	"kvstore/conformance":       {"certs", "kvstore", "kvstore/schema"},
 	"kvstore/cost":              {},
 	"kvstore/kvstoretest":       {"kvstore"},
-	"kvstore/peers":             {},
+	"kvstore/peers":             {"kvstore/yamlfile"},
 	"kvstore/purse":             {},
 	"kvstore/report":            {"kvstore/schema"},
 	"kvstore/schema":            {},
 	"kvstore/schema/schemapb":   {},
 	"kvstore/server":            {"certs", "kvstore", "kvstore/peers", "kvstore/purse", "kvstore/report", "kvstore/schema"},
+	"kvstore/yamlfile":          {},
 }
 
 // pure lists the packages that only compute, and what they must not reach for:

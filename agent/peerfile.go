@@ -1,18 +1,17 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 // A peer file says what is accepted of one other cluster, whose name is the
@@ -67,7 +66,7 @@ func foreignMembers() []string {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (f *peerFile) UnmarshalYAML(n *yaml.Node) error {
-	if err := knownMembers(n, "", append(foreignMembers(), "accepts")); err != nil {
+	if err := yamlfile.Known(n, "", append(foreignMembers(), "accepts")...); err != nil {
 		return err
 	}
 	for i := 0; i < len(n.Content); i += 2 {
@@ -80,24 +79,11 @@ func (f *peerFile) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (a *accepts) UnmarshalYAML(n *yaml.Node) error {
-	names := []string{"cluster-id", "pod-cidrs", "namespaces", "max-keys", "max-bytes", "max-backends", "withdrawal-brake-percent"}
-	if err := knownMembers(n, "accepts.", names); err != nil {
+	if err := yamlfile.Known(n, "accepts.", "cluster-id", "pod-cidrs", "namespaces", "max-keys", "max-bytes", "max-backends", "withdrawal-brake-percent"); err != nil {
 		return err
 	}
 	type plain accepts
 	return n.Decode((*plain)(a))
-}
-
-func knownMembers(n *yaml.Node, path string, names []string) error {
-	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: %q: write members such as %s", n.Line, strings.TrimSuffix(path, "."), names[len(names)-1])
-	}
-	for i := 0; i < len(n.Content); i += 2 {
-		if k := n.Content[i]; !slices.Contains(names, k.Value) {
-			return fmt.Errorf("line %d: member %q is not known; the members are %s", k.Line, path+k.Value, strings.Join(names, ", "))
-		}
-	}
-	return nil
 }
 
 // readPeerFile reads and checks one peer file. The error joins all problems.
@@ -133,15 +119,12 @@ func readPeerBytes(path string) ([]byte, error) {
 
 func parsePeerFile(raw []byte, maxClusters uint32) (admission, error) {
 	var f peerFile
-	d := yaml.NewDecoder(bytes.NewReader(raw))
-	if err := d.Decode(&f); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it is empty")
-		}
-		return admission{}, fmt.Errorf("parse YAML: %w", err)
+	doc, err := yamlfile.Parse(raw)
+	if err == nil {
+		err = doc.Decode(&f)
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return admission{}, errors.New("parse YAML: more than one document; write one peer per file")
+	if err != nil {
+		return admission{}, fmt.Errorf("parse YAML: %w", err)
 	}
 	if f.Accepts == nil {
 		return admission{}, nil

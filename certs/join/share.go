@@ -15,6 +15,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/certs/internal/disk"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 // share looks for the peers' files that trust the CA of a new peer too, and adds
@@ -60,7 +61,7 @@ func escapeGlob(dir string) string {
 type reader struct {
 	path string
 	mode fs.FileMode
-	doc  yaml.Node
+	doc  *yaml.Node
 	ca   []byte
 }
 
@@ -79,10 +80,10 @@ func readReader(path string) (*reader, error) {
 		return nil, err
 	}
 	f := &reader{path: path, mode: info.Mode().Perm()}
-	if err := yaml.Unmarshal(raw, &f.doc); err != nil {
+	if f.doc, err = yamlfile.Parse(raw); err != nil {
 		return nil, err
 	}
-	if f.doc.Kind != yaml.DocumentNode || f.doc.Content[0].Kind != yaml.MappingNode {
+	if f.root().Kind != yaml.MappingNode {
 		return nil, errors.New("it is not a mapping")
 	}
 	if at := f.text("ca-file"); at != "" {
@@ -147,7 +148,7 @@ func (f *reader) shareWith(name string) error {
 	}
 	list.Kind, list.Tag, list.Value = yaml.SequenceNode, "", ""
 	list.Content = append(list.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: name})
-	text, err := yaml.Marshal(&f.doc)
+	text, err := yaml.Marshal(f.doc)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", f.path, err)
 	}

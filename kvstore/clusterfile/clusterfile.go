@@ -16,7 +16,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 // MaxBytes bounds a cluster file; real ones have a few hundred bytes.
@@ -65,7 +65,11 @@ func parse(raw []byte, dir string) (f File, err error) {
 	if !bytes.Contains(raw, []byte("endpoints:")) {
 		return File{}, ErrNotClusterFile
 	}
-	if err := yaml.Unmarshal(raw, &f); err != nil {
+	doc, err := yamlfile.Parse(raw)
+	if err == nil {
+		err = doc.Decode(&f)
+	}
+	if err != nil {
 		return File{}, fmt.Errorf("parse etcd client YAML: %w; compare with the format in docs/install.md (Cluster files)", err)
 	}
 	if f.TrustedCAFile == "" {

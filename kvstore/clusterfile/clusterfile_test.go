@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/clustermesh/clustermesh/kvstore/cost"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 const good = `endpoints:
@@ -77,4 +80,15 @@ func TestReadTellsOtherFilesApart(t *testing.T) {
 	if _, _, err := Read(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v, want that the file does not exist", err)
 	}
+}
+
+// A parser that compares each name with each, and writes an error about each
+// pair, would take gigabytes for what fits into a cluster file.
+func TestRepeatedMembersCostLittleMemory(t *testing.T) {
+	raw := []byte(good + strings.Repeat("a:\n", 900))
+	cost.Bounded(t, len(raw), yamlfile.Overhead, func() {
+		if _, err := parse(raw, "/dir"); err == nil || !strings.Contains(err.Error(), `"a" is already set in line 6`) {
+			t.Errorf("error %v", err)
+		}
+	})
 }

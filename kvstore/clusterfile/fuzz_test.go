@@ -7,13 +7,8 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/kvstore/cost"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
-
-// yamlFactor is what the YAML parser takes per byte beyond cost.Factor: its
-// nodes, tokens and events have hundreds of bytes and may stand for one or two.
-// With files of at most MaxBytes that is 32 MB, for a moment, of the
-// operator's own doing. A parser that follows aliases of aliases takes more.
-const yamlFactor = 400
 
 // FuzzParse checks that what is accepted can be dialled safely: https alone,
 // with ports and certificates.
@@ -31,7 +26,7 @@ func FuzzParse(f *testing.F) {
 		}
 		var got File
 		var err error
-		cost.Bounded(t, len(raw), yamlFactor*len(raw), func() { got, err = parse(raw, "/dir") })
+		cost.Bounded(t, len(raw), yamlfile.Overhead, func() { got, err = parse(raw, "/dir") })
 		if err == nil {
 			checkSafe(t, got)
 		}

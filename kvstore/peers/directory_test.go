@@ -153,7 +153,7 @@ func TestProblemsNameFileFieldValueAndRemedy(t *testing.T) {
 		{"sees: all", "sees: all\nrevoked-certificates: [12]", `revoked-certificates "12": not a SHA-256 sum`},
 		{"sees: all", "sees: all\nshares-ca-with: [west]", `shares-ca-with "west": not the name of another`},
 		{"sees: all", "sees: all\nca-file: x", "ca, ca-file: set exactly one"},
-		{"sees: all", "sees: all\n---\nsees: all", "one peer per file"},
+		{"sees: all", "sees: all\n---\nsees: all", "one per file"},
 		{"BEGIN CERTIFICATE", "BEGIN EC PRIVATE KEY", "ca: entry 1 is"},
 		{good, "", "it is empty"},
 		{good, "ca-file: none.crt\nidentity: {uri: x://y/}\nsees: all", `ca-file "none.crt": `},

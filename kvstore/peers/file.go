@@ -8,12 +8,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 // file is a peer's file as it is written.
@@ -69,7 +69,7 @@ func (s *sees) UnmarshalYAML(n *yaml.Node) error {
 		}
 		return nil
 	case yaml.MappingNode:
-		if err := known(n, "sees.", "namespaces", "services", "nodes", "identities", "addresses"); err != nil {
+		if err := yamlfile.Known(n, "sees.", "namespaces", "services", "nodes", "identities", "addresses"); err != nil {
 			return err
 		}
 		return n.Decode(&s.seesMembers)
@@ -79,30 +79,16 @@ func (s *sees) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (i *identity) UnmarshalYAML(n *yaml.Node) error {
-	if err := known(n, "identity.", "uri", "dns", "common-name"); err != nil {
+	if err := yamlfile.Known(n, "identity.", "uri", "dns", "common-name"); err != nil {
 		return err
 	}
 	type plain identity
 	return n.Decode((*plain)(i))
 }
 
-// known refuses members that mean nothing: a misspelt restriction must not be
-// ignored.
-func known(n *yaml.Node, path string, names ...string) error {
-	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: %q: write the members %s", n.Line, strings.TrimSuffix(path, "."), strings.Join(names, ", "))
-	}
-	for i := 0; i < len(n.Content); i += 2 {
-		if k := n.Content[i]; !slices.Contains(names, k.Value) {
-			return fmt.Errorf("line %d: member %q is not known; the members are %s", k.Line, path+k.Value, strings.Join(names, ", "))
-		}
-	}
-	return nil
-}
-
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (f *file) UnmarshalYAML(n *yaml.Node) error {
-	if err := known(n, "", "ca", "ca-file", "shares-ca-with", "identity", "sees", "expires", "revoked", "revoked-certificates", "accepts"); err != nil {
+	if err := yamlfile.Known(n, "", "ca", "ca-file", "shares-ca-with", "identity", "sees", "expires", "revoked", "revoked-certificates", "accepts"); err != nil {
 		return err
 	}
 	type plain file
@@ -111,16 +97,13 @@ func (f *file) UnmarshalYAML(n *yaml.Node) error {
 
 // parseFile reads one YAML document.
 func parseFile(raw []byte) (*file, error) {
-	d := yaml.NewDecoder(bytes.NewReader(raw))
 	f := new(file)
-	if err := d.Decode(f); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it is empty")
-		}
-		return nil, fmt.Errorf("parse YAML: %w; compare with the format in the documentation of peers", err)
+	doc, err := yamlfile.Parse(raw)
+	if err == nil {
+		err = doc.Decode(f)
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("parse YAML: more than one document; write one peer per file")
+	if err != nil {
+		return nil, fmt.Errorf("parse YAML: %w; compare with the format in the documentation of peers", err)
 	}
 	if (f.CA == "") == (f.CAFile == "") {
 		return nil, errors.New("ca, ca-file: set exactly one of them")

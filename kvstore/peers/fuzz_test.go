@@ -4,11 +4,8 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/kvstore/cost"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
-
-// yamlFactor is what the YAML parser takes per byte beyond cost.Factor: its
-// nodes, tokens and events have hundreds of bytes and may stand for one or two.
-const yamlFactor = 400
 
 // FuzzFile checks that no file content panics and that what is accepted is
 // valid.
@@ -21,7 +18,7 @@ func FuzzFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw, ca []byte) {
 		var p *Peer
 		var err error
-		cost.Bounded(t, len(raw)+len(ca), yamlFactor*len(raw), func() { p, err = fileOf(raw, ca) })
+		cost.Bounded(t, len(raw)+len(ca), yamlfile.Overhead, func() { p, err = fileOf(raw, ca) })
 		if err == nil && (p.Validate() != nil || p.View.All == (len(p.View.Namespaces)+len(p.View.Services) > 0 || p.View.Nodes || p.View.Identities || p.View.Addresses)) {
 			t.Fatalf("accepted %+v", p)
 		}

@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -21,6 +23,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
+
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
 // Exit codes of a daemon.
@@ -57,12 +61,14 @@ func Settle(flags *pflag.FlagSet) error {
 	v.AutomaticEnv()
 	var problems []error
 	if path := configPath(flags, v); path != "" {
-		v.SetConfigFile(path)
-		v.SetConfigType("yaml")
-		if err := v.ReadInConfig(); err != nil {
+		members, err := readConfig(path)
+		if err == nil {
+			err = v.MergeConfigMap(members)
+		}
+		if err != nil {
 			return Usage(fmt.Errorf("--config %q: %w; give a readable YAML file", path, err))
 		}
-		problems = unknownMembers(flags, v, path)
+		problems = unknownMembers(flags, slices.Sorted(maps.Keys(members)), path)
 	}
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Changed || !v.IsSet(f.Name) {
@@ -115,11 +121,37 @@ func configPath(flags *pflag.FlagSet, v *viper.Viper) string {
 	return v.GetString("config")
 }
 
-func unknownMembers(flags *pflag.FlagSet, v *viper.Viper, path string) (problems []error) {
-	keys := v.AllKeys()
-	slices.Sort(keys)
-	for _, key := range keys {
-		if flags.Lookup(key) == nil {
+// maxConfigBytes bounds the file of --config.
+const maxConfigBytes = 1 << 20
+
+// readConfig reads the members of a configuration file, none from an empty one.
+func readConfig(path string) (map[string]any, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxConfigBytes {
+		return nil, fmt.Errorf("larger than %d bytes", maxConfigBytes)
+	}
+	doc, err := yamlfile.Parse(raw)
+	if errors.Is(err, yamlfile.ErrEmpty) {
+		return nil, nil
+	}
+	var members map[string]any
+	if err == nil {
+		err = doc.Decode(&members)
+	}
+	return members, err
+}
+
+func unknownMembers(flags *pflag.FlagSet, members []string, path string) (problems []error) {
+	for _, key := range members {
+		if flags.Lookup(strings.ToLower(key)) == nil {
 			problems = append(problems, fmt.Errorf("--config %q: member %q is not known; see --help for the names of flags, which are the members' names", path, key))
 		}
 	}

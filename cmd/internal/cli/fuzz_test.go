@@ -8,11 +8,8 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/kvstore/cost"
+	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
-
-// yamlFactor is what the YAML parser takes per byte beyond cost.Factor, and the
-// maps of settings that are made of its nodes.
-const yamlFactor = 400
 
 // FuzzConfigFile starts a daemon with the file of anybody. Either everything in
 // it is a flag's value, or the daemon does not run and says so.
@@ -30,7 +27,7 @@ func FuzzConfigFile(f *testing.F) {
 		c := &command{}
 		var out, errs bytes.Buffer
 		code := ExitOK
-		cost.Bounded(t, len(data), yamlFactor*len(data), func() { code = Main(c.cobra(), []string{"--config", file}, &out, &errs) })
+		cost.Bounded(t, len(data), yamlfile.Overhead, func() { code = Main(c.cobra(), []string{"--config", file}, &out, &errs) })
 		if c.ran != (code == ExitOK) || c.ran && (c.name == "" || errs.Len() > 0) {
 			t.Fatalf("ran %v with name %q, exit %d: %s", c.ran, c.name, code, errs.String())
 		}
