@@ -303,14 +303,28 @@ func feelEvents(t *testing.T, conn *grpc.ClientConn, to chan<- time.Duration) {
 	}
 }
 
-// flooding is a process that floods, with pauses.
+// flooding is a process that floods, with pauses. An attacker is elsewhere: his
+// own work must not count. In the pauses another process takes its place, at the
+// same priority, that only turns in circles, for a flooder takes what there is of
+// a processor, too.
 type flooding struct {
-	process *os.Process
+	flooder, idler *os.Process
 }
 
-func (f flooding) pause() { _ = f.process.Signal(unix.SIGSTOP) }
-func (f flooding) goOn()  { _ = f.process.Signal(unix.SIGCONT) }
-func (f flooding) stop()  { _ = f.process.Kill() }
+func (f flooding) pause() {
+	_ = f.flooder.Signal(unix.SIGSTOP)
+	_ = f.idler.Signal(unix.SIGCONT)
+}
+
+func (f flooding) goOn() {
+	_ = f.idler.Signal(unix.SIGSTOP)
+	_ = f.flooder.Signal(unix.SIGCONT)
+}
+
+func (f flooding) stop() {
+	_ = f.flooder.Kill()
+	_ = f.idler.Kill()
+}
 
 const floodConnections = 8
 
@@ -318,14 +332,14 @@ const floodConnections = 8
 // fast as it can.
 func flood(t *testing.T, w *world, g guest, storm string) flooding {
 	t.Helper()
-	// An attacker is elsewhere: his own work must not take the server's processor.
 	// On a machine that others keep busy, idle time alone would hardly let him begin.
 	wrap := []string{"nice", "-n", "10"}
 	if campaign(0, 1) == 1 {
 		wrap = []string{"chrt", "-i", "0"}
 	}
-	cmd, _, _ := child(t, w, g, "TestFlooder", storm, wrap...)
-	return flooding{cmd.Process}
+	flooder, _, _ := child(t, w, g, "TestFlooder", storm, wrap...)
+	idler, _, _ := child(t, w, g, "TestFlooder", "circles", wrap...)
+	return flooding{flooder.Process, idler.Process}
 }
 
 // TestFlooder is not a test but the process that [flood] starts.
@@ -342,6 +356,11 @@ func TestFlooder(t *testing.T) {
 				return err
 			}
 			return c.Close()
+		},
+		"circles": func(context.Context, *grpc.ClientConn) error {
+			for begin := time.Now(); time.Since(begin) < 10*time.Millisecond; {
+			}
+			return nil
 		},
 		"subscribers": subscribeStorm(0), "sleepers": subscribeStorm(time.Second),
 	}[storm]
