@@ -20,6 +20,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good + "insecure-transport: true\n"))
 	f.Add([]byte("a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nendpoints: &e [*c,*c,*e]\n"))
 	f.Add([]byte("endpoints: " + strings.Repeat("[", 200)))
+	f.Add([]byte("endpoints: [" + strings.Repeat("?1,", 2000) + "]\n")) // an error of each
+	f.Add([]byte("cilium-host-aliases:\n" + strings.Repeat("- ips: [&a 1]\n", 1300)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) > MaxBytes {
 			return

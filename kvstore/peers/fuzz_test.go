@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/kvstore/cost"
@@ -14,6 +15,8 @@ func FuzzFile(f *testing.F) {
 	f.Add([]byte(goodFile(ca, "uri: "+westURI)), []byte(ca.pem()))
 	f.Add([]byte("ca-file: x\nidentity: {dns: a.b}\nsees: {services: [a/b], nodes: all}\nexpires: 2030-01-01\n"), []byte(ca.pem()))
 	f.Add([]byte("a: &a [*a]\n"), []byte{})
+	f.Add([]byte("shares-ca-with: ["+strings.Repeat("?1,", 2000)+"]\n"), []byte{})
+	f.Add([]byte("sees: {services: ["+strings.Repeat("&a:b,", 4000)+"]}\n"), []byte{})
 	f.Add([]byte("sees: &x {namespaces: [a]}\nidentity: *x\n"), []byte("-----BEGIN CERTIFICATE-----"))
 	f.Fuzz(func(t *testing.T, raw, ca []byte) {
 		var p *Peer

@@ -58,7 +58,12 @@ func TestParseRefuses(t *testing.T) {
 		"":                                   ErrEmpty.Error(),
 		"# nothing\n":                        ErrEmpty.Error(),
 		"a: [":                               "line 1",
-		"a: 1\n--- \nb: 2\n":                 "more than one document",
+		"{\"name\": \"x\"}}":                 "behind the document",
+		"%YAML 1.1\n---\na: 1\n":             "line 1: a directive",
+		"a: 1\n...\n%TAG ! x\n---\nb: 1\n":   "line 3: a directive",
+		"\ufeff%TAG ! x\n---\na: 1\n":        "a directive",
+		"a: &x b\n*x : c\n":                  "line 2: *x is an alias",
+		"a: 1\n--- \nb: 2\n":                 "line 3: another document",
 		"a: 1\nb: 2\na: 3\n":                 `line 3: member "a" is already set in line 1`,
 		"x: {a: 1, a: 2}\n":                  `member "a" is already set`,
 		"a: &a [b]\nc: *a\n":                 "line 2: *a is an alias",
@@ -81,19 +86,28 @@ func TestParseRefuses(t *testing.T) {
 // stuffing is what is small in a file and large in memory, or slow to read, if
 // it is repeated.
 var stuffing = []string{
+	"?a,", "'':b,", "a:b,", "&a:b,", "&a a: b,", "? a : b,", "[],", "{},", "a,", "\"\":,", "{a: b},", "- !b\n", "#\n #\n",
 	"[", "{", "[a,", "{a: ", "{'':", "[a: ", "[? a,", "{? ", "[\"\":,", "{1,", "[[],", "[:,",
 	"- ", "? ", "- - a\n", "-\n", "?\n", "a:\n", "a: b\n", "a: #b\n", "<<: {}\n", "- <<: {}\n", "- a: b\n", "- 1\n", "- 2001-01-01\n",
 	"#\n", "- #\n", "#a\n- b\n#c\n", "- a #b\n", "- &a !b\n", "x: &a\n", "[*a,", "- !!binary a\n", "- !!float 1\n",
 	"---\n", "...\n---\n", "%TAG ! a\n", "\n", "a\n", "\"\\n", "- |\n", "- >\n", "- ''\n", "\r", "- \r", "-\u0085", "a:\u2028",
 }
 
+// TestStuffedFilesCostLittleMemory stuffs files of all shapes, as far as is let
+// through and further.
 func TestStuffedFilesCostLittleMemory(t *testing.T) {
 	for _, u := range stuffing {
-		for _, size := range []int{2 * smallMarks, 64 << 10, 1 << 20} {
-			for _, filling := range []string{"", "# " + strings.Repeat("x", size*9/10) + "\n"} {
-				raw := []byte(filling + strings.Repeat(u, (size-len(filling))/len(u)))
-				t.Run(fmt.Sprintf("%q/%d/%v", u, size, filling != ""), func(t *testing.T) { cost.Bounded(t, len(raw), Overhead, func() { decode(raw) }) })
-			}
+		for _, shape := range []string{"%s", "a:\n%s", "a: [%s]\n", "a: {%s}\n", "- - - - - - - -\n%s"} {
+			t.Run(fmt.Sprintf("%q in %q", u, shape), func(t *testing.T) {
+				each := max(1, marks([]byte(strings.Repeat(u, 100)))/100)
+				for _, n := range []int{smallMarks/each - 8, mostMarks/each - 20, (64 << 10) / len(u)} {
+					raw := fmt.Appendf(nil, shape, strings.Repeat(u, n))
+					if marks(raw) <= mostMarks { // the size that allows for so many
+						raw = append(raw, "#"+strings.Repeat("x", max(0, bytesPerMark*(marks(raw)+1-smallMarks)-len(raw)))...)
+					}
+					cost.Bounded(t, len(raw), Overhead, func() { decode(raw) })
+				}
+			})
 		}
 	}
 }
@@ -107,7 +121,7 @@ func decode(raw []byte) {
 	var members map[string]any
 	var list []string
 	var typed struct {
-		A string
+		A []string
 		X struct{ A []string }
 	}
 	_, _, _ = doc.Decode(&members), doc.Decode(&list), doc.Decode(&typed)

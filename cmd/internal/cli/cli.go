@@ -62,13 +62,13 @@ func Settle(flags *pflag.FlagSet) error {
 	var problems []error
 	if path := configPath(flags, v); path != "" {
 		members, err := readConfig(path)
+		problems = unknownMembers(flags, slices.Sorted(maps.Keys(members)), path)
 		if err == nil {
-			err = v.MergeConfigMap(members)
+			err = v.MergeConfigMap(members) // with members in lower case from here on
 		}
 		if err != nil {
 			return Usage(fmt.Errorf("--config %q: %w; give a readable YAML file", path, err))
 		}
-		problems = unknownMembers(flags, slices.Sorted(maps.Keys(members)), path)
 	}
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Changed || !v.IsSet(f.Name) {
@@ -136,7 +136,7 @@ func readConfig(path string) (map[string]any, error) {
 		return nil, err
 	}
 	if len(raw) > maxConfigBytes {
-		return nil, fmt.Errorf("larger than %d bytes", maxConfigBytes)
+		return nil, fmt.Errorf("larger than %d bytes; it holds values of flags only", maxConfigBytes)
 	}
 	doc, err := yamlfile.Parse(raw)
 	if errors.Is(err, yamlfile.ErrEmpty) {
@@ -149,8 +149,15 @@ func readConfig(path string) (map[string]any, error) {
 	return members, err
 }
 
+// unknownMembers refuses members that are no flags, and those that differ in
+// upper and lower case only, which are one to viper.
 func unknownMembers(flags *pflag.FlagSet, members []string, path string) (problems []error) {
+	seen := map[string]string{}
 	for _, key := range members {
+		if first, twice := seen[strings.ToLower(key)]; twice {
+			problems = append(problems, fmt.Errorf("--config %q: members %q and %q are the same; remove one of them", path, first, key))
+		}
+		seen[strings.ToLower(key)] = key
 		if flags.Lookup(strings.ToLower(key)) == nil {
 			problems = append(problems, fmt.Errorf("--config %q: member %q is not known; see --help for the names of flags, which are the members' names", path, key))
 		}

@@ -74,6 +74,18 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 }
 
+// TestMembersInTwoCases: one of them would win by chance.
+func TestMembersInTwoCases(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("cluster-name: a\nCLUSTER-NAME: b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &command{}
+	if code, stderr := c.main("--config", file); code != ExitUsage || c.ran || !strings.Contains(stderr, `members "CLUSTER-NAME" and "cluster-name" are the same`) {
+		t.Errorf("exit %d, ran %v: %s", code, c.ran, stderr)
+	}
+}
+
 // TestListsOfTheFile: what restricts must not vanish because of how it is
 // written.
 func TestListsOfTheFile(t *testing.T) {

@@ -18,6 +18,8 @@ func FuzzConfigFile(f *testing.F) {
 	f.Add([]byte("cluster-name: [a, {b: c}]\nquiet: &q yes\ncluster-id: *q\n"))
 	f.Add([]byte("a: &a [x,x]\nb: &b [*a,*a]\ncluster-name: {<<: {c: *b}}\n"))
 	f.Add([]byte("CLUSTER-NAME: x\ncluster-id: 0x10\nconfig: other.yaml\n"))
+	f.Add([]byte("deny: [" + strings.Repeat("?1,", 2000) + "]\n"))
+	f.Add([]byte("cluster-name: [" + strings.Repeat("&a:b,", 4000) + "]\n"))
 	f.Add([]byte("1: 2\n? [a]\n: b\n--- \n"))
 	file := filepath.Join(f.TempDir(), "config.yaml")
 	f.Fuzz(func(t *testing.T, data []byte) {
