@@ -46,7 +46,7 @@ func TestBadPeerFiles(t *testing.T) {
 		"accept: {}":                               `member "accept" is not known`,
 		"accepts: {quota: 1}":                      `member "accepts.quota" is not known`,
 		"accepts: all":                             "accepts",
-		"accepts: {}\n---\naccepts: {}":            "more than one document",
+		"accepts: {}\n---\naccepts: {}":            "another document",
 		"accepts: {cluster-id: 256}":               "accepts.cluster-id",
 		"accepts: {cluster-id: -1}":                "cannot unmarshal",
 		"accepts: {pod-cidrs: [10.3.0.1/16]}":      `accepts.pod-cidrs "10.3.0.1/16"`,

@@ -162,16 +162,21 @@ func checkNames(n *yaml.Node) error {
 	return nil
 }
 
-// Known refuses members of the mapping n that are not among names: a misspelt
-// restriction must not be ignored. path goes before the members' names in
-// errors, such as "sees.".
+// Known refuses members of the mapping n that are not among names, and those
+// without a value: a restriction that is misspelt, or whose items are commented
+// out, must not be ignored. path goes before the members' names in errors, such
+// as "sees.".
 func Known(n *yaml.Node, path string, names ...string) error {
 	if n.Kind != yaml.MappingNode {
 		return fmt.Errorf("line %d: %q: write the members %s", n.Line, strings.TrimSuffix(path, "."), strings.Join(names, ", "))
 	}
 	for i := 0; i < len(n.Content); i += 2 {
-		if k := n.Content[i]; !slices.Contains(names, k.Value) {
+		k, v := n.Content[i], n.Content[i+1]
+		if !slices.Contains(names, k.Value) {
 			return fmt.Errorf("line %d: member %q is not known; the members are %s", k.Line, path+k.Value, strings.Join(names, ", "))
+		}
+		if v.Kind == yaml.ScalarNode && v.ShortTag() == "!!null" {
+			return fmt.Errorf("line %d: member %q has no value; write one, or remove the member", k.Line, path+k.Value)
 		}
 	}
 	return nil
