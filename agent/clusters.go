@@ -145,14 +145,28 @@ func (d *directory) follow(ctx context.Context, fn func(directoryChange, []strin
 		}
 		change, recheck, err := d.scan(time.Now())
 		problems := d.problemLines()
-		if err != nil { // the directory itself went away: the watch on it is gone as well
+		if err != nil {
 			problems = append(problems, err.Error())
 			recheck = removalGrace
-			_ = w.Add(d.path)
 		}
-		if recheck > 0 {
-			timer.Reset(recheck)
-		}
+		timer.Reset(again(w, d.path, recheck))
 		fn(change, problems)
 	}
+}
+
+// rescan is how often directories are read although no change was told of: their
+// place may have been taken by others, and some file systems tell of nothing.
+const rescan = 10 * time.Second
+
+// again watches the directory that has the name now, since another may have
+// taken the place of the one before, and returns when to read it at the latest:
+// after recheck, unless that is 0.
+func again(w *fsnotify.Watcher, path string, recheck time.Duration) time.Duration {
+	if w.Add(path) != nil {
+		return removalGrace
+	}
+	if recheck > 0 {
+		return min(recheck, rescan)
+	}
+	return rescan
 }

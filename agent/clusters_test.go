@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,4 +157,13 @@ func TestDirectoryFollowsChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("the removal", func(c directoryChange) bool { return len(c.removed) == 1 })
+
+	// Another directory takes the place of this one.
+	if err := errors.Join(os.Rename(dir, dir+".before"), os.Mkdir(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "west", goodFile)
+	await("a file of the new directory", func(c directoryChange) bool { return len(c.set) == 1 })
+	write(t, dir, "west", goodFile+"#\n")
+	await("its change", func(c directoryChange) bool { return len(c.set) == 1 })
 }

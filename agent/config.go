@@ -175,7 +175,20 @@ func (c Config) Validate() error {
 	_, err := c.denied()
 	_, ranges := c.nodePortRanges()
 	_, netns := c.parseHostNetns()
-	return errors.Join(append(errs, err, ranges, netns, c.validateBrake(), c.validateProbing(), c.validateFlow())...)
+	return errors.Join(append(errs, err, ranges, netns, c.validateBrake(), c.validateProtected(), c.validateProbing(), c.validateFlow())...)
+}
+
+var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) // RFC 1123, as Kubernetes wants it
+
+// validateProtected wants names of namespaces: what is none would protect none.
+func (c Config) validateProtected() error {
+	var errs []error
+	for _, n := range c.ProtectedNamespaces {
+		if !namespacePattern.MatchString(n) {
+			errs = append(errs, fmt.Errorf("--protected-namespaces %q: not the name of a namespace; separate names by commas alone", n))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c Config) validateFlow() error {

@@ -35,12 +35,12 @@ type peerFile struct {
 }
 
 type accepts struct {
-	ClusterID   uint32   `yaml:"cluster-id"`
+	ClusterID   *uint32  `yaml:"cluster-id"`
 	PodCIDRs    []string `yaml:"pod-cidrs"`
 	Namespaces  []string `yaml:"namespaces"`
-	MaxKeys     int      `yaml:"max-keys"`
-	MaxBytes    int64    `yaml:"max-bytes"`
-	MaxBackends int      `yaml:"max-backends"`
+	MaxKeys     *int     `yaml:"max-keys"`
+	MaxBytes    *int64   `yaml:"max-bytes"`
+	MaxBackends *int     `yaml:"max-backends"`
 	Brake       *int     `yaml:"withdrawal-brake-percent"`
 }
 
@@ -70,8 +70,14 @@ func (f *peerFile) UnmarshalYAML(n *yaml.Node) error {
 		return err
 	}
 	for i := 0; i < len(n.Content); i += 2 {
-		if n.Content[i].Value == "accepts" {
-			return n.Content[i+1].Decode(&f.Accepts)
+		name, value := n.Content[i], n.Content[i+1]
+		if name.Value == "accepts" {
+			return value.Decode(&f.Accepts)
+		}
+		for k := 0; value.Kind == yaml.MappingNode && k < len(value.Content); k += 2 {
+			if inner := value.Content[k]; inner.Value == "accepts" {
+				return fmt.Errorf("line %d: accepts is inside of %s, where it means nothing; begin its line where %s begins", inner.Line, name.Value, name.Value)
+			}
 		}
 	}
 	return nil
@@ -133,8 +139,9 @@ func parsePeerFile(raw []byte, maxClusters uint32) (admission, error) {
 }
 
 func (a *accepts) admission(maxClusters uint32) (admission, error) {
-	out := admission{maxKeys: a.MaxKeys, maxBytes: a.MaxBytes, Policy: mesh.Policy{
-		ID: a.ClusterID, Namespaces: a.Namespaces, MaxServices: a.MaxKeys, MaxSlices: a.MaxKeys, MaxBackends: a.MaxBackends,
+	keys := orZero(a.MaxKeys)
+	out := admission{maxKeys: keys, maxBytes: orZero(a.MaxBytes), Policy: mesh.Policy{
+		ID: orZero(a.ClusterID), Namespaces: a.Namespaces, MaxServices: keys, MaxSlices: keys, MaxBackends: orZero(a.MaxBackends),
 	}}
 	var errs []error
 	for _, text := range a.PodCIDRs {
@@ -155,7 +162,9 @@ func (a *accepts) admission(maxClusters uint32) (admission, error) {
 		}
 	}
 	errs = append(errs, a.checkNumbers(), a.checkLists())
-	if out.ID != 0 {
+	if a.ClusterID != nil && *a.ClusterID == 0 {
+		errs = append(errs, errors.New("accepts.cluster-id 0: no cluster has it; leave it out to accept any"))
+	} else if a.ClusterID != nil {
 		if err := (mesh.Policy{ID: out.ID}).Validate(maxClusters); err != nil {
 			errs = append(errs, fmt.Errorf("accepts.cluster-id: %w", err))
 		}
@@ -163,11 +172,21 @@ func (a *accepts) admission(maxClusters uint32) (admission, error) {
 	return out, errors.Join(errs...)
 }
 
+func orZero[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
 func (a *accepts) checkNumbers() error {
-	for name, n := range map[string]int64{"max-keys": int64(a.MaxKeys), "max-bytes": a.MaxBytes, "max-backends": int64(a.MaxBackends)} {
-		if n < 0 {
-			return fmt.Errorf("accepts.%s %d: must not be negative; leave it out for the default", name, n)
-		}
+	return errors.Join(positive("max-keys", a.MaxKeys), positive("max-bytes", a.MaxBytes), positive("max-backends", a.MaxBackends))
+}
+
+// positive refuses 0, which would be no limit of its own and looks like one.
+func positive[T int | int64](name string, n *T) error {
+	if n != nil && *n <= 0 {
+		return fmt.Errorf("accepts.%s %d: must be positive; leave it out for the default", name, *n)
 	}
 	return nil
 }

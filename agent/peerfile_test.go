@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -49,6 +50,11 @@ func TestBadPeerFiles(t *testing.T) {
 		"accepts: {}\n---\naccepts: {}":            "another document",
 		"accepts: {cluster-id: 256}":               "accepts.cluster-id",
 		"accepts: {cluster-id: -1}":                "cannot unmarshal",
+		"accepts: {cluster-id: 0}":                 "accepts.cluster-id",
+		"accepts: {max-backends: 0}":               "accepts.max-backends 0: must be positive",
+		"accepts:":                                 `member "accepts" has no value`,
+		"accepts:\n  pod-cidrs:\n":                 `line 2: member "accepts.pod-cidrs" has no value`,
+		"sees:\n  nodes: all\n  accepts: {}\n":     "line 3: accepts is inside of sees",
 		"accepts: {pod-cidrs: [10.3.0.1/16]}":      `accepts.pod-cidrs "10.3.0.1/16"`,
 		"accepts: {pod-cidrs: [10.3.0.1]}":         `accepts.pod-cidrs "10.3.0.1"`,
 		"accepts: {pod-cidrs: []}":                 "accepts.pod-cidrs: an empty list",
@@ -101,6 +107,16 @@ func TestPeerDirectory(t *testing.T) {
 	look(3, false, 0)
 	now = now.Add(removalGrace)
 	look(0, false, 0)
+	write(t, dir, "east.yml", "accepts: {cluster-id: 3}") // nobody would read it
+	look(0, true, 1)
+	write(t, dir, "east.yaml", "accepts: {cluster-id: 4}")
+	look(4, false, 0)
+	if err := errors.Join(os.Remove(filepath.Join(dir, "east.yaml")), os.Remove(filepath.Join(dir, "east.yml"))); err != nil {
+		t.Fatal(err)
+	}
+	look(4, false, 0)
+	now = now.Add(removalGrace)
+	look(0, false, 0)
 	write(t, dir, "Not_A_Cluster.yaml", "accepts: {cluster-id: 3}")
 	look(0, false, 1)
 	if err := os.RemoveAll(dir); err != nil {
@@ -113,8 +129,9 @@ func TestPeerDirectory(t *testing.T) {
 
 // TestAdmissionFlags: each problem names its flag.
 func TestAdmissionFlags(t *testing.T) {
-	err := Config{DenyCIDRs: []string{"10.0.0.0/8", "10.0.0.1", "nonsense"}, WithdrawalBrakePercent: 100, WithdrawalBrakeHold: -1}.Validate()
-	for _, want := range []string{`--deny-cidr "nonsense"`, "--withdrawal-brake-percent", "--withdrawal-brake-hold"} {
+	err := Config{DenyCIDRs: []string{"10.0.0.0/8", "10.0.0.1", "nonsense"}, WithdrawalBrakePercent: 100, WithdrawalBrakeHold: -1,
+		ProtectedNamespaces: []string{"kube-system", " shop", "a b", ""}}.Validate()
+	for _, want := range []string{`--deny-cidr "nonsense"`, `--protected-namespaces " shop"`, `--protected-namespaces "a b"`, `--protected-namespaces ""`, "--withdrawal-brake-percent", "--withdrawal-brake-hold"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not name %s", err, want)
 		}

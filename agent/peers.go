@@ -46,7 +46,14 @@ func (d *peerDirectory) scan(now time.Time) (recheck time.Duration, err error) {
 	present := map[string]bool{}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), peerSuffix)
-		if !ok || strings.HasPrefix(name, ".") {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		if other, yml := strings.CutSuffix(name, ".yml"); yml && !present[other] { // .yaml comes before
+			present[other] = true
+			d.bad(other, fmt.Errorf("%s: is not read; rename it to end in %s", filepath.Join(d.path, name), peerSuffix))
+		}
+		if !ok {
 			continue
 		}
 		present[name] = true
@@ -65,7 +72,12 @@ func (d *peerDirectory) read(name string) {
 		d.known[name] = a
 		return
 	}
-	d.problems[name] = strings.ReplaceAll(fmt.Sprintf("%s: %v", path, err), "\n", "; ")
+	d.bad(name, fmt.Errorf("%s: %w", path, err))
+}
+
+// bad leaves the last good state of a cluster in force.
+func (d *peerDirectory) bad(name string, err error) {
+	d.problems[name] = strings.ReplaceAll(err.Error(), "\n", "; ")
 	if last, ok := d.known[name]; !ok || last.Refuse != "" {
 		d.known[name] = admission{Policy: mesh.Policy{Refuse: "its peer file is not usable, so what it may say is not known: " + d.problems[name]}}
 	}
@@ -111,16 +123,13 @@ func (a *Agent) followPeers(ctx context.Context, ready chan<- struct{}) error {
 	for {
 		recheck, err := d.scan(time.Now())
 		problems := d.problemLines()
-		if err != nil { // the directory went away, and the watch on it
+		if err != nil {
 			if ready != nil {
 				return err
 			}
 			problems = append(problems, err.Error())
-			_ = w.Add(d.path)
 		}
-		if recheck > 0 {
-			timer.Reset(recheck)
-		}
+		timer.Reset(again(w, d.path, recheck))
 		if err := a.core.do(ctx, func(c *core) { c.setAdmissions(maps.Clone(d.known), problems) }); err != nil {
 			return nil // stopped
 		}

@@ -20,7 +20,7 @@ func parseCRLs(data []byte) ([]*x509.RevocationList, error) {
 	var lists []*x509.RevocationList
 	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		block, tail := pem.Decode(rest)
-		if block == nil || block.Type != pemCRL {
+		if block == nil || block.Type != pemCRL || skipped(rest, tail) {
 			return nil, fmt.Errorf("entry %d: no complete PEM block of type %s; the file may be cut off or of another format", len(lists)+1, pemCRL)
 		}
 		list, err := parseCRL(block.Bytes)

@@ -44,11 +44,15 @@ func (a *authority) record(name string, c *x509.Certificate) error {
 		return err
 	}
 	list = append(list, Issued{Name: name, Serial: serialOf(c), Issuer: keyID(a.issuer.cert), Issued: a.now.UTC(), NotAfter: c.NotAfter})
+	return writeIssued(a.dir, list)
+}
+
+func writeIssued(dir string, list []Issued) error {
 	data, err := json.MarshalIndent(list, "", " ")
 	if err != nil {
-		return fmt.Errorf("record issued certificate: %w", err)
+		return fmt.Errorf("record issued certificates: %w", err)
 	}
-	return disk.Replace(a.path(issuedFile), disk.KeyMode, append(data, '\n'))
+	return disk.Replace(filepath.Join(dir, issuedFile), disk.KeyMode, append(data, '\n'))
 }
 
 // readIssued returns the recorded certificates that are valid at now.

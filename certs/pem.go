@@ -38,13 +38,20 @@ func parseCerts(data []byte) ([]*x509.Certificate, error) {
 func nextCert(data []byte) (*x509.Certificate, []byte, error) {
 	block, tail := pem.Decode(data)
 	switch {
-	case block == nil:
+	case block == nil, skipped(data, tail):
 		return nil, nil, errors.New("no complete PEM block; the file may be cut off or of another format")
 	case block.Type != pemCert:
 		return nil, nil, fmt.Errorf("it is a %s and not a %s", block.Type, pemCert)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	return cert, tail, err
+}
+
+// skipped reports whether [pem.Decode], which read data up to tail, left out a
+// damaged block or text before the one that it found.
+func skipped(data, tail []byte) bool {
+	begin := []byte("-----BEGIN")
+	return !bytes.HasPrefix(data, begin) || bytes.Count(data[:len(data)-len(tail)], begin) != 1
 }
 
 func readCerts(path string) ([]*x509.Certificate, error) {

@@ -45,12 +45,35 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 		for i := range out {
 			out[i].Revoked = true
 		}
+		if err := remember(dir, out, now); err != nil {
+			return err
+		}
 		return r.writeCRL(out, now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("revoke certificates: %w", err)
 	}
 	return out, nil
+}
+
+// remember marks certificates as revoked in issued.json, from which a list that
+// got lost is made again.
+func remember(dir string, gone []Issued, now time.Time) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	list, err := readIssued(dir, now)
+	if err != nil {
+		return err
+	}
+	for _, g := range gone {
+		i := slices.IndexFunc(list, func(i Issued) bool { return i.Serial == g.Serial && i.Issuer == g.Issuer })
+		if i < 0 {
+			i, list = len(list), append(list, g)
+		}
+		list[i].Revoked = true
+	}
+	return writeIssued(dir, list)
 }
 
 func (r rotation) selected(req RevokeRequest, known []Issued) ([]Issued, error) {
@@ -106,10 +129,15 @@ func (r rotation) writeCRL(more []Issued, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	known, err := readIssued(r.dir, now)
+	if err != nil {
+		return err
+	}
+	known = slices.DeleteFunc(known, func(i Issued) bool { return !i.Revoked })
 	var out []byte
 	written := map[string]bool{}
 	for _, ca := range r.issuers() {
-		list, err := nextCRL(ca, before, more, now)
+		list, err := nextCRL(ca, before, append(known, more...), now)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -123,6 +124,48 @@ func TestTrustTellsWhoWouldBeRefused(t *testing.T) {
 	}
 }
 
+// TestWithdrawnCAWithTheOnlyList: that the list beside it is nobody's any more
+// does not keep a CA in force.
+func TestWithdrawnCAWithTheOnlyList(t *testing.T) {
+	b, other := withCRL(t, newBench(t)), newBench(t)
+	own, theirs := read1(t, b.server.ClientCA), read1(t, other.server.ClientCA)
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), own...), theirs...)))
+	trust, err := NewTrust(b.server, nil)
+	must(t, err)
+	state := func(path string) tls.ConnectionState {
+		return tls.ConnectionState{PeerCertificates: mustCerts(t, path)}
+	}
+	must(t, trust.CheckClient(state(b.client.Cert)))
+	must(t, trust.CheckClient(state(other.client.Cert)))
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, theirs))
+	if trust.CheckClient(state(b.client.Cert)) == nil {
+		t.Error("a client of a CA that was withdrawn would be let in")
+	}
+	must(t, trust.CheckClient(state(other.client.Cert)))
+	// What comes back waits for a list that fits.
+	third := newBench(t)
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), theirs...), read1(t, third.server.ClientCA)...)))
+	if trust.CheckClient(state(third.client.Cert)) == nil {
+		t.Error("a client of a CA that came without a list that fits would be let in")
+	}
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), theirs...), own...)))
+	must(t, trust.CheckClient(state(b.client.Cert)))
+}
+
+// TestLostListIsMadeAgain: what was taken back stays so.
+func TestLostListIsMadeAgain(t *testing.T) {
+	b := withCRL(t, newBench(t))
+	_, err := Revoke(b.dir, RevokeRequest{Names: []string{"remote-west"}})
+	must(t, err)
+	must(t, os.Remove(b.server.CRL))
+	withCRL(t, b)
+	trust, err := NewTrust(b.server, nil)
+	must(t, err)
+	if err := trust.CheckClient(tls.ConnectionState{PeerCertificates: mustCerts(t, b.client.Cert)}); !errors.Is(err, ErrRevoked) {
+		t.Errorf("revoked before the list got lost: %v", err)
+	}
+}
+
 func TestTrustTellsExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := newCADir(t)
@@ -152,7 +195,9 @@ func TestRevocationListMustBeUsable(t *testing.T) {
 	bad := rawClient(t, b, rawPair(t, b.client.Cert, b.client.Key))
 	forged := append([]byte(nil), whole...)
 	forged[len(forged)/2] ^= 1
+	damaged := append(bytes.Replace(whole, []byte("-----BEGIN X509 CRL-----\n"), []byte("-----BEGIN X509 CRL-----\n!"), 1), whole...)
 	for name, data := range map[string][]byte{
+		"damaged before a whole one": damaged, "text before it": append([]byte("a list:\n"), whole...),
 		"empty": nil, "cut off": whole[:len(whole)/2], "of another CA": read1(t, other.server.CRL), "a certificate": read1(t, b.server.Cert), "changed": forged,
 	} {
 		must(t, disk.Replace(b.server.CRL, disk.CertMode, data))

@@ -30,8 +30,18 @@ func loadTrust(ca, crl string, log *slog.Logger) (*live[anchors], error) {
 		})
 		return l, hint(err, caRemedy)
 	}
+	var last anchors
 	l, err := newLive([]string{ca, crl}, log, func(c [][]byte) (anchors, error) {
-		return parseAnchors(ca, c[0], crl, c[1])
+		now, err := parseAnchors(ca, c[0], crl, c[1])
+		if err != nil {
+			var withdrawn bool
+			if now, withdrawn = last.without(ca, c[0]); !withdrawn {
+				return anchors{}, err
+			}
+			log.Warn("withdrew CAs that are no longer in the bundle; those that stay keep the revocation list before", "err", err)
+		}
+		last = now
+		return now, nil
 	})
 	return l, hint(err, caRemedy+"; make a revocation list with: clustermesh certs revoke --dir DIR")
 }
@@ -48,12 +58,7 @@ func parseAnchors(caPath string, ca []byte, crlPath string, crl []byte) (anchors
 			return anchors{}, fmt.Errorf("read CA bundle %s: %q is not a CA certificate", caPath, c.Subject.CommonName)
 		}
 	}
-	out := anchors{pool: poolOf(cas), cas: cas}
-	for _, c := range cas {
-		if c.NotAfter.After(out.end) {
-			out.end = c.NotAfter
-		}
-	}
+	out := anchorsOf(cas)
 	if crlPath == "" {
 		return out, nil
 	}
@@ -61,6 +66,33 @@ func parseAnchors(caPath string, ca []byte, crlPath string, crl []byte) (anchors
 		return anchors{}, fmt.Errorf("read revocation list %s: %w", crlPath, err)
 	}
 	return out, nil
+}
+
+// without withdraws the CAs that a bundle no longer has, whatever is wrong with
+// the revocation list beside it, and reports whether that is all that can be
+// done: some are withdrawn and some stay. A CA that is new waits for its list.
+func (a anchors) without(path string, bundle []byte) (anchors, bool) {
+	now, err := parseAnchors(path, bundle, "", nil)
+	if err != nil {
+		return a, false
+	}
+	stay := slices.DeleteFunc(slices.Clone(a.cas), func(c *x509.Certificate) bool { return !slices.ContainsFunc(now.cas, c.Equal) })
+	if len(stay) == 0 || len(stay) == len(a.cas) {
+		return a, false
+	}
+	out := anchorsOf(stay)
+	out.revoked = a.revoked
+	return out, true
+}
+
+func anchorsOf(cas []*x509.Certificate) anchors {
+	out := anchors{pool: poolOf(cas), cas: cas}
+	for _, c := range cas {
+		if c.NotAfter.After(out.end) {
+			out.end = c.NotAfter
+		}
+	}
+	return out
 }
 
 // Trust says of a client that connected some time ago whether it would still

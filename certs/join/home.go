@@ -101,7 +101,12 @@ func (h Home) admit(p Peer) error {
 		return err
 	}
 	h.reached("shared")
-	err = disk.Replace(filepath.Join(h.Peers, peerFile(p.Cluster)), disk.KeyMode, readerFile(p.known(), p.Trust, shares))
+	path := filepath.Join(h.Peers, peerFile(p.Cluster))
+	members, err := kept(path, p)
+	if err != nil {
+		return err
+	}
+	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), p.Trust, shares, members))
 	h.reached("admitted")
 	return err
 }

@@ -61,17 +61,16 @@ func (p Peer) Files(mount string) map[string][]byte {
 func peerFile(cluster string) string { return cluster + ".yaml" }
 
 // readerFile is the content of that file. All peers that shares names have
-// certificates of the same CA; their names tell them apart.
-func readerFile(k Known, trust []byte, shares []string) []byte {
+// certificates of the same CA; their names tell them apart. more are the members
+// that joining does not decide, those of [accepting] or [kept].
+func readerFile(k Known, trust []byte, shares []string, more string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Cluster %s with id %d; it joined with clustermesh join.\n", k.Cluster, k.ID)
 	fmt.Fprintf(&b, "identity:\n  common-name: %s\n", certs.Role{Kind: certs.Remote, Cluster: k.Cluster}.CommonName())
 	b.WriteString(k.View.sees())
 	fmt.Fprintf(&b, "shares-ca-with: %s\n", flow(shares))
 	fmt.Fprintf(&b, "revoked-certificates: %s\n", flow(k.Revoked))
-	if k.ID != 0 {
-		fmt.Fprintf(&b, "accepts:\n  cluster-id: %d\n", k.ID)
-	}
+	b.WriteString(more)
 	b.WriteString("ca: |\n")
 	for line := range strings.Lines(string(trust)) {
 		b.WriteString("  " + line)

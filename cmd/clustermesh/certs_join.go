@@ -35,7 +35,7 @@ func replaceFlag(cmd *cobra.Command, s *join.Site) {
 // viewFlags say what the other cluster may read here.
 func viewFlags(cmd *cobra.Command, v *join.View) {
 	f := cmd.Flags()
-	f.StringSliceVar(&v.Namespaces, "show-namespace", nil, "let the other cluster read the services of this namespace; may be repeated (default everything that is exported)")
+	f.StringSliceVar(&v.Namespaces, "show-namespace", nil, "let the other cluster read the services of this namespace; may be repeated (default what it could read before, else everything that is exported)")
 	f.StringSliceVar(&v.Services, "show-service", nil, "let it read this service, namespace/name; may be repeated")
 	f.StringSliceVar(&v.Kinds, "show-kind", nil, "let it read all nodes, identities or addresses; may be repeated")
 }

@@ -62,7 +62,7 @@ func Settle(flags *pflag.FlagSet) error {
 	var problems []error
 	if path := configPath(flags, v); path != "" {
 		members, err := readConfig(path)
-		problems = unknownMembers(flags, slices.Sorted(maps.Keys(members)), path)
+		problems = badMembers(flags, members, path)
 		if err == nil {
 			err = v.MergeConfigMap(members) // with members in lower case from here on
 		}
@@ -149,11 +149,15 @@ func readConfig(path string) (map[string]any, error) {
 	return members, err
 }
 
-// unknownMembers refuses members that are no flags, and those that differ in
-// upper and lower case only, which are one to viper.
-func unknownMembers(flags *pflag.FlagSet, members []string, path string) (problems []error) {
+// badMembers refuses members that are no flags, those without a value, which would
+// count as not there, and those that differ in upper and lower case only, which
+// are one to viper.
+func badMembers(flags *pflag.FlagSet, members map[string]any, path string) (problems []error) {
 	seen := map[string]string{}
-	for _, key := range members {
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		if members[key] == nil {
+			problems = append(problems, fmt.Errorf("--config %q: member %q has no value; write one, or remove the member", path, key))
+		}
 		if first, twice := seen[strings.ToLower(key)]; twice {
 			problems = append(problems, fmt.Errorf("--config %q: members %q and %q are the same; remove one of them", path, first, key))
 		}

@@ -74,6 +74,18 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 }
 
+// TestMembersWithoutValue: a flag that restricts would not be given.
+func TestMembersWithoutValue(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("cluster-name: a\ndeny:\n# - 10.0.0.0/8\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &command{}
+	if code, stderr := c.main("--config", file); code != ExitUsage || c.ran || !strings.Contains(stderr, `member "deny" has no value`) {
+		t.Errorf("exit %d, ran %v: %s", code, c.ran, stderr)
+	}
+}
+
 // TestMembersInTwoCases: one of them would win by chance.
 func TestMembersInTwoCases(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
