@@ -27,6 +27,7 @@ const removalGrace = time.Second
 // last good file per cluster, and what is wrong with the others.
 type directory struct {
 	path     string
+	place    place
 	files    map[string]knownFile
 	problems map[string]string // by file name
 	absent   absences          // known files that are missing, since when
@@ -61,7 +62,7 @@ func (d *directory) expect(names []string) {
 // grace, removes its cluster. recheck is when to scan again at the latest, or
 // 0.
 func (d *directory) scan(now time.Time) (c directoryChange, recheck time.Duration, err error) {
-	entries, err := os.ReadDir(d.path)
+	entries, err := d.place.list(d.path)
 	if err != nil {
 		return c, 0, fmt.Errorf("read clusters directory %q: %w; create it or correct --clusters", d.path, err)
 	}
@@ -152,6 +153,28 @@ func (d *directory) follow(ctx context.Context, fn func(directoryChange, []strin
 		timer.Reset(again(w, d.path, recheck))
 		fn(change, problems)
 	}
+}
+
+// place is which directory a path led to.
+type place struct{ info os.FileInfo }
+
+// list reads a directory. One that has taken the place of another and holds
+// nothing at all is an error: it is what is left where something was unmounted,
+// and nobody means by it that all is to go.
+func (p *place) list(path string) ([]os.DirEntry, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 && p.info != nil && !os.SameFile(info, p.info) {
+		return nil, errors.New("another directory, which is empty, has taken its place, so what was in it holds on")
+	}
+	p.info = info
+	return entries, nil
 }
 
 // rescan is how often directories are read although no change was told of: their

@@ -167,3 +167,27 @@ func TestDirectoryFollowsChanges(t *testing.T) {
 	write(t, dir, "west", goodFile+"#\n")
 	await("its change", func(c directoryChange) bool { return len(c.set) == 1 })
 }
+
+// TestEmptyDirectoryInPlaceOfAnother: what is left where something was unmounted
+// does not mean that all is to go.
+func TestEmptyDirectoryInPlaceOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	d, start := newDirectory(dir), time.Now()
+	write(t, dir, "east", goodFile)
+	scan(t, d, start)
+	if err := errors.Join(os.Rename(dir, dir+".before"), os.Mkdir(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if c, _, err := d.scan(start.Add(time.Duration(i) * removalGrace)); err == nil || !strings.Contains(err.Error(), "has taken its place") || len(c.removed) > 0 {
+			t.Errorf("removed %v, %v", c.removed, err)
+		}
+	}
+	write(t, dir, "west", goodFile)
+	if c := scan(t, d, start.Add(4*removalGrace)); len(c.set) != 1 {
+		t.Errorf("set %v", c.set)
+	}
+	if c := scan(t, d, start.Add(6*removalGrace)); len(c.removed) != 1 || c.removed[0] != "east" {
+		t.Errorf("removed %v, want east", c.removed)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 type peerDirectory struct {
 	path        string
 	maxClusters uint32
+	place       place
 	known       map[string]admission // by cluster
 	problems    map[string]string    // by file name
 	absent      absences             // clusters whose file is missing, since when
@@ -38,7 +38,7 @@ const peerSuffix = ".yaml"
 // its file restricts is not known. recheck is when to scan again at the
 // latest, or 0.
 func (d *peerDirectory) scan(now time.Time) (recheck time.Duration, err error) {
-	entries, err := os.ReadDir(d.path)
+	entries, err := d.place.list(d.path)
 	if err != nil {
 		return removalGrace, fmt.Errorf("read peers directory %q: %w; create it or correct --peers", d.path, err)
 	}

@@ -109,7 +109,7 @@ func issuedBy(dir string, now time.Time) ([]Issued, error) {
 	return list, markRevoked(dir, list, cas)
 }
 
-// markRevoked marks what the CAs have taken back.
+// markRevoked marks what the CAs have taken back, beside what is recorded so.
 func markRevoked(dir string, list []Issued, cas []*x509.Certificate) error {
 	lists, err := readCRLs(filepath.Join(dir, crlFile))
 	if err != nil {
@@ -122,7 +122,7 @@ func markRevoked(dir string, list []Issued, cas []*x509.Certificate) error {
 		}
 	}
 	for i := range list {
-		list[i].Revoked = gone[list[i].Issuer][list[i].Serial]
+		list[i].Revoked = list[i].Revoked || gone[list[i].Issuer][list[i].Serial]
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -18,6 +19,8 @@ type live[T any] struct {
 	paths []string
 	parse func(contents [][]byte) (T, error)
 	log   *slog.Logger
+	// gone has a file that is gone later read as one with nothing in it.
+	gone bool
 
 	mu       sync.Mutex
 	value    T
@@ -105,7 +108,7 @@ func sameFile(a, b fs.FileInfo) bool {
 }
 
 func (l *live[T]) reload() error {
-	seen, contents, err := readAll(l.paths)
+	seen, contents, err := readAll(l.paths, l.gone && l.contents != nil)
 	if err != nil {
 		return err
 	}
@@ -122,12 +125,12 @@ func (l *live[T]) reload() error {
 	return nil
 }
 
-func readAll(paths []string) ([]sighting, [][]byte, error) {
+func readAll(paths []string, gone bool) ([]sighting, [][]byte, error) {
 	var seen []sighting
 	var contents [][]byte
 	for _, path := range paths {
 		s, data, err := read(path)
-		if err != nil {
+		if err != nil && !(gone && errors.Is(err, fs.ErrNotExist)) {
 			return nil, nil, err
 		}
 		seen, contents = append(seen, s), append(contents, data)

@@ -48,10 +48,10 @@ func nextCert(data []byte) (*x509.Certificate, []byte, error) {
 }
 
 // skipped reports whether [pem.Decode], which read data up to tail, left out a
-// damaged block or text before the one that it found.
+// damaged block before the one that it found. Text between blocks, as openssl
+// writes it, is none.
 func skipped(data, tail []byte) bool {
-	begin := []byte("-----BEGIN")
-	return !bytes.HasPrefix(data, begin) || bytes.Count(data[:len(data)-len(tail)], begin) != 1
+	return bytes.Count(data[:len(data)-len(tail)], []byte("-----BEGIN")) != 1
 }
 
 func readCerts(path string) ([]*x509.Certificate, error) {

@@ -29,7 +29,7 @@ type RevokeRequest struct {
 // replaced in one step; servers and clients that were given the file refuse
 // these certificates from the next handshake on.
 func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
-	var out []Issued
+	var out, all []Issued
 	err := withDir(dir, func(now time.Time) error {
 		r, err := readRotation(dir)
 		if err != nil {
@@ -45,10 +45,15 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 		for i := range out {
 			out[i].Revoked = true
 		}
-		if err := remember(dir, out, now); err != nil {
+		if err := r.writeCRL(out, now); err != nil {
 			return err
 		}
-		return r.writeCRL(out, now)
+		for _, i := range known {
+			if i.Revoked {
+				all = append(all, i) // before they were recorded
+			}
+		}
+		return remember(dir, append(all, out...), now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("revoke certificates: %w", err)

@@ -128,7 +128,7 @@ func TestTrustTellsWhoWouldBeRefused(t *testing.T) {
 // does not keep a CA in force.
 func TestWithdrawnCAWithTheOnlyList(t *testing.T) {
 	b, other := withCRL(t, newBench(t)), newBench(t)
-	own, theirs := read1(t, b.server.ClientCA), read1(t, other.server.ClientCA)
+	own, theirs, list := read1(t, b.server.ClientCA), read1(t, other.server.ClientCA), read1(t, b.server.CRL)
 	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), own...), theirs...)))
 	trust, err := NewTrust(b.server, nil)
 	must(t, err)
@@ -142,6 +142,20 @@ func TestWithdrawnCAWithTheOnlyList(t *testing.T) {
 		t.Error("a client of a CA that was withdrawn would be let in")
 	}
 	must(t, trust.CheckClient(state(other.client.Cert)))
+	must(t, os.Remove(b.server.CRL)) // together with its list
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), own...), theirs...)))
+	if trust.CheckClient(state(b.client.Cert)) == nil {
+		t.Error("a client of a CA that came without its list would be let in")
+	}
+	must(t, disk.Replace(b.server.CRL, disk.CertMode, list))
+	must(t, trust.CheckClient(state(b.client.Cert)))
+	must(t, os.Remove(b.server.CRL))
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, theirs))
+	if trust.CheckClient(state(b.client.Cert)) == nil {
+		t.Error("a client of a CA that was withdrawn with its list would be let in")
+	}
+	must(t, trust.CheckClient(state(other.client.Cert)))
+	must(t, disk.Replace(b.server.CRL, disk.CertMode, list))
 	// What comes back waits for a list that fits.
 	third := newBench(t)
 	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), theirs...), read1(t, third.server.ClientCA)...)))
@@ -150,6 +164,22 @@ func TestWithdrawnCAWithTheOnlyList(t *testing.T) {
 	}
 	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(append([]byte(nil), theirs...), own...)))
 	must(t, trust.CheckClient(state(b.client.Cert)))
+}
+
+// TestListOfOneCALost: the other CA's list does not stand for it.
+func TestListOfOneCALost(t *testing.T) {
+	b, other := withCRL(t, newBench(t)), withCRL(t, newBench(t))
+	_, err := Revoke(b.dir, RevokeRequest{Names: []string{"remote-west"}})
+	must(t, err)
+	theirs := read1(t, other.server.CRL)
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, append(read1(t, b.server.ClientCA), read1(t, other.server.ClientCA)...)))
+	must(t, disk.Replace(b.server.CRL, disk.CertMode, append(read1(t, b.server.CRL), theirs...)))
+	trust, err := NewTrust(b.server, nil)
+	must(t, err)
+	must(t, disk.Replace(b.server.CRL, disk.CertMode, theirs))
+	if err := trust.CheckClient(tls.ConnectionState{PeerCertificates: mustCerts(t, b.client.Cert)}); !errors.Is(err, ErrRevoked) {
+		t.Errorf("revoked in the list that is gone: %v", err)
+	}
 }
 
 // TestLostListIsMadeAgain: what was taken back stays so.
@@ -197,8 +227,8 @@ func TestRevocationListMustBeUsable(t *testing.T) {
 	forged[len(forged)/2] ^= 1
 	damaged := append(bytes.Replace(whole, []byte("-----BEGIN X509 CRL-----\n"), []byte("-----BEGIN X509 CRL-----\n!"), 1), whole...)
 	for name, data := range map[string][]byte{
-		"damaged before a whole one": damaged, "text before it": append([]byte("a list:\n"), whole...),
-		"empty": nil, "cut off": whole[:len(whole)/2], "of another CA": read1(t, other.server.CRL), "a certificate": read1(t, b.server.Cert), "changed": forged,
+		"damaged before a whole one": damaged,
+		"empty":                      nil, "cut off": whole[:len(whole)/2], "of another CA": read1(t, other.server.CRL), "a certificate": read1(t, b.server.Cert), "changed": forged,
 	} {
 		must(t, disk.Replace(b.server.CRL, disk.CertMode, data))
 		if _, err := ServerTLS(b.server, nil); err == nil {

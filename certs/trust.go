@@ -33,6 +33,9 @@ func loadTrust(ca, crl string, log *slog.Logger) (*live[anchors], error) {
 	var last anchors
 	l, err := newLive([]string{ca, crl}, log, func(c [][]byte) (anchors, error) {
 		now, err := parseAnchors(ca, c[0], crl, c[1])
+		if err == nil {
+			err = now.keeps(last)
+		}
 		if err != nil {
 			var withdrawn bool
 			if now, withdrawn = last.without(ca, c[0]); !withdrawn {
@@ -43,6 +46,7 @@ func loadTrust(ca, crl string, log *slog.Logger) (*live[anchors], error) {
 		last = now
 		return now, nil
 	})
+	l.gone = true // what the list no longer says, the bundle may
 	return l, hint(err, caRemedy+"; make a revocation list with: clustermesh certs revoke --dir DIR")
 }
 
@@ -83,6 +87,17 @@ func (a anchors) without(path string, bundle []byte) (anchors, bool) {
 	out := anchorsOf(stay)
 	out.revoked = a.revoked
 	return out, true
+}
+
+// keeps wants a list of each CA that stays and had one.
+func (a anchors) keeps(before anchors) error {
+	for _, c := range a.cas {
+		key := string(c.RawSubjectPublicKeyInfo)
+		if before.revoked[key] != nil && a.revoked[key] == nil {
+			return fmt.Errorf("the revocation list of %q is gone; %s", c.Subject.CommonName, crlRemedy)
+		}
+	}
+	return nil
 }
 
 func anchorsOf(cas []*x509.Certificate) anchors {

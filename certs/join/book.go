@@ -138,8 +138,8 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		if old.Complete && old.Cluster != p.Cluster && old.Reads {
 			p.Others = append(p.Others, old)
 		}
-		if old.Complete && old.Cluster == p.Cluster && old.Reads && p.View.empty() {
-			p.View, k.View = old.View, old.View // to join again is no way to see more
+		if old.Cluster == p.Cluster && old.Reads && p.View.empty() {
+			p.Again, p.View, k.View = true, old.View, old.View // to join again is no way to see more
 		}
 		p.Replace = p.Replace || old.Cluster == p.Cluster && old.Exchange == exchange
 	}

@@ -93,19 +93,19 @@ func (h Home) admit(p Peer) error {
 	if err := disk.Ensure(h.Peers); err != nil {
 		return err
 	}
+	path := filepath.Join(h.Peers, peerFile(p.Cluster))
+	members, err := kept(path, p)
+	if err != nil {
+		return err
+	}
 	if !p.Reads {
-		return disk.Remove(filepath.Join(h.Peers, peerFile(p.Cluster)))
+		return disk.Remove(path)
 	}
 	shares, err := h.share(p)
 	if err != nil {
 		return err
 	}
 	h.reached("shared")
-	path := filepath.Join(h.Peers, peerFile(p.Cluster))
-	members, err := kept(path, p)
-	if err != nil {
-		return err
-	}
 	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), p.Trust, shares, members))
 	h.reached("admitted")
 	return err

@@ -6,26 +6,29 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// accepting is the member of a peer's file that says what agents accept of a
-// cluster which joined with an id, nothing without one.
-func accepting(id uint32) string {
-	if id == 0 {
-		return ""
+// plain are the members of a peer's file that joining does not decide, as long as
+// nobody has written others.
+func plain(k Known) string {
+	text := k.View.sees() + fmt.Sprintf("revoked-certificates: %s\n", flow(k.Revoked))
+	if k.ID != 0 {
+		text += fmt.Sprintf("accepts:\n  cluster-id: %d\n", k.ID)
 	}
-	return fmt.Sprintf("accepts:\n  cluster-id: %d\n", id)
+	return text
 }
 
-// kept returns the members that the peer's operator wrote into its file: when it
-// ends, and what is accepted of it, with the id that it has now. Who was shut out
-// by his file does not get in by joining again.
+// kept returns these members with what the peer's operator wrote into its file:
+// when it ends, what is accepted of it, which certificates are not, and what it
+// sees if nothing else was chosen. Who was shut out by his file does not get in
+// by joining again, and what agents rely on does not go with a file.
 func kept(path string, p Peer) (string, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return accepting(p.ID), nil
+		return plain(p.known()), nil
 	}
 	f, err := readReader(path)
 	if err != nil {
@@ -34,30 +37,45 @@ func kept(path string, p Peer) (string, error) {
 	if v := f.text("revoked"); v != "" && v != "false" {
 		return "", refuse(NameTaken, "cluster %q: its file %s says revoked: %s; remove that member, or the file, first", p.Cluster, filepath.Base(path), v)
 	}
-	m := &yaml.Node{Kind: yaml.MappingNode}
-	for _, name := range []string{"expires", "accepts"} {
-		if v := member(f.root(), name); v != nil {
+	accepts := member(f.root(), "accepts")
+	if !p.Reads && accepts != nil && len(accepts.Content) > 2 {
+		return "", refuse(NameTaken, "cluster %q: it may not read any more, and with its file %s would go what that accepts of it; remove the member accepts first", p.Cluster, filepath.Base(path))
+	}
+	return merged(f.root(), p)
+}
+
+// merged is the text of [kept].
+func merged(was *yaml.Node, p Peer) (string, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(plain(p.known())), &doc); err != nil {
+		return "", err
+	}
+	m := doc.Content[0]
+	take := []string{"expires", "accepts"}
+	if p.Again {
+		take = append(take, "sees")
+	}
+	for _, name := range take {
+		if v := member(was, name); v != nil {
 			set(m, name, v)
 		}
 	}
-	if p.ID != 0 {
-		accepts := member(m, "accepts")
-		if accepts == nil || accepts.Kind != yaml.MappingNode {
-			accepts = &yaml.Node{Kind: yaml.MappingNode}
-			set(m, "accepts", accepts)
-		}
+	if accepts := member(m, "accepts"); accepts != nil && accepts.Kind == yaml.MappingNode && p.ID != 0 {
 		set(accepts, "cluster-id", &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(p.ID)})
 	}
-	if len(m.Content) == 0 {
-		return "", nil
+	if gone := member(was, "revoked-certificates"); gone != nil {
+		list := member(m, "revoked-certificates")
+		for _, sum := range gone.Content {
+			if !slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return n.Value == sum.Value }) {
+				list.Content = append(list.Content, sum)
+			}
+		}
 	}
 	var text strings.Builder
 	e := yaml.NewEncoder(&text)
 	e.SetIndent(2)
-	if err := errors.Join(e.Encode(m), e.Close()); err != nil {
-		return "", fmt.Errorf("keep what %s restricts: %w", path, err)
-	}
-	return text.String(), nil
+	err := errors.Join(e.Encode(m), e.Close())
+	return text.String(), err
 }
 
 // set gives a member of a mapping a value, at its end if it is new.

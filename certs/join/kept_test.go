@@ -1,6 +1,7 @@
 package join
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,8 +18,10 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 	was, err := os.ReadFile(path)
 	must(t, err)
 	ours := "expires: 2030-01-31T00:00:00Z\naccepts:\n  # theirs\n  pod-cidrs: [10.3.0.0/16]\n  cluster-id: 77\n"
+	gone := strings.Repeat("ab", 32)
 	text := strings.Replace(string(was), fmt.Sprintf("accepts:\n  cluster-id: %d\n", west.ID), ours, 1)
-	if text == string(was) {
+	text = strings.Replace(text, "revoked-certificates: []\n", "revoked-certificates: ["+gone+"]\n", 1)
+	if !strings.Contains(text, ours) || !strings.Contains(text, gone) {
 		t.Fatalf("no accepts in %s", was)
 	}
 	must(t, os.WriteFile(path, []byte(text), 0o600))
@@ -29,7 +32,7 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 	joinFiles(t, west, east)
 	now, err := os.ReadFile(path)
 	must(t, err)
-	for _, want := range []string{"expires: 2030-01-31T00:00:00Z\n", "  # theirs\n", "  pod-cidrs: [10.3.0.0/16]\n", fmt.Sprintf("  cluster-id: %d\n", west.ID)} {
+	for _, want := range []string{"expires: 2030-01-31T00:00:00Z\n", "  # theirs\n", gone, "  pod-cidrs: [10.3.0.0/16]\n", fmt.Sprintf("  cluster-id: %d\n", west.ID)} {
 		if strings.Count(string(now), want) != 1 {
 			t.Errorf("%q is not there once:\n%s", want, now)
 		}
@@ -43,6 +46,15 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 		t.Errorf("the Secret is made of %+v, %v", known, err)
 	}
 
+	closer := bytes.Replace(now, []byte("  namespaces: [\"shop\"]\n"), []byte("  services: [shop/cart]\n"), 1)
+	if bytes.Equal(closer, now) {
+		t.Fatalf("no namespaces in\n%s", now)
+	}
+	must(t, os.WriteFile(path, closer, 0o600))
+	joinFiles(t, west, east)
+	if v := table(t, east.home.Peers).Peers()[0].View; len(v.Services) != 1 || len(v.Namespaces) != 0 {
+		t.Errorf("sees %+v, and its file said services alone", v)
+	}
 	must(t, os.WriteFile(path, append(now, "revoked: true\n"...), 0o600))
 	request, err := west.Request(0)
 	must(t, err)
@@ -52,5 +64,15 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 	must(t, err)
 	if err := east.AcceptConfirmation(*confirmation, east.home.Install); err == nil || !strings.Contains(err.Error(), "revoked: true") {
 		t.Errorf("a peer that is shut out joined again: %v", err)
+	}
+	// What is cut off, and done again as the error says, does not see more.
+	must(t, os.Remove(path))
+	must(t, east.AcceptConfirmation(*confirmation, east.home.Install))
+	if v := table(t, east.home.Peers).Peers()[0].View; v.All || len(v.Namespaces) != 1 {
+		t.Errorf("sees %+v after an attempt that failed", v)
+	}
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	if err := east.home.Install(Peer{Cluster: "west", ID: west.ID, Replace: true}); err == nil || !strings.Contains(err.Error(), "remove the member accepts") {
+		t.Errorf("what was accepted of a cluster went with its access: %v", err)
 	}
 }

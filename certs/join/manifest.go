@@ -57,7 +57,7 @@ func readersSecret(all []Known, trust []byte, o SecretOptions) []byte {
 			}
 		}
 		slices.Sort(shares)
-		files[peerFile(k.Cluster)] = readerFile(k, trust, shares, accepting(k.ID))
+		files[peerFile(k.Cluster)] = readerFile(k, trust, shares, plain(k))
 	}
 	return secret(or(o.PeersName, "clustermesh-peers"), o.Namespace, files)
 }

@@ -21,6 +21,9 @@ type Peer struct {
 	Reads bool
 	View  View
 	Trust []byte
+	// Again says that View is what the peer could read before, for want of another
+	// choice; then its file may say it closer.
+	Again bool
 	// Revoked are the SHA-256 sums, in hex, of certificates that the peer had
 	// before and that were taken back.
 	Revoked []string
@@ -62,14 +65,12 @@ func peerFile(cluster string) string { return cluster + ".yaml" }
 
 // readerFile is the content of that file. All peers that shares names have
 // certificates of the same CA; their names tell them apart. more are the members
-// that joining does not decide, those of [accepting] or [kept].
+// that joining does not decide: those of [plain] or [kept].
 func readerFile(k Known, trust []byte, shares []string, more string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Cluster %s with id %d; it joined with clustermesh join.\n", k.Cluster, k.ID)
 	fmt.Fprintf(&b, "identity:\n  common-name: %s\n", certs.Role{Kind: certs.Remote, Cluster: k.Cluster}.CommonName())
-	b.WriteString(k.View.sees())
 	fmt.Fprintf(&b, "shares-ca-with: %s\n", flow(shares))
-	fmt.Fprintf(&b, "revoked-certificates: %s\n", flow(k.Revoked))
 	b.WriteString(more)
 	b.WriteString("ca: |\n")
 	for line := range strings.Lines(string(trust)) {
