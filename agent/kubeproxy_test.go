@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 )
 
 func TestKubeProxySigns(t *testing.T) {
@@ -83,7 +85,9 @@ func FuzzChainOf(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 3, 0, 1, 0})
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if c := chainOf(data); len(c.table)+len(c.name) > len(data) {
+		var c nftChain
+		cost.Bounded(t, len(data), 0, func() { c = chainOf(data) })
+		if len(c.table)+len(c.name) > len(data) {
 			t.Errorf("%q is longer than %q", c, data)
 		}
 	})

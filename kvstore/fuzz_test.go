@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 )
 
 // FuzzWatchReplies feeds a watch what a hostile server may send: length-prefixed
@@ -45,7 +47,11 @@ func FuzzWatchReplies(f *testing.F) {
 			}
 			data = data[n:]
 			var reply etcdserverpb.WatchResponse
-			if (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, &reply) != nil || w.take(&reply) != nil {
+			bad := false
+			cost.Bounded(t, len(message), 0, func() {
+				bad = (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, &reply) != nil || w.take(&reply) != nil
+			})
+			if bad {
 				return
 			}
 		}
@@ -71,7 +77,8 @@ func FuzzDecodeRange(f *testing.F) {
 	f.Add([]byte{0x12, 0, 0x12, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var reply etcdserverpb.RangeResponse
-		err := codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, &reply)
+		var err error
+		cost.Bounded(t, len(data), 0, func() { err = codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, &reply) })
 		if err == nil && len(reply.Kvs)*minElementBytes > len(data) {
 			t.Fatalf("%d keys out of %d bytes", len(reply.Kvs), len(data))
 		}

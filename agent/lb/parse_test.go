@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 )
 
 func TestParsePolicy(t *testing.T) {
@@ -136,7 +137,9 @@ func FuzzParsePolicy(f *testing.F) {
 		f.Add("staleness", seed)
 	}
 	f.Fuzz(func(t *testing.T, name, value string) {
-		p, wrong := lb.ParsePolicy(map[string]string{name: value})
+		var p lb.Policy
+		var wrong []*lb.AnnotationError
+		cost.Bounded(t, len(name)+len(value), 0, func() { p, wrong = lb.ParsePolicy(map[string]string{name: value}) })
 		if len(wrong) > 0 && !reflect.DeepEqual(p, lb.Policy{}) {
 			t.Fatalf("%v, but %+v", wrong[0], p)
 		}

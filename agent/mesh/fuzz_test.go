@@ -7,6 +7,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
@@ -27,7 +28,7 @@ func FuzzRemote(f *testing.F) {
 		north = append(north, mesh.Change{Key: schema.EndpointSliceKey("north", "shop", "cart-c"), Value: value2})
 		m, again := attacked(t), attacked(t)
 		untouched := tables(t, m)
-		m.Apply(remote, west)
+		cost.Bounded(t, len(key1)+len(value1)+len(key2)+len(value2), 8<<20, func() { m.Apply(remote, west) }) // two slices may need a decompressor each
 		m.Apply("north", north)
 		first := tables(t, m)
 		slices.Reverse(north)

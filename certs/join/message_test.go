@@ -8,6 +8,7 @@ import (
 
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/kvstore/clusterfile"
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 )
 
 func TestDecodeRefuses(t *testing.T) {
@@ -74,7 +75,9 @@ func FuzzDecodeRequest(f *testing.F) {
 	f.Add(Encode(r))
 	f.Add([]byte(`{"kind":"ClusterMeshJoinRequest","version":1,"from":{"cluster":"a","endpoints":["https://b:1"]},"csr":"","expires":"2030-01-01T00:00:00Z"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := DecodeRequest(data)
+		var r Request
+		var err error
+		cost.Bounded(t, len(data), 0, func() { r, err = DecodeRequest(data) })
 		if err != nil {
 			return
 		}
@@ -97,7 +100,10 @@ func FuzzDecodeAnswer(f *testing.F) {
 	f.Add(Encode(a))
 	f.Add(Encode(Confirmation{Header: Header{kindConfirmation, messageVersion}, Request: r.ID(), Certificate: a.Certificate}))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		a, c, err := DecodeAnswer(data)
+		var a *Approval
+		var c *Confirmation
+		var err error
+		cost.Bounded(t, len(data), 0, func() { a, c, err = DecodeAnswer(data) })
 		switch {
 		case err != nil:
 		case (a == nil) == (c == nil):
@@ -115,7 +121,9 @@ func FuzzEndpoint(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, endpoint string) {
-		if checkEndpoint(endpoint) == nil {
+		var err error
+		cost.Bounded(t, len(endpoint), 0, func() { err = checkEndpoint(endpoint) })
+		if err == nil {
 			readsAsClusterFile(t, Party{Cluster: "east", Endpoints: []string{endpoint}})
 		}
 	})

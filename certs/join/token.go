@@ -179,18 +179,37 @@ func sumFits(raw []byte) bool {
 // typo finds the one character that, exchanged for another, makes the checksum
 // fit; -1 if there is none. One in 10^5 garbled tokens gets a wrong answer.
 func typo(body string) int {
-	text := []byte(body)
-	raw := make([]byte, base32Lower.DecodedLen(len(text)))
-	for at, was := range text {
-		for c := range len("abcdefghijklmnopqrstuvwxyz234567") {
-			text[at] = "abcdefghijklmnopqrstuvwxyz234567"[c]
-			if n, err := base32Lower.Decode(raw, text); err == nil && text[at] != was && sumFits(raw[:n]) {
+	raw, err := base32Lower.DecodeString(body)
+	if err != nil || len(raw) < sumLength {
+		return -1
+	}
+	summed := append([]byte(tokenPrefix), raw...)
+	raw = summed[len(tokenPrefix):]
+	end := len(summed) - sumLength
+	for at := range body {
+		for other := byte(1); other < 32; other++ {
+			flipBits(raw, at, other)
+			sum := sha256.Sum256(summed[:end])
+			fits := bytes.Equal(summed[end:], sum[:sumLength])
+			flipBits(raw, at, other)
+			if fits {
 				return at
 			}
 		}
-		text[at] = was
 	}
 	return -1
+}
+
+// flipBits changes the five bits that a character stands for; those beyond raw
+// are in its last character only and stand for nothing.
+func flipBits(raw []byte, character int, bits byte) {
+	at := 5 * character
+	wide := uint16(bits) << (11 - at%8)
+	for i, b := range [2]byte{byte(wide >> 8), byte(wide)} {
+		if k := at/8 + i; k < len(raw) {
+			raw[k] ^= b
+		}
+	}
 }
 
 func decodePayload(p []byte) (Invitation, error) {

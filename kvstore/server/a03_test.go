@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/clustermesh/clustermesh/kvstore"
+	"github.com/clustermesh/clustermesh/kvstore/cost"
 	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -167,7 +168,9 @@ func FuzzView(f *testing.F) {
 		}
 		for _, g := range []grant{g, all} {
 			last, inside := "", false
-			for _, w := range g.visible(span{start, end}) {
+			var windows []window
+			cost.Bounded(t, len(start)+len(end), 0, func() { windows = g.visible(span{start, end}) })
+			for _, w := range windows {
 				if w.start < last || w.end <= w.start || w.start < start || w.end > end {
 					t.Fatalf("window [%q, %q) of [%q, %q) after %q", w.start, w.end, start, end, last)
 				}
@@ -189,7 +192,9 @@ func FuzzSpan(f *testing.F) {
 	}
 	g := grant{spans: remoteSpans(testCluster)}
 	f.Fuzz(func(t *testing.T, key, end []byte) {
-		s, ok := spanOf(key, end)
+		var s span
+		var ok bool
+		cost.Bounded(t, len(key)+len(end), 0, func() { s, ok = spanOf(key, end) })
 		if !ok || !g.allows(s) {
 			return
 		}
