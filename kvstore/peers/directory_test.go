@@ -149,6 +149,8 @@ func TestProblemsNameFileFieldValueAndRemedy(t *testing.T) {
 		{"uri: " + westURI, "uri: " + westURI + ", dns: a.b", "exactly one of uri, dns, common-name"},
 		{"uri: " + westURI, "", "0 names are set"},
 		{"sees: all", "sees: all\nexpires: tomorrow", `expires "tomorrow": not a time; write it like`},
+		{"sees: all", "sees: all\nexpires: ''", `expires "": not a time`},
+		{"sees: all", "sees: all\nexpires:", `member "expires" has no value`},
 		{"sees: all", "sees: all\nrevoked: maybe", "maybe"},
 		{"sees: all", "sees: all\nrevoked-certificates: [12]", `revoked-certificates "12": not a SHA-256 sum`},
 		{"sees: all", "sees: all\nshares-ca-with: [west]", `shares-ca-with "west": not the name of another`},

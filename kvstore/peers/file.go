@@ -23,7 +23,7 @@ type file struct {
 	SharesWith []string `yaml:"shares-ca-with"`
 	Identity   identity `yaml:"identity"`
 	Sees       sees     `yaml:"sees"`
-	Expires    string   `yaml:"expires"`
+	Expires    *string  `yaml:"expires"`
 	Revoked    bool     `yaml:"revoked"`
 	RevokedOne []string `yaml:"revoked-certificates"`
 }
@@ -181,13 +181,13 @@ func parseSums(list []string) ([][sha256.Size]byte, error) {
 	return sums, nil
 }
 
-func parseTime(s string) (time.Time, error) {
-	if s == "" {
+func parseTime(s *string) (time.Time, error) {
+	if s == nil {
 		return time.Time{}, nil
 	}
-	t, err := time.Parse(time.RFC3339, s)
+	t, err := time.Parse(time.RFC3339, *s)
 	if err != nil {
-		return t, fmt.Errorf("expires %q: not a time; write it like 2030-01-31T00:00:00Z", s)
+		return t, fmt.Errorf("expires %q: not a time; write it like 2030-01-31T00:00:00Z", *s)
 	}
 	return t, nil
 }

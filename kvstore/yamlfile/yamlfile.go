@@ -175,7 +175,7 @@ func Known(n *yaml.Node, path string, names ...string) error {
 		if !slices.Contains(names, k.Value) {
 			return fmt.Errorf("line %d: member %q is not known; the members are %s", k.Line, path+k.Value, strings.Join(names, ", "))
 		}
-		if v.Kind == yaml.ScalarNode && (v.ShortTag() == "!!null" || v.Value == "") {
+		if v.Kind == yaml.ScalarNode && v.ShortTag() == "!!null" {
 			return fmt.Errorf("line %d: member %q has no value; write one, or remove the member", k.Line, path+k.Value)
 		}
 	}
