@@ -29,7 +29,7 @@ type RevokeRequest struct {
 // replaced in one step; servers and clients that were given the file refuse
 // these certificates from the next handshake on.
 func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
-	var out, all []Issued
+	var out []Issued
 	err := withDir(dir, func(now time.Time) error {
 		r, err := readRotation(dir)
 		if err != nil {
@@ -48,12 +48,8 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 		if err := r.writeCRL(out, now); err != nil {
 			return err
 		}
-		for _, i := range known {
-			if i.Revoked {
-				all = append(all, i) // before they were recorded
-			}
-		}
-		return remember(dir, append(all, out...), now)
+		before := slices.DeleteFunc(known, func(i Issued) bool { return !i.Revoked }) // some perhaps from when it was not recorded
+		return remember(dir, append(before, out...), now)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("revoke certificates: %w", err)

@@ -55,6 +55,18 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 	if v := table(t, east.home.Peers).Peers()[0].View; len(v.Services) != 1 || len(v.Namespaces) != 0 {
 		t.Errorf("sees %+v, and its file said services alone", v)
 	}
+}
+
+// TestJoiningAgainLetsNobodyIn: who was shut out by his file stays so, and an
+// attempt that failed for it is no way to see more.
+func TestJoiningAgainLetsNobodyIn(t *testing.T) {
+	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
+	east.View = View{Namespaces: []string{"shop"}}
+	joinFiles(t, west, east)
+	east.View, west.Replace, east.Replace = View{}, true, true
+	path := filepath.Join(east.home.Peers, "west.yaml")
+	now, err := os.ReadFile(path)
+	must(t, err)
 	must(t, os.WriteFile(path, append(now, "revoked: true\n"...), 0o600))
 	request, err := west.Request(0)
 	must(t, err)
@@ -65,13 +77,22 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 	if err := east.AcceptConfirmation(*confirmation, east.home.Install); err == nil || !strings.Contains(err.Error(), "revoked: true") {
 		t.Errorf("a peer that is shut out joined again: %v", err)
 	}
-	// What is cut off, and done again as the error says, does not see more.
-	must(t, os.Remove(path))
+	must(t, os.Remove(path)) // as the error says
 	must(t, east.AcceptConfirmation(*confirmation, east.home.Install))
 	if v := table(t, east.home.Peers).Peers()[0].View; v.All || len(v.Namespaces) != 1 {
 		t.Errorf("sees %+v after an attempt that failed", v)
 	}
-	must(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+// TestLosingAccessKeepsWhatIsAccepted: agents would accept anything of a cluster
+// whose file is gone.
+func TestLosingAccessKeepsWhatIsAccepted(t *testing.T) {
+	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
+	joinFiles(t, west, east)
+	path := filepath.Join(east.home.Peers, "west.yaml")
+	now, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, bytes.Replace(now, []byte("accepts:\n"), []byte("accepts:\n  pod-cidrs: [10.3.0.0/16]\n"), 1), 0o600))
 	if err := east.home.Install(Peer{Cluster: "west", ID: west.ID, Replace: true}); err == nil || !strings.Contains(err.Error(), "remove the member accepts") {
 		t.Errorf("what was accepted of a cluster went with its access: %v", err)
 	}
