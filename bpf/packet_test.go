@@ -373,18 +373,30 @@ func TestPacketConnectionsOutliveTheLoader(t *testing.T) {
 // refuses checks that the beginning of a connection is dropped and counted.
 func (w *packetWorld) refuses(addr string) {
 	w.Helper()
-	before := w.counters().Refused
+	before := w.counters()
 	inNS(w.TB, w.client, func() error {
-		c, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
-		if err == nil {
-			w.Errorf("connected to %s, which has no backend", addr)
-			_ = c.Close()
+		s, err := openSocket("4 tcp")
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s.fd)
+		if err := unix.SetNonblock(s.fd, true); err != nil {
+			return err
+		}
+		if err := unix.Connect(s.fd, s.sockaddr(addr)); !errors.Is(err, unix.EINPROGRESS) {
+			return fmt.Errorf("connect to %s, which has no backend: %w", addr, err)
+		}
+		bpftest.Eventually(w, "packet refused", func() error {
+			if w.counters().Refused == before.Refused {
+				return fmt.Errorf("counters %+v", w.counters())
+			}
+			return nil
+		})
+		if _, err := unix.Getpeername(s.fd); !errors.Is(err, unix.ENOTCONN) {
+			return fmt.Errorf("connected to %s, which has no backend (%w)", addr, err)
 		}
 		return nil
 	})
-	if w.counters().Refused == before {
-		w.Errorf("no packet to %s was counted as refused", addr)
-	}
 }
 
 // TestPacketsLeaveAWithdrawnCluster has a UDP client go on under the same port

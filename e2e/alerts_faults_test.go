@@ -70,11 +70,14 @@ func (a *alerting) records(t *testing.T) {
 
 	// East claims an address that nobody may have; west's agent refuses it.
 	west := at(a.west.agent.http) + `, cluster="east", reason="address"`
-	remove = put(t, dir, manifest("rebel-base", "10.96.0.20", `127.0.0.1"], conditions: {ready: true}}, {addresses: ["10.1.16.11`))
+	again := repeat(t, time.Second, func(i int) error {
+		addresses := fmt.Sprintf(`127.0.0.%d"], conditions: {ready: true}}, {addresses: ["10.1.16.11`, i%200+1)
+		return rewrite(filepath.Join(dir, "more.yaml"), manifest("rebel-base", "10.96.0.20", addresses))
+	})
 	a.fires(t, "ClustermeshRecordsRefused", west)
-	remove()
+	again()
+	must(t, os.Remove(filepath.Join(dir, "more.yaml")))
 	a.clears(t, "ClustermeshRecordsRefused", west)
-	a.brake(t)
 }
 
 // brake: east withdraws everything, and west does not believe it.
@@ -167,8 +170,10 @@ func (a *alerting) apiserver(t *testing.T) {
 	for _, file := range []string{"server-east.crt", "server-east.key"} {
 		must(t, os.Rename(filepath.Join(soon, file), filepath.Join(pki, file)))
 	}
-	a.knock(t, 150)
+	a.knock(t, 5)
+	leave := repeat(t, 2*time.Millisecond, a.mumble)
 	a.fires(t, "ClustermeshPeersRefused", page+`, peer="other"`)
+	leave()
 	a.fires(t, "ClustermeshPeerFileRefused", page)
 	a.fires(t, "ClustermeshSourceProblems", page)
 	a.fires(t, "ClustermeshCertificateExpires", page+`, certificate="server"`)
@@ -198,6 +203,18 @@ func (a *alerting) knock(t *testing.T, n int) {
 	}
 }
 
+// mumble connects to east's apiserver and does not speak TLS, which costs it little.
+func (a *alerting) mumble(int) error {
+	conn, err := net.DialTimeout("tcp", a.east.export.listen, alertLimit)
+	if err != nil {
+		return err
+	}
+	_, _ = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_, _ = conn.Read(make([]byte, 1)) // until it is refused
+	return conn.Close()
+}
+
 // store: south's apiserver: nobody reads from it, it cannot renew its certificate,
 // it has another cluster's id, and its disk goes away.
 func (a *alerting) store(t *testing.T) {
@@ -222,14 +239,32 @@ func (a *alerting) store(t *testing.T) {
 	a.south.up(t)
 	a.clears(t, "ClustermeshClusterRefused", refused)
 	a.clears(t, "ClustermeshCertificateNotRenewed", page)
+	a.sourceless(t, page)
 
+	lives := readMetric(t, a.south.http, "clustermesh_store_lives_total")
 	must(t, os.Rename(a.south.dataDir, a.south.dataDir+".away"))
 	must(t, os.WriteFile(a.south.dataDir, nil, 0o600))
-	a.fires(t, "ClustermeshApiserverNotReady", page)
+	awaitMetric(t, a.south.http, "clustermesh_store_lives_total", func(v float64) bool { return v >= lives+2 })
 	must(t, os.Remove(a.south.dataDir))
 	a.fires(t, "ClustermeshStoreRebuilt", page)
-	a.clears(t, "ClustermeshApiserverNotReady", page)
 	a.clears(t, "ClustermeshStoreRebuilt", page)
+}
+
+// sourceless: for as long as it takes, south's apiserver has an API server that does
+// not answer in place of its manifests.
+func (a *alerting) sourceless(t *testing.T, page string) {
+	nobody := a.w.site("south", "kubeconfig")
+	must(t, os.WriteFile(nobody, []byte(`{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}`), 0o600))
+	read := slices.Clone(a.south.args)
+	source := a.south.args[4:6]
+	a.south.Kill()
+	source[0], source[1] = "--kubeconfig", nobody
+	a.south.start(t)
+	a.fires(t, "ClustermeshApiserverNotReady", page)
+	a.south.Kill()
+	a.south.args = read
+	a.south.up(t)
+	a.clears(t, "ClustermeshApiserverNotReady", page)
 }
 
 // awaitMetric waits until a part's metric is as wanted.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/clustermesh/clustermesh/e2e/internal/pod"
 )
@@ -40,6 +41,7 @@ func requireAnswers(t *testing.T, n *node, l pod.Load, name string) {
 
 func requireNothing(t *testing.T, n *node, l pod.Load) {
 	t.Helper()
+	l.Within = 2 * time.Second
 	got, err := n.pods.Burst(l, 1)
 	must(t, err)
 	if got.Failed() != 1 {

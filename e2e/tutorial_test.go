@@ -58,6 +58,11 @@ func TestTutorial(t *testing.T) {
 	if len(all) < 15 {
 		t.Fatalf("only %d blocks of commands are in %s", len(all), tutorial)
 	}
+	for _, dir := range tutorialLeaves(t) { // of a run that was killed
+		if os.Remove(dir) != nil {
+			_ = os.RemoveAll(dir)
+		}
+	}
 	t.Cleanup(func() { leaveTutorial(t) })
 	root, err := filepath.Abs("..")
 	must(t, err)
@@ -81,9 +86,7 @@ func TestTutorial(t *testing.T) {
 // leaveTutorial removes what a tutorial that was cut off has left, and fails if
 // one that came to its end left anything.
 func leaveTutorial(t *testing.T) {
-	cgroups, err := lab.CgroupMount()
-	must(t, err)
-	for _, dir := range []string{filepath.Join(cgroups, "rebels-east"), filepath.Join(cgroups, "rebels-west"), "/tmp/rebels"} {
+	for _, dir := range tutorialLeaves(t) {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -92,4 +95,12 @@ func leaveTutorial(t *testing.T) {
 			must(t, os.RemoveAll(dir))
 		}
 	}
+}
+
+// tutorialLeaves are the directories that the tutorial makes outside of its own.
+func tutorialLeaves(t *testing.T) []string {
+	t.Helper()
+	cgroups, err := lab.CgroupMount()
+	must(t, err)
+	return []string{filepath.Join(cgroups, "rebels-east"), filepath.Join(cgroups, "rebels-west"), "/tmp/rebels"}
 }

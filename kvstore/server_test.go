@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -25,6 +26,7 @@ type etcdServer struct {
 	store     *kvstore.Memory
 	noCluster bool // headers without a cluster id
 	fragment  int  // events per fragment of a watch reply; 0 for no fragments
+	ranges    atomic.Int64
 
 	mu      sync.Mutex
 	headers []metadata.MD // of watch streams
@@ -38,6 +40,7 @@ func (s *etcdServer) header(life uint64, revision int64) *etcdserverpb.ResponseH
 }
 
 func (s *etcdServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	s.ranges.Add(1)
 	got, err := s.store.Range(ctx, string(r.Key), string(r.RangeEnd), r.Limit, r.Revision)
 	switch {
 	case errors.Is(err, kvstore.ErrCompacted):

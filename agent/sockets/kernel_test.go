@@ -350,7 +350,7 @@ func TestProcess(t *testing.T) {
 	}
 	at := w.echo("", lb.TCP, "127.0.0.2:0")
 	s := table("a", "10.96.0.1:80", lb.TCP, used(at))
-	s.OnWithdraw, s.Drain = lb.WithdrawDrain, 3
+	s.OnWithdraw, s.Drain = lb.WithdrawDrain, 600
 	w.set(s)
 	c := w.client("")
 	c.open("a", "4 tcp", "10.96.0.1:80", 5)
@@ -372,6 +372,8 @@ func TestProcess(t *testing.T) {
 	kill()
 	<-done
 	c.all("probe", "a", "ok", 5)
+	s.Drain = 3
+	w.set(s)
 	kill, done = run()
 	defer kill()
 	c.all("wait", "a", "ECONNABORTED", 5)

@@ -40,11 +40,14 @@ func TestKubernetesFollowsObjects(t *testing.T) {
 		&corev1.Pod{ObjectMeta: meta("p1", "1")},
 		&discoveryv1.EndpointSlice{ObjectMeta: meta("web-1", "")},
 	)
+	services, pods := watched(t, &client.Fake, client.Tracker(), "services"), watched(t, &client.Fake, client.Tracker(), "pods")
 	l := listen(t, source.NewKubernetes(clients(client), source.Wants{}, nil).Run)
 	l.until("was synced", func() bool { return l.last.Synced })
 	if len(l.objects) != 5 {
 		t.Fatalf("the first batch holds %v", l.objects)
 	}
+	services()
+	pods()
 	if _, err := client.CoreV1().Services("shop").Update(ctx, &corev1.Service{ObjectMeta: meta("web", "2")}, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +152,25 @@ func clients(typed *fake.Clientset, objects ...runtime.Object) source.Clients {
 		{Group: "multicluster.x-k8s.io", Version: "v1alpha1", Resource: "serviceexports"}: "ServiceExportList",
 	}
 	return source.Clients{Typed: typed, Dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), kinds, objects...)}
+}
+
+// watched returns what waits until a kind of objects is watched: a fake forgets
+// what changes between a list and the watch that goes on from there.
+func watched(t *testing.T, client *clienttesting.Fake, objects clienttesting.ObjectTracker, kind string) (wait func()) {
+	begun := make(chan struct{}, 100)
+	client.PrependWatchReactor(kind, func(a clienttesting.Action) (bool, watch.Interface, error) {
+		w, err := objects.Watch(a.GetResource(), a.GetNamespace(), a.(clienttesting.WatchActionImpl).ListOptions)
+		begun <- struct{}{}
+		return true, w, err
+	})
+	return func() {
+		t.Helper()
+		select {
+		case <-begun:
+		case <-time.After(patience):
+			t.Fatalf("nobody watches %s", kind)
+		}
+	}
 }
 
 type sequential struct{}

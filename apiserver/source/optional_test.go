@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
@@ -122,8 +123,11 @@ func TestKubernetesWaitsForKinds(t *testing.T) {
 func TestUnreadableObjectKeepsItsState(t *testing.T) {
 	nodes := schema.GroupVersionResource{Group: "cilium.io", Version: "v2", Resource: "ciliumnodes"}
 	both := clients(serving(nil), object(t, ciliumNode), object(t, "{apiVersion: cilium.io/v2, kind: CiliumNode, metadata: {name: n2}, spec: nonsense}"))
+	fake := both.Dynamic.(*dynamicfake.FakeDynamicClient)
+	follows := watched(t, &fake.Fake, fake.Tracker(), nodes.Resource)
 	l := listen(t, source.NewKubernetes(both, source.Wants{Cilium: source.Yes}, nil).Run)
 	l.untilProblem("CiliumNode n2", "does not decode")
+	follows()
 	l.untilHas(map[string]string{"*export.CiliumNode n1": "1"})
 	if _, there := l.objects["*export.CiliumNode n2"]; there {
 		t.Error("an object that does not decode was delivered")

@@ -124,7 +124,7 @@ func TestSysdumpHoldsNoSecrets(t *testing.T) {
 	// A cluster file that is wrong, and says so with what is in it.
 	w.write("endpoints: [\"https://"+token+"\"]\nkey-file: x\n", "clusters", "north")
 	w.write("endpoints: [https://192.0.2.1:1]\nca-file: "+foreign.Key+"\ncert-file: "+foreign.Key+"\nkey-file: "+foreign.Key+"\n", "clusters", "south")
-	out, code := w.say("clustermesh sysdump -o DIR/dump.tar.gz --api-socket SOCKET --clusters CLUSTERS --agent-http http://127.0.0.1:1 --apiserver APISERVER-west --log DIR/agent.log --config-file DIR/config.yaml --log DIR/missing.log --timeout 2s")
+	out, code := w.say("clustermesh sysdump -o DIR/dump.tar.gz --api-socket SOCKET --clusters CLUSTERS --agent-http http://127.0.0.1:1 --apiserver APISERVER-west --log DIR/agent.log --config-file DIR/config.yaml --log DIR/missing.log --timeout 10s")
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s", code, out)
 	}

@@ -118,7 +118,7 @@ func accessViolations() []violation {
 			w.front.tls.ClientCAs, w.front.tls.MaxVersion = newAuthority(w.t).pool(), tls.VersionTLS12
 		}},
 		{check: "etcd-api", spoil: func(w *world) { w.server.noKV = true }},
-		{check: "ping-answered", spoil: func(w *world) { w.front.pingless, w.opts.Timeout = true, 2*time.Second }},
+		{check: "ping-answered", spoil: func(w *world) { w.front.pingless, w.opts.Timeout = true, 6*time.Second }},
 		{check: "ping-tolerated", spoil: func(w *world) { w.server.minPing = time.Hour }},
 	}
 }
@@ -231,7 +231,7 @@ func watchViolations() []violation {
 	return []violation{
 		{
 			check: "watch-start", spoil: func(w *world) {
-				w.opts.Timeout = 2 * time.Second
+				w.opts.Timeout = 6 * time.Second
 				w.beat = nil // it would look like the change asked for
 				w.server.onCreate = func(q *pb.WatchCreateRequest) { q.StartRevision = 0 }
 			},

@@ -25,22 +25,13 @@ func TestA06_SlowReaders(t *testing.T) {
 	west, north := westGuest(t), northGuest(t)
 	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
 		c.Log = nil
-		c.Limits.SendTimeout, c.Limits.RingBytes = 3*time.Second, 8<<20
+		c.Limits.SendTimeout, c.Limits.RingBytes = 8*time.Second, 8<<20
 	})
 	sleepers := campaign(20, 200)
 	for range sleepers {
-		s, err := pb.NewWatchClient(w.dialAs(west, smallWindows()...)).Watch(w.ctx())
-		if err != nil {
-			t.Fatal(err)
-		}
-		(watchCall{t, s}).create(&pb.WatchCreateRequest{})
+		openWatch(t, w.dialAs(west, smallWindows()...))
 	}
-	awake, err := pb.NewWatchClient(w.dialAs(north)).Watch(w.ctx())
-	if err != nil {
-		t.Fatal(err)
-	}
-	reader := watchCall{t, awake}
-	reader.create(&pb.WatchCreateRequest{})
+	reader := openWatch(t, w.dialAs(north))
 	const writes = 300 // 30 MB: far beyond the ring
 	value := []byte(strings.Repeat("v", 100<<10))
 	worst := time.Duration(0)
@@ -102,7 +93,7 @@ func comeBack(t *testing.T, w *world, g guest) {
 func TestA06_ListingLeftUnread(t *testing.T) {
 	t.Parallel()
 	west := westGuest(t)
-	w, _ := startPeers(t, []guest{west}, func(c *Config) { c.Limits.SendTimeout = 500 * time.Millisecond })
+	w, _ := startPeers(t, []guest{west}, func(c *Config) { c.Limits.SendTimeout = 5 * time.Second })
 	fillServices(t, w, 5000)
 	s, err := w.dialAs(west, smallWindows()...).NewStream(w.ctx(), &grpc.StreamDesc{ServerStreams: true}, pb.KV_Range_FullMethodName)
 	if err != nil {
@@ -123,7 +114,7 @@ func TestA06_PeerThatLeavesMuchUnread(t *testing.T) {
 	t.Parallel()
 	west, north := westGuest(t), northGuest(t)
 	w, _ := startPeers(t, []guest{west, north}, func(c *Config) {
-		c.Limits.SendTimeout, c.Limits.Peer.UnreadBytes = 2*time.Second, 1<<20
+		c.Limits.SendTimeout, c.Limits.Peer.UnreadBytes = 8*time.Second, 1<<20
 	})
 	fillServices(t, w, 5000)
 	s, err := w.dialAs(west, smallWindows()...).NewStream(w.ctx(), &grpc.StreamDesc{ServerStreams: true}, pb.KV_Range_FullMethodName)

@@ -167,7 +167,7 @@ func TestA08_ExpiredCertificatesCloseStreams(t *testing.T) {
 	t.Parallel()
 	west := westGuest(t)
 	w, _ := startPeers(t, []guest{west})
-	end, streams := time.Now().Add(3*time.Second), map[string]watchCall{}
+	end, streams := time.Now().Add(8*time.Second), map[string]watchCall{}
 	for name, cert := range map[string]tls.Certificate{
 		"leaf": west.cert(func(c *x509.Certificate) { c.NotAfter = end }),
 		"link": func() tls.Certificate {

@@ -81,7 +81,7 @@ func TestA08_RevokedAndDistrustedReadersAreCut(t *testing.T) {
 		{"revoked agent beside peers", certs.IssueRequest{Kind: certs.Local, Cluster: testCluster}, func(*caDir) *peers.Set { return peers.NewSet() }, revokeFile, refusedRevoked},
 		{"revoked peer of our own CA", certs.IssueRequest{Kind: certs.Remote, Cluster: "west"}, westOfOurs, revokeFile, refusedRevoked},
 		{"CA withdrawn", certs.IssueRequest{Kind: certs.Remote, Cluster: "west"}, nil, withdrawCA, refusedAuthority},
-		{"certificate expired", certs.IssueRequest{Kind: certs.Remote, Cluster: "west", Validity: 2 * time.Second}, nil, func(*caDir, certs.Files) {}, refusedExpired},
+		{"certificate expired", certs.IssueRequest{Kind: certs.Remote, Cluster: "west", Validity: 8 * time.Second}, nil, func(*caDir, certs.Files) {}, refusedExpired},
 	} {
 		d := newCADir(t)
 		w := start(t, d.serve, func(c *Config) {
@@ -92,7 +92,7 @@ func TestA08_RevokedAndDistrustedReadersAreCut(t *testing.T) {
 		other := openWatch(t, w.dialWith(d.client(d.issue(certs.IssueRequest{Kind: certs.Local, Cluster: testCluster, Validity: time.Hour}))))
 		f := d.issue(test.reader)
 		cfg := d.client(f)
-		stream, begin := openWatch(t, w.dialWith(cfg)), time.Now()
+		stream, begin := openWatch(t, w.dialWith(cfg)), time.Now().Add(test.reader.Validity)
 		test.withdraw(d, f)
 		if _, err := stream.stream.Recv(); err == nil || status.Code(err) == codes.DeadlineExceeded {
 			t.Errorf("%s: the stream goes on: %v", test.name, err)

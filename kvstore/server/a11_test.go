@@ -66,7 +66,7 @@ func TestA11_RestrictedWatchesAndPages(t *testing.T) {
 	prefixes := []string{"cilium/state/", "cilium/state/services/v1/east/", "cilium/state/endpointslices/v1/east/web/", "cilium/state/ip/v1/"}
 	watches := map[string]clientv3.WatchChan{}
 	for _, p := range prefixes {
-		watches[p] = c.Watch(w.ctx(), p, clientv3.WithPrefix(), clientv3.WithRev(start))
+		watches[p] = c.Watch(t.Context(), p, clientv3.WithPrefix(), clientv3.WithRev(start))
 	}
 	have, heard := contents(t, w), map[string][]string{}
 	for i := range campaign(300, 20_000) {
@@ -88,8 +88,8 @@ func TestA11_RestrictedWatchesAndPages(t *testing.T) {
 	for _, p := range prefixes {
 		var got []string
 		for len(got) < len(heard[p]) {
-			reply := <-watches[p]
-			if reply.Err() != nil {
+			reply, ok := <-watches[p]
+			if !ok || reply.Err() != nil {
 				t.Fatalf("%s: %v", p, reply.Err())
 			}
 			for _, ev := range reply.Events {

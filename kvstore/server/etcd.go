@@ -49,7 +49,10 @@ const (
 	// small disk with them.
 	purgeInterval = time.Second
 
-	stopTimeout = 2 * time.Second
+	// stopTimeout bounds the end that somebody asked for, abandonTimeout that of a
+	// broken life, which the next one waits for.
+	stopTimeout    = 4 * time.Second
+	abandonTimeout = 2 * time.Second
 )
 
 // life is one etcd from its empty directory to its end.
@@ -89,7 +92,7 @@ func startLife(ctx context.Context, cfg Config) (*life, error) {
 	l.etcd.Start()
 	l.purging, l.unpurged = fileutil.PurgeFileWithDoneNotify(zap.NewNop(), filepath.Join(dir, "member", "wal"), "wal", 1, purgeInterval, l.ctx.Done())
 	if err := l.waitReady(ctx); err != nil {
-		return nil, errors.Join(err, l.stop())
+		return nil, errors.Join(err, l.stop(abandonTimeout))
 	}
 	l.kv = v3rpc.NewQuotaKVServer(l.etcd)
 	l.cluster, l.member = uint64(l.etcd.Cluster().ID()), uint64(l.etcd.MemberID())
@@ -326,7 +329,7 @@ func (l *life) leave() { l.mu.RUnlock() }
 // stop ends etcd and waits for it, but not for ever: after a failed write parts
 // of it never return. What is left of it is harmless but not free: goroutines,
 // memory and the disk space of its deleted database.
-func (l *life) stop() error {
+func (l *life) stop(limit time.Duration) error {
 	l.cancel()
 	done := make(chan struct{})
 	go func() {
@@ -337,12 +340,12 @@ func (l *life) stop() error {
 		l.etcd.Stop()
 		<-l.purging
 	}()
-	timeout := time.NewTimer(stopTimeout)
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
 	case <-done:
 		return nil
 	case <-timeout.C:
-		return fmt.Errorf("stop embedded etcd: still running after %v", stopTimeout)
+		return fmt.Errorf("stop embedded etcd: still running after %v", limit)
 	}
 }

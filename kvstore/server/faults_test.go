@@ -27,10 +27,8 @@ import (
 // the sleeper's connection is closed.
 func TestReaderThatStopsReading(t *testing.T) {
 	t.Parallel()
-	w := start(t, func(c *Config) { c.Limits.SendTimeout = 500 * time.Millisecond })
-	sleeper, awake := w.watch(t, "remote"), w.watch(t, "remote")
-	sleeper.create(&pb.WatchCreateRequest{})
-	awake.create(&pb.WatchCreateRequest{})
+	w := start(t, func(c *Config) { c.Limits.SendTimeout = 5 * time.Second })
+	sleeper, awake := openWatch(t, w.dial("remote")), openWatch(t, w.dial("remote"))
 	value := strings.Repeat("v", 100<<10)
 	const writes = 60 // 6 MB, beyond all windows and buffers of a connection
 	go func() {

@@ -33,7 +33,10 @@ const (
 	pingTimeout = 20 * time.Second
 	maxIdle     = 10 * time.Minute
 
-	drainTimeout = time.Second
+	// Calls in progress are cut after drainTimeout, and abandoned if that does not
+	// end them.
+	drainTimeout   = time.Second
+	hangingTimeout = 4 * time.Second
 )
 
 // gateway answers readers from a life's store and ring.
@@ -99,8 +102,8 @@ func drain(srv *grpc.Server, served <-chan error) error {
 	select {
 	case <-served: // after the last handler
 		return nil
-	case <-time.After(2 * drainTimeout):
-		return fmt.Errorf("stop gateway: calls still running after %v", 2*drainTimeout)
+	case <-time.After(hangingTimeout):
+		return fmt.Errorf("stop gateway: calls still running after %v", hangingTimeout)
 	}
 }
 

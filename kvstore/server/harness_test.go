@@ -82,7 +82,7 @@ func start(t testing.TB, change ...func(*Config)) *world {
 		if err := <-ended; err != nil {
 			t.Errorf("run: %v", err)
 		}
-		if d := time.Since(begin); d > 5*time.Second {
+		if d := time.Since(begin); d > 20*time.Second {
 			t.Errorf("stop took %v", d)
 		}
 	})

@@ -51,7 +51,7 @@ func TestSameEventsAsEtcd(t *testing.T) {
 	oracle := v3client.New(w.s.life.Load().etcd)
 	defer oracle.Close()
 	subject := w.client("local-" + testCluster)
-	ctx, cancel := context.WithCancel(w.ctx())
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ctx = clientv3.WithRequireLeader(ctx)
 	r := rand.New(rand.NewPCG(1, uint64(t.Name()[0])))

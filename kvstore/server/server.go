@@ -56,7 +56,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.life.Store(l)
 	err = s.serve(ctx, l)
-	return errors.Join(orderly(ctx, err), l.stop())
+	limit := abandonTimeout
+	if ctx.Err() != nil {
+		limit = stopTimeout
+	}
+	return errors.Join(orderly(ctx, err), l.stop(limit))
 }
 
 // orderly returns nil instead of err if the caller asked for the end.

@@ -28,13 +28,16 @@ func silent(t *testing.T) (target netip.AddrPort, full int) {
 		t.Fatal(err)
 	}
 	target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
-	for full < 16 {
+	for slow := 0; full < 16; {
 		c, err := net.DialTimeout("tcp", target.String(), 100*time.Millisecond)
-		if err != nil {
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+			full, slow = full+1, 0
+			continue
+		}
+		if slow++; slow == 3 { // once may be the machine's
 			return target, full
 		}
-		t.Cleanup(func() { c.Close() })
-		full++
 	}
 	t.Fatal("the queue does not fill")
 	return

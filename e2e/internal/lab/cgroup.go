@@ -55,6 +55,9 @@ func newCgroupRoot(base string) (string, error) {
 
 func ownerAlive(dir string) bool {
 	pid := strings.TrimPrefix(filepath.Base(dir), cgroupPrefix)
+	if pid == strconv.Itoa(os.Getpid()) {
+		return false // that was another process with our number
+	}
 	_, err := os.Stat(filepath.Join("/proc", pid))
 	return err == nil
 }
@@ -70,7 +73,7 @@ func populated(dir string) bool {
 // removeCgroups kills what still runs below root and removes the whole tree.
 func removeCgroups(root string) error {
 	_ = os.WriteFile(filepath.Join(root, "cgroup.kill"), []byte("1"), 0)
-	return eventually(5*time.Second, func() error { return removeTree(root) })
+	return eventually(30*time.Second, func() error { return removeTree(root) })
 }
 
 func removeTree(root string) error {
@@ -89,7 +92,7 @@ func removeTree(root string) error {
 
 // removeBelow removes all cgroups below root, whose processes have ended.
 func removeBelow(root string) error {
-	return eventually(5*time.Second, func() error {
+	return eventually(30*time.Second, func() error {
 		entries, err := os.ReadDir(root)
 		if err != nil {
 			return err

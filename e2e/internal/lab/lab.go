@@ -59,7 +59,7 @@ func (l *Lab) Close() error {
 	errs := []error{killAll(l.cgroup)}
 	for _, dir := range l.mounts {
 		// A killed process leaves its cgroup a moment before it lets go of files.
-		errs = append(errs, eventually(5*time.Second, func() error { return unix.Unmount(dir, 0) }))
+		errs = append(errs, eventually(30*time.Second, func() error { return unix.Unmount(dir, 0) }))
 	}
 	for _, n := range l.nodes {
 		errs = append(errs, n.close())
@@ -75,7 +75,7 @@ func killAll(root string) error {
 	if err := os.WriteFile(filepath.Join(root, "cgroup.kill"), []byte("1"), 0); err != nil {
 		return err
 	}
-	return eventually(5*time.Second, func() error {
+	return eventually(30*time.Second, func() error {
 		left, err := processesIn(root)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("processes %v survive cgroup.kill", left)

@@ -62,7 +62,7 @@ func (c *child) hold(q request) (Counts, error) {
 	if network == UDPConnected {
 		network = "udp"
 	}
-	conn, err := net.DialTimeout(network, q.Load.Target.String(), requestLimit)
+	conn, err := net.DialTimeout(network, q.Load.Target.String(), q.Load.limit())
 	if err != nil {
 		return Counts{}, err
 	}
@@ -86,7 +86,7 @@ func (c *child) again(q request) (Counts, error) {
 }
 
 func (h holding) request() (string, error) {
-	if err := h.conn.SetDeadline(time.Now().Add(requestLimit)); err != nil {
+	if err := h.conn.SetDeadline(time.Now().Add(h.load.limit())); err != nil {
 		return "", err
 	}
 	if h.load.Network == TCP {

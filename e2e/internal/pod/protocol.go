@@ -1,8 +1,10 @@
 package pod
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
+	"time"
 )
 
 // childEnv makes the test binary act as the pods of a node.
@@ -29,7 +31,15 @@ type Server struct {
 type Load struct {
 	Network string
 	Target  netip.AddrPort
+	Within  time.Duration // of one request; 0 for 10 s
 }
+
+// requestLimit bounds one request. On this network an answer takes well under
+// a millisecond; a packet that is lost is noticed also by who waits for long, for a
+// machine may stand still for a moment.
+const requestLimit = 10 * time.Second
+
+func (l Load) limit() time.Duration { return cmp.Or(l.Within, requestLimit) }
 
 // Counts is what became of a number of requests.
 type Counts struct {

@@ -15,10 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// requestLimit bounds one request. On this network an answer takes well under
-// a millisecond; a second of silence is a lost packet.
-const requestLimit = 2 * time.Second
-
 // do makes one request and returns who answered and which peer the client's
 // socket showed.
 func (l Load) do() (peer, answer string, err error) {
@@ -34,12 +30,12 @@ func (l Load) do() (peer, answer string, err error) {
 }
 
 func (l Load) overTCP() (peer, answer string, err error) {
-	c, err := net.DialTimeout("tcp", l.Target.String(), requestLimit)
+	c, err := net.DialTimeout("tcp", l.Target.String(), l.limit())
 	if err != nil {
 		return "", "", classify(err)
 	}
 	defer c.Close()
-	if err := prepare(c); err != nil {
+	if err := l.prepare(c); err != nil {
 		return "", "", err
 	}
 	peer, err = getpeername(c.(*net.TCPConn))
@@ -52,8 +48,8 @@ func (l Load) overTCP() (peer, answer string, err error) {
 
 // prepare makes Close send a reset, so that a tight loop does not use up the
 // local ports with sockets in TIME_WAIT.
-func prepare(c net.Conn) error {
-	return errors.Join(c.(*net.TCPConn).SetLinger(0), c.SetDeadline(time.Now().Add(requestLimit)))
+func (l Load) prepare(c net.Conn) error {
+	return errors.Join(c.(*net.TCPConn).SetLinger(0), c.SetDeadline(time.Now().Add(l.limit())))
 }
 
 func get(c net.Conn, host netip.AddrPort) (string, error) {
@@ -109,7 +105,7 @@ func (l Load) overUDP() (peer, answer string, err error) {
 	if _, err := c.WriteToUDPAddrPort([]byte("who"), l.Target); err != nil {
 		return "", "", classify(err)
 	}
-	if err := c.SetDeadline(time.Now().Add(requestLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(l.limit())); err != nil {
 		return "", "", err
 	}
 	buffer := make([]byte, answerMaxSize)
@@ -122,7 +118,7 @@ func (l Load) overUDP() (peer, answer string, err error) {
 }
 
 func (l Load) overConnectedUDP() (peer, answer string, err error) {
-	c, err := net.DialTimeout("udp", l.Target.String(), requestLimit)
+	c, err := net.DialTimeout("udp", l.Target.String(), l.limit())
 	if err != nil {
 		return "", "", classify(err)
 	}
@@ -134,7 +130,7 @@ func (l Load) overConnectedUDP() (peer, answer string, err error) {
 	if _, err := c.Write([]byte("who")); err != nil {
 		return "", "", classify(err)
 	}
-	if err := c.SetDeadline(time.Now().Add(requestLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(l.limit())); err != nil {
 		return "", "", err
 	}
 	buffer := make([]byte, answerMaxSize)
