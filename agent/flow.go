@@ -17,6 +17,7 @@ import (
 // anything.
 type flow struct {
 	purse *purse.Purse // nil for the own cluster, which has no limit
+	side  *purse.Purse // for all that is no service, see sideReader
 	piece int          // how many changes are handed over next; of the remote's goroutine
 	put   atomic.Int64 // nanoseconds for which changes were put off
 }
@@ -41,6 +42,7 @@ func newFlow(cfg Config, cluster string) *flow {
 	f := &flow{piece: firstPiece}
 	if cluster != cfg.ClusterName {
 		f.purse = purse.New(cfg.ClusterShare, cfg.ClusterBurst)
+		f.side = purse.New(cfg.ClusterShare, min(cfg.ClusterBurst, sideBurst))
 	}
 	return f
 }
@@ -73,7 +75,11 @@ func (f *flow) settle(ctx context.Context, n, bytes int, took, read time.Duratio
 		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(n)*int64(pieceTime)/max(1, int64(took)))))
 	}
 	took = min(took, time.Duration(n)*mostPerChange+time.Duration(bytes)*mostPerByte)
-	wait := f.purse.Take(took + read)
+	return f.await(ctx, f.purse.Take(took+read))
+}
+
+// await puts what comes next off.
+func (f *flow) await(ctx context.Context, wait time.Duration) error {
 	if wait == 0 {
 		return nil
 	}

@@ -18,7 +18,7 @@ const markerRetry = time.Minute
 // so it ends no connection.
 func (r *remote) followMarker(ctx context.Context, conn connection) error {
 	for ctx.Err() == nil {
-		w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: schema.MarkerPrefix(r.name), MaxKeys: 16, MaxBytes: 64 << 10})
+		w := kvstore.NewWatcher(oneKey(schema.MarkerPrefix(r.name)))
 		err := w.Follow(ctx, conn, func(u kvstore.Update) error { return r.takeMarkers(ctx, u) })
 		r.log().Debug("markers cannot be followed", "cluster", r.name, "err", err)
 		select {

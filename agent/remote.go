@@ -126,25 +126,26 @@ func (r *remote) session(ctx context.Context) (synced bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
-	said, err := r.announce(ctx, conn)
+	side := sideReader{conn, r.flow}
+	said, err := r.announce(ctx, side)
 	if err != nil {
 		return false, err
 	}
 	life := ctx
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.watchHeartbeat(ctx, conn) })
-	g.Go(func() error { return r.watchConfig(ctx, conn, said) })
+	g.Go(func() error { return r.watchHeartbeat(ctx, side) })
+	g.Go(func() error { return r.watchConfig(ctx, side, said) })
 	g.Go(func() error { return r.awaitAgain(ctx) })
 	g.Go(func() error { return r.answerChecks(ctx, conn) })
-	g.Go(func() error { return r.followMarker(ctx, conn) })
-	g.Go(func() error { return r.answerMarkers(ctx, conn) })
+	g.Go(func() error { return r.followMarker(ctx, side) })
+	g.Go(func() error { return r.answerMarkers(ctx, side) })
 	if r.local {
 		g.Go(func() error { return r.sendReports(ctx, conn) })
 	}
-	g.Go(func() error { return r.followNodes(ctx, conn, said) })
+	g.Go(func() error { return r.followNodes(ctx, side, said) })
 	g.Go(func() error {
 		if said.canaries {
-			if err := r.awaitCanary(ctx, conn, said); err != nil {
+			if err := r.awaitCanary(ctx, side, said); err != nil {
 				return err
 			}
 		}
@@ -258,8 +259,11 @@ func (r *remote) watchConfig(ctx context.Context, conn connection, said announce
 			return fmt.Errorf("watch the cluster's config: %w: revision %d after %d", kvstore.ErrLifeChanged, changes.Revision, said.revision)
 		}
 		for _, ch := range changes.Changes {
+			if ch.Key != key || ch.Deleted {
+				continue
+			}
 			config, err := schema.DecodeClusterConfig(r.name, ch.Value)
-			if !ch.Deleted && err == nil && r.announcement(config, 0).movedFrom(said) {
+			if err == nil && r.announcement(config, 0).movedFrom(said) {
 				return errMoved
 			}
 		}
@@ -272,7 +276,7 @@ func (r *remote) watchHeartbeat(ctx context.Context, conn connection) error {
 	beats := make(chan struct{}, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: schema.HeartbeatKey, MaxKeys: 16})
+		w := kvstore.NewWatcher(oneKey(schema.HeartbeatKey))
 		return w.Follow(ctx, conn, func(u kvstore.Update) error {
 			if len(u.Changes) == 0 {
 				return nil
@@ -303,6 +307,11 @@ func expectBeats(ctx context.Context, beats <-chan struct{}, limit time.Duration
 	}
 }
 
+// oneKey is for following a key whose value is short.
+func oneKey(key string) kvstore.WatcherConfig {
+	return kvstore.WatcherConfig{Prefix: key, MaxKeys: 16, MaxBytes: 64 << 10}
+}
+
 // errCanarySeen ends the watch for the canary.
 var errCanarySeen = errors.New("canary seen")
 
@@ -318,7 +327,7 @@ func (r *remote) awaitCanary(ctx context.Context, conn connection, said announce
 
 // awaitKey returns once a key exists.
 func awaitKey(ctx context.Context, conn connection, key string) error {
-	w := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: key, MaxKeys: 16})
+	w := kvstore.NewWatcher(oneKey(key))
 	err := w.Follow(ctx, conn, func(u kvstore.Update) error {
 		for _, c := range u.Changes {
 			if c.Key == key && !c.Deleted {
@@ -365,7 +374,7 @@ func (r *remote) followServices(ctx, life context.Context, conn connection, said
 	}()
 	err := r.watcher.Follow(ctx, conn, func(u kvstore.Update) error {
 		before := said.revision
-		err := r.confirm(ctx, conn, &said, u)
+		err := r.confirm(ctx, sideReader{conn, r.flow}, &said, u)
 		if err == nil && said.revision > before {
 			err = r.core.do(ctx, func(c *core) { c.announced(r.name, said.revision) })
 		}

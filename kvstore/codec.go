@@ -17,8 +17,13 @@ import (
 type codec struct{}
 
 // minElementBytes is below what any key or event takes on the wire: its own and
-// its value's headers, a key and a revision.
-const minElementBytes = 8
+// its value's headers, a key and a revision. Where there are many of them keys are
+// longer: all that is read begins with the name of a subtree.
+const (
+	minElementBytes = 8
+	minOfMany       = 20
+	manyElements    = 1000
+)
 
 // The field numbers of repeated elements in etcd's rpc.proto.
 const (
@@ -46,7 +51,7 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if err := checkElements(raw, message); err != nil {
 		return fmt.Errorf("decode reply: %w", err)
 	}
-	return proto.Unmarshal(raw, message)
+	return proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, message)
 }
 
 func checkElements(raw []byte, message proto.Message) error {
@@ -60,7 +65,7 @@ func checkElements(raw []byte, message proto.Message) error {
 		return nil
 	}
 	n, err := countField(raw, field)
-	if err == nil && n*minElementBytes > len(raw) {
+	if err == nil && (n*minElementBytes > len(raw) || n > manyElements && n*minOfMany > len(raw)) {
 		err = fmt.Errorf("%d elements in %d bytes; no store sends such", n, len(raw))
 	}
 	return err

@@ -27,7 +27,7 @@ func (s stuffed) Range(_ context.Context, r *etcdserverpb.RangeRequest) (*etcdse
 	}
 	if string(r.Key) == "many" {
 		for range s.n {
-			reply.Kvs = append(reply.Kvs, toWire(kvstore.KV{Key: "some/key", ModRevision: 1}))
+			reply.Kvs = append(reply.Kvs, toWire(kvstore.KV{Key: "cilium/state/some/key", ModRevision: 1}))
 		}
 	}
 	return reply, nil

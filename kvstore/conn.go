@@ -99,12 +99,12 @@ func (c *Conn) fail(ctx context.Context, err error) error {
 		return fmt.Errorf("%s: %w", c.endpoint, ctx.Err())
 	}
 	if sentinel := translate(err); sentinel != nil {
-		return fmt.Errorf("%s: %w (%w)", c.endpoint, sentinel, err)
+		return fmt.Errorf("%s: %w (%w)", c.endpoint, sentinel, foreignError{err})
 	}
 	if over := c.Err(); over != nil {
 		return fmt.Errorf("%s: %w", c.endpoint, over)
 	}
-	return fmt.Errorf("%s: %w", c.endpoint, c.wire.cause(err))
+	return fmt.Errorf("%s: %w", c.endpoint, foreignError{c.wire.cause(err)})
 }
 
 func translate(err error) error {

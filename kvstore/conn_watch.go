@@ -56,9 +56,9 @@ type watching struct {
 	fn      func(Changes) error
 	created bool
 	id      int64
-	at      int64 // the watch is complete up to this revision
-	held    []*mvccpb.Event
-	heldFor int // bytes
+	at      int64           // the watch is complete up to this revision
+	held    []*mvccpb.Event // of one revision, of which more may follow
+	heldFor int             // what they cost
 }
 
 func (w *watching) take(reply *etcdserverpb.WatchResponse) error {
@@ -87,7 +87,7 @@ func canceled(reason string) error {
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return fmt.Errorf("server canceled the watch: %s", reason)
+	return fmt.Errorf("server canceled the watch: %s", foreign(reason))
 }
 
 // begin answers the creation. A server behind the revision asked for has lost
@@ -115,33 +115,54 @@ func (w *watching) progress(revision int64) error {
 // events holds back the events of the last revision while more fragments
 // follow, for they may belong to the same revision.
 func (w *watching) events(reply *etcdserverpb.WatchResponse) error {
-	all := append(w.held, reply.Events...)
-	whole := len(all)
+	whole := len(reply.Events)
 	if reply.Fragment {
-		for whole > 0 && all[whole-1].GetKv().GetModRevision() == all[len(all)-1].GetKv().GetModRevision() {
-			whole--
+		whole = lastRevision(reply.Events)
+		if whole == 0 && sameRevision(w.held, reply.Events) {
+			return w.hold(reply.Events)
 		}
 	}
-	if err := w.hold(all[whole:]); err != nil || whole == 0 {
+	complete := append(w.held, reply.Events[:whole]...)
+	w.held, w.heldFor = nil, 0
+	if err := w.hold(reply.Events[whole:]); err != nil || len(complete) == 0 {
 		return err
 	}
-	w.at = all[whole-1].GetKv().GetModRevision()
-	return w.tell(all[:whole])
+	w.at = complete[len(complete)-1].GetKv().GetModRevision()
+	return w.tell(complete)
+}
+
+// lastRevision returns where the events of the last revision begin.
+func lastRevision(events []*mvccpb.Event) int {
+	at := len(events)
+	for at > 0 && events[at-1].GetKv().GetModRevision() == events[len(events)-1].GetKv().GetModRevision() {
+		at--
+	}
+	return at
+}
+
+// sameRevision tells whether events go on with the revision of those held.
+func sameRevision(held, events []*mvccpb.Event) bool {
+	return len(held) == 0 || len(events) == 0 || held[0].GetKv().GetModRevision() == events[0].GetKv().GetModRevision()
 }
 
 // heldMessages is how many largest messages one revision may be made of.
 const heldMessages = 4
 
+// eventBytes is what an event takes in memory besides its key and value.
+const eventBytes = 256
+
+// hold keeps events until their revision is complete, in bounds: the server alone
+// decides how many there are.
 func (w *watching) hold(events []*mvccpb.Event) error {
-	bytes := 0
 	for _, e := range events {
-		bytes += len(e.GetKv().GetKey()) + len(e.GetKv().GetValue())
+		e.PrevKv = nil // it was not asked for
+		w.heldFor += eventBytes + len(e.GetKv().GetKey()) + len(e.GetKv().GetValue())
 	}
-	if bytes > heldMessages*w.conn.cfg.MaxRecvBytes {
+	if w.heldFor > heldMessages*w.conn.cfg.MaxRecvBytes {
 		return fmt.Errorf("%w: one revision of more than %d bytes; raise MaxRecvBytes (now %d)",
 			ErrReplyTooLarge, heldMessages*w.conn.cfg.MaxRecvBytes, w.conn.cfg.MaxRecvBytes)
 	}
-	w.held = append([]*mvccpb.Event(nil), events...)
+	w.held = append(w.held, events...)
 	return nil
 }
 

@@ -112,7 +112,7 @@ func (e *DialError) Error() string {
 		where += " (" + e.Address + ")"
 	}
 	what, hint := e.Stage.text()
-	return fmt.Sprintf("dial %s: %s: %v; %s", where, what, e.Err, hint)
+	return fmt.Sprintf("dial %s: %s: %v; %s", where, what, foreign(e.Err.Error()), hint)
 }
 
 // Unwrap returns the cause.

@@ -19,8 +19,8 @@ type QuotaError struct {
 }
 
 func (e *QuotaError) Error() string {
-	return fmt.Sprintf("accept key %q under %s: %d is over the limit %s of %d; remove data at its source or raise the limit",
-		e.Key, e.Prefix, e.Value, e.Limit, e.Max)
+	return fmt.Sprintf("accept key %s under %s: %d is over the limit %s of %d; remove data at its source or raise the limit",
+		shownKey(e.Key), e.Prefix, e.Value, e.Limit, e.Max)
 }
 
 // known is what a sink has accepted: for every key under the prefix the hash of
@@ -34,6 +34,8 @@ type known struct {
 	free    []int32
 	listing uint32 // the current listing
 	total   total  // of what the current listing or a live change confirmed
+	held    int64  // bytes of all keys and values, stale ones too
+	whole   bool   // the next commit ends a complete listing
 	undo    []undone
 	scratch []Change
 	count   atomic.Int64
@@ -43,8 +45,14 @@ type known struct {
 type record struct {
 	hash uint64
 	size uint32 // of key and value
-	list uint32
+	list uint32 // the listing that confirmed it, and sure
 }
+
+// sure marks a key that was there when a listing was complete, or came live after
+// one. Others came with a listing that was not finished.
+const sure = 1 << 31
+
+func (r record) of(listing uint32) bool { return r.list&^sure == listing }
 
 type total struct {
 	keys  int
@@ -63,10 +71,16 @@ func newKnown(cfg WatcherConfig) known {
 	return known{cfg: cfg, seed: maphash.MakeSeed(), index: make(map[string]int32)}
 }
 
-// beginList makes everything known stale.
-func (k *known) beginList() {
-	k.listing++
+// beginList makes everything known stale. Listings that are not finished leave
+// their keys behind; when these come to more than one listing may have, they are
+// forgotten, and beginList returns their deletions.
+func (k *known) beginList() []Change {
+	k.listing = (k.listing + 1) &^ sure
 	k.total = total{}
+	if len(k.index) <= k.cfg.MaxKeys && k.held <= k.cfg.MaxBytes {
+		return nil
+	}
+	return k.remove(nil, func(r record) bool { return r.list&sure == 0 })
 }
 
 // list notes a page and returns what is new or changed in it. The result is
@@ -74,7 +88,7 @@ func (k *known) beginList() {
 func (k *known) list(page []KV) ([]Change, error) {
 	changes := k.scratch[:0]
 	for _, kv := range page {
-		changed, err := k.put(kv)
+		changed, err := k.put(kv, 0)
 		if err != nil {
 			k.rollback()
 			return nil, err
@@ -106,26 +120,27 @@ func (k *known) apply(all []Change) ([]Change, error) {
 
 func (k *known) applyOne(change Change) (bool, error) {
 	if !strings.HasPrefix(change.Key, k.cfg.Prefix) {
-		return false, fmt.Errorf("check change of %q: not under %s", change.Key, k.cfg.Prefix)
+		return false, fmt.Errorf("check change of %s: not under %s", shownKey(change.Key), k.cfg.Prefix)
 	}
 	if change.Deleted {
 		return k.drop(change.Key[len(k.cfg.Prefix):]), nil
 	}
-	return k.put(change.KV)
+	return k.put(change.KV, sure)
 }
 
-// put notes a key's value and reports whether it is a difference.
-func (k *known) put(kv KV) (bool, error) {
+// put notes a key's value, with its mark, and reports whether it is a difference.
+func (k *known) put(kv KV, mark uint32) (bool, error) {
 	suffix := kv.Key[len(k.cfg.Prefix):]
 	now := record{
 		hash: maphash.Bytes(k.seed, kv.Value),
 		size: uint32(len(kv.Key) + len(kv.Value)),
-		list: k.listing,
+		list: k.listing | mark,
 	}
 	at, had := k.index[suffix]
 	var old record
 	if had {
 		old = k.records[at]
+		now.list |= old.list & sure
 	}
 	next := k.total.with(now, old, had)
 	if err := k.admit(kv, next); err != nil {
@@ -140,7 +155,7 @@ func (k *known) put(kv KV) (bool, error) {
 // with is the total after a record takes the place of an old one. Stale records
 // are not part of it: they are bounded by the listing that brought them.
 func (t total) with(now, old record, had bool) total {
-	if had && old.list == now.list {
+	if had && old.of(now.list&^sure) {
 		t.keys--
 		t.bytes -= int64(old.size)
 	}
@@ -163,7 +178,9 @@ func (k *known) admit(kv KV, next total) error {
 }
 
 func (k *known) set(suffix string, at int32, had bool, r record) {
+	k.held += int64(r.size)
 	if had {
+		k.held -= int64(k.records[at].size)
 		k.records[at] = r
 		return
 	}
@@ -184,7 +201,7 @@ func (k *known) drop(suffix string) bool {
 		return false
 	}
 	old := k.records[at]
-	if old.list == k.listing {
+	if old.of(k.listing) {
 		k.total.keys--
 		k.total.bytes -= int64(old.size)
 	}
@@ -195,15 +212,23 @@ func (k *known) drop(suffix string) bool {
 
 func (k *known) unset(suffix string, at int32) {
 	delete(k.index, suffix)
+	k.held -= int64(k.records[at].size)
 	k.free = append(k.free, at)
 }
 
 // dropStale forgets every key the current listing has not confirmed and appends
 // their deletions, in key order, to changes.
 func (k *known) dropStale(changes []Change) []Change {
+	k.whole = true
+	return k.remove(changes, func(r record) bool { return !r.of(k.listing) })
+}
+
+// remove forgets the keys that are gone and appends their deletions, in key order,
+// to changes.
+func (k *known) remove(changes []Change, isGone func(record) bool) []Change {
 	first := len(changes)
 	for suffix, at := range k.index {
-		if k.records[at].list != k.listing {
+		if isGone(k.records[at]) {
 			changes = append(changes, Change{KV: KV{Key: k.cfg.Prefix + suffix}, Deleted: true})
 		}
 	}
@@ -222,6 +247,12 @@ func (k *known) note(suffix string, old record, had bool) {
 
 // commit keeps what was noted since the last commit or rollback.
 func (k *known) commit() {
+	if k.whole {
+		for i := range k.records {
+			k.records[i].list |= sure
+		}
+		k.whole = false
+	}
 	k.forgetUndo()
 	k.count.Store(int64(len(k.index)))
 }
@@ -229,6 +260,7 @@ func (k *known) commit() {
 // rollback takes back what was noted since the last commit. It does not restore
 // the total: a session ends with it, and the next listing counts anew.
 func (k *known) rollback() {
+	k.whole = false
 	for _, u := range slices.Backward(k.undo) {
 		at, has := k.index[u.suffix]
 		if u.had {

@@ -80,7 +80,9 @@ type Update struct {
 //
 // Keys are taken away only by a deletion seen live, or at the end of a complete
 // listing without them: a lost connection, a failed listing or a server that
-// lost its data and was not listed to its end deletes nothing.
+// lost its data and was not listed to its end deletes nothing. Only when
+// unfinished listings have left more than the limits allow are the keys taken
+// away that no complete listing had.
 //
 // A watcher is for one goroutine at a time; Len may be called by any.
 type Watcher struct {
@@ -188,7 +190,7 @@ func (s *session) live(c Changes, next *int64) error {
 	progress := c.Revision >= *next
 	for _, change := range c.Changes {
 		if change.ModRevision < *next {
-			return fmt.Errorf("check change of %q: revision %d came after %d", change.Key, change.ModRevision, *next)
+			return fmt.Errorf("check change of %s: revision %d came after %d", shownKey(change.Key), change.ModRevision, *next)
 		}
 		*next = change.ModRevision
 	}
@@ -234,7 +236,11 @@ func (s *session) tell(u Update) error {
 
 // list delivers the whole prefix at one revision, which it returns.
 func (s *session) list(ctx context.Context) (int64, error) {
-	s.w.known.beginList()
+	if left := s.w.known.beginList(); len(left) > 0 {
+		if err := s.tell(Update{Changes: left, Revision: s.at}); err != nil {
+			return 0, err
+		}
+	}
 	start, revision := s.w.cfg.Prefix, int64(0)
 	for {
 		page, err := s.page(ctx, start, revision)
@@ -295,11 +301,11 @@ func (s *session) check(page Range, start string) error {
 		return err
 	}
 	if page.More && len(page.KVs) == 0 {
-		return fmt.Errorf("check page from %q: it is empty but announces more keys", start)
+		return fmt.Errorf("check page from %s: it is empty but announces more keys", shownKey(start))
 	}
 	for _, kv := range page.KVs {
 		if kv.Key < start || !strings.HasPrefix(kv.Key, s.w.cfg.Prefix) {
-			return fmt.Errorf("check page from %q: key %q is out of place", start, kv.Key)
+			return fmt.Errorf("check page from %s: key %s is out of place", shownKey(start), shownKey(kv.Key))
 		}
 		start = kv.Key + "\x00"
 	}

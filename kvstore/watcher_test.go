@@ -237,3 +237,56 @@ func TestConfigsValidate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// endless is a Reader whose listings bring keys never seen before and are never
+// finished.
+type endless struct{ next int }
+
+func (e *endless) Range(_ context.Context, _, _ string, limit, _ int64) (kvstore.Range, error) {
+	if e.next++; e.next%5 == 0 {
+		return kvstore.Range{}, kvstore.ErrCompacted
+	}
+	out := kvstore.Range{Revision: 9, Life: 1, More: true}
+	for i := range limit {
+		out.KVs = append(out.KVs, kvstore.KV{Key: fmt.Sprintf("p/%09d-%06d", e.next, i), ModRevision: 5})
+	}
+	return out, nil
+}
+
+func (*endless) Watch(context.Context, string, string, int64, func(kvstore.Changes) error) error {
+	return errStop
+}
+
+// TestUnfinishedListingsLeaveLittle lists what is never finished, over many
+// sessions: what they leave is bounded, nothing that a complete listing had is
+// taken away, and a complete listing is taken as ever.
+func TestUnfinishedListingsLeaveLittle(t *testing.T) {
+	const most = 5000
+	w, has := kvstore.NewWatcher(kvstore.WatcherConfig{Prefix: "p/", MaxKeys: most, PageSize: 500}), map[string]bool{}
+	sink := func(u kvstore.Update) error {
+		for _, c := range u.Changes {
+			if has[c.Key] = true; c.Deleted {
+				delete(has, c.Key)
+			}
+		}
+		return nil
+	}
+	good := func(pairs ...string) error {
+		return w.Follow(t.Context(), &canned{pages: []kvstore.Range{page(false, pairs...)}}, sink)
+	}
+	_ = good("p/a", "1", "p/b", "1")
+	flood := &endless{}
+	for range 50 {
+		_ = w.Follow(t.Context(), flood, sink)
+		if w.Len() > 2*most || len(has) != w.Len() || !has["p/a"] || !has["p/b"] {
+			t.Fatalf("%d keys are known, the sink has %d, of those before %v and %v", w.Len(), len(has), has["p/a"], has["p/b"])
+		}
+	}
+	if flood.next < 400 {
+		t.Fatalf("only %d pages were asked for", flood.next)
+	}
+	_ = good("p/b", "2", "p/c", "1")
+	if len(has) != 2 || !has["p/b"] || !has["p/c"] || w.Len() != 2 {
+		t.Errorf("after a complete listing the sink has %v", has)
+	}
+}

@@ -33,11 +33,17 @@ const (
 // newError builds an Error from text that a remote may have chosen.
 func newError(key, field, value, reason string) *Error {
 	return &Error{
-		Key:    printable(key, maxErrorKey),
-		Field:  printable(field, maxErrorKey),
-		Value:  printable(value, maxErrorValue),
+		Key:    chosen(key, maxErrorKey),
+		Field:  chosen(field, maxErrorKey),
+		Value:  chosen(value, maxErrorValue),
 		Reason: printable(reason, 2*maxErrorKey),
 	}
+}
+
+// chosen is text of a remote without the semicolon behind which errors say what to
+// do.
+func chosen(s string, limit int) string {
+	return strings.ReplaceAll(printable(s, limit), ";", ",")
 }
 
 func keyError(key, reason string) *Error { return newError(key, "key", key, reason) }
