@@ -394,7 +394,9 @@ func (c *core) disconnected(name string, err error) {
 	l.lastError = err.Error()
 }
 
-func (c *core) update(name string, u kvstore.Update) {
+// update takes what a cluster said, and returns for how many records that is work.
+func (c *core) update(name string, u kvstore.Update) (records int) {
+	c.mesh.Work() // that of others
 	changes, now := make([]mesh.Change, len(u.Changes)), time.Now().Unix()
 	for i, ch := range u.Changes {
 		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted, Heard: mesh.Heard{Revision: ch.ModRevision, At: now}}
@@ -411,4 +413,5 @@ func (c *core) update(name string, u kvstore.Update) {
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}
 	c.followBrake(name)
+	return c.mesh.Work()
 }

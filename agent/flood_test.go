@@ -386,11 +386,11 @@ func TestUpdatesArriveInPieces(t *testing.T) {
 	if n, bytes := f.cut(changes[3:]); n != 1 || bytes != pieceBytes+1 {
 		t.Errorf("a large value makes a piece of %d changes and %d bytes", n, bytes)
 	}
-	if err := f.settle(t.Context(), firstPiece, 0, 10*pieceTime, 0); err != nil || f.piece != 1 {
+	if err := f.settle(t.Context(), piece{changes: firstPiece, took: 10 * pieceTime}, 0); err != nil || f.piece != 1 {
 		t.Errorf("after a slow piece the next one has %d changes (%v)", f.piece, err)
 	}
 	for range 20 {
-		_ = f.settle(t.Context(), f.piece, 0, time.Nanosecond, 0)
+		_ = f.settle(t.Context(), piece{changes: f.piece, took: time.Nanosecond}, 0)
 	}
 	if f.piece != mostPiece {
 		t.Errorf("after fast pieces the next one has %d changes", f.piece)
@@ -398,10 +398,14 @@ func TestUpdatesArriveInPieces(t *testing.T) {
 	f = newFlow(Config{ClusterName: "home"}.withDefaults(), "east")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := f.settle(ctx, 1000, 0, time.Hour, 0); err != nil || f.put.Load() != 0 {
+	if err := f.settle(ctx, piece{changes: 1000, took: time.Hour}, 0); err != nil || f.put.Load() != 0 {
 		t.Errorf("a cluster pays for what others did meanwhile: %v", err)
 	}
-	if err := f.settle(ctx, 0, 0, 0, time.Hour); !errors.Is(err, context.Canceled) || f.put.Load() == 0 {
+	// One small change of a large service is work for all of it.
+	if got := (piece{changes: 1, bytes: 100, records: 20_000, took: 15 * time.Millisecond}).price(); got != 15*time.Millisecond {
+		t.Errorf("of 15 ms for 20,000 records %v are paid", got)
+	}
+	if err := f.settle(ctx, piece{}, time.Hour); !errors.Is(err, context.Canceled) || f.put.Load() == 0 {
 		t.Errorf("a cluster in debt goes on: %v", err)
 	}
 }

@@ -32,10 +32,12 @@ const (
 	// changeCost and byteCost are what reading a change takes.
 	changeCost = 3 * time.Microsecond
 	byteCost   = 3 * time.Nanosecond
-	// mostPerChange and mostPerByte bound what a piece may be charged for: if it
-	// took longer, others had the processor.
+	// mostPerChange, mostPerByte and mostPerRecord bound what a piece may be charged
+	// for: if it took longer, others had the processor. Records are those of the
+	// services that changed, for a change of one has all of them looked at.
 	mostPerChange = 30 * time.Microsecond
 	mostPerByte   = 100 * time.Nanosecond
+	mostPerRecord = time.Microsecond
 )
 
 func newFlow(cfg Config, cluster string) *flow {
@@ -68,14 +70,25 @@ func (f *flow) cut(changes []kvstore.Change) (n, bytes int) {
 	return n, bytes
 }
 
+// piece is a part of an update that the core took in one turn.
+type piece struct {
+	changes, bytes int
+	records        int // that it had looked at, see [mesh.Mesh.Work]
+	took           time.Duration
+}
+
+// price is what the cluster pays for a piece.
+func (p piece) price() time.Duration {
+	return min(p.took, time.Duration(p.changes)*mostPerChange+time.Duration(p.bytes)*mostPerByte+time.Duration(p.records)*mostPerRecord)
+}
+
 // settle notes what a piece took the core, and reading took before it, and waits
 // until the cluster has paid for both.
-func (f *flow) settle(ctx context.Context, n, bytes int, took, read time.Duration) error {
-	if n > 0 {
-		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(n)*int64(pieceTime)/max(1, int64(took)))))
+func (f *flow) settle(ctx context.Context, p piece, read time.Duration) error {
+	if p.changes > 0 {
+		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(p.changes)*int64(pieceTime)/max(1, int64(p.took)))))
 	}
-	took = min(took, time.Duration(n)*mostPerChange+time.Duration(bytes)*mostPerByte)
-	return f.await(ctx, f.purse.Take(took+read))
+	return f.await(ctx, f.purse.Take(p.price()+read))
 }
 
 // await puts what comes next off.
@@ -115,13 +128,14 @@ func (r *remote) deliver(ctx context.Context, box *inbox, synced *bool) error {
 func (r *remote) deliverOne(ctx context.Context, u kvstore.Update, read time.Duration) error {
 	changes := latest(u.Changes)
 	for {
-		n, bytes := r.flow.cut(changes)
-		piece := u
+		var p piece
+		p.changes, p.bytes = r.flow.cut(changes)
+		n, part := p.changes, u
 		last := n == len(changes)
-		piece.Changes, piece.Complete, piece.Synced = changes[:n], u.Complete && last, u.Synced && last
-		took, err := r.core.turn(ctx, func(c *core) { c.update(r.name, piece) })
-		if err == nil {
-			err = r.flow.settle(ctx, n, bytes, took, read)
+		part.Changes, part.Complete, part.Synced = changes[:n], u.Complete && last, u.Synced && last
+		took, err := r.core.turn(ctx, func(c *core) { p.records = c.update(r.name, part) })
+		if p.took = took; err == nil {
+			err = r.flow.settle(ctx, p, read)
 		}
 		if changes, read = changes[n:], 0; err != nil || len(changes) == 0 {
 			return err

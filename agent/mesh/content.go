@@ -182,9 +182,27 @@ func (m *Mesh) tidy(s *service) {
 
 // touch marks a service for recomputation if it concerns the kernel at all.
 func (m *Mesh) touch(s *service) {
-	if s.global() {
-		m.dirty[s.name] = struct{}{}
+	if !s.global() {
+		return
 	}
+	records := 1
+	for i := range s.parts {
+		records += len(s.parts[i].said)
+	}
+	if _, already := m.dirty[s.name]; !already {
+		m.dirty[s.name] = struct{}{}
+		m.work += records * len(s.frontends())
+	}
+	m.work += records
+}
+
+// Work returns about how many records have to be looked at for what changed since
+// the last call: all of a service's when one of them changes, and once more for
+// each of its frontends.
+func (m *Mesh) Work() int {
+	n := m.work
+	m.work = 0
+	return n
 }
 
 // provisional counts the kept records that no said one replaces.

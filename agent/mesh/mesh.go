@@ -19,6 +19,7 @@ type Mesh struct {
 	services map[lb.ServiceName]*service
 	claims   map[claim][]*service
 	dirty    map[lb.ServiceName]struct{}
+	work     int                   // see Work
 	special  map[*service]struct{} // that have terms
 	words    pool
 	codec    schema.SliceCodec
