@@ -310,7 +310,7 @@ func (w *world) checkRenewal(t *testing.T, east, west *joiner) {
 	defer conn.Close() //nolint:errcheck // nothing was written
 	accepting, token := w.acceptor(t, "renew", flags([]string{"invite", "--for", "west", "--address", joinAddress, "--listen", joinAddress}, east.site(), east.home())...)
 	before := readFile(west.path("clusters/east.etcd-client.crt"))
-	succeed(t, flags([]string{"join", token, "--replace"}, west.site(), west.home())...)
+	succeed(t, flags([]string{"join", token, "--replace", "--for", "east"}, west.site(), west.home())...)
 	if code, err := accepting.Exit(startLimit); err != nil || code != 0 {
 		t.Errorf("invite ended with %d, %v: %s", code, err, readLog(accepting))
 	}

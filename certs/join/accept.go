@@ -54,7 +54,7 @@ func (s Site) acceptApproval(a Approval, install func(Peer) error) (*Confirmatio
 	if err := s.checkApproval(a, sent, key); err != nil {
 		return nil, err
 	}
-	p := a.From.peer(a.Certificate, key, s.Replace)
+	p := a.From.peer(a.Certificate, key, s.replaces(a.From.Cluster))
 	p.Reads, p.View = a.CSR != "", s.View
 	if err := s.install(p, a.Request, install); err != nil {
 		return nil, err
@@ -70,17 +70,32 @@ func (s Site) acceptApproval(a Approval, install func(Peer) error) (*Confirmatio
 }
 
 func (s Site) checkApproval(a Approval, sent Request, key []byte) error {
-	if err := s.admit(sent.From, a.From, a.Request); err != nil {
+	if err := s.admit(sent.From, a.From); err != nil {
+		return err
+	}
+	if err := a.asks(len(sent.From.Endpoints) > 0); err != nil {
 		return err
 	}
 	role := certs.Role{Kind: certs.Remote, Cluster: sent.From.Cluster}
 	if err := certs.CheckSigned([]byte(a.Certificate), key, []byte(a.From.CA), role); err != nil {
 		return err
 	}
-	if a.CSR == "" {
-		return nil
+	if err := s.checkBook(a.From.Cluster, a.Request); err != nil || a.CSR == "" {
+		return err
 	}
-	return s.checkName(a.From.Cluster, a.Request)
+	return s.checkIssued(a.From.Cluster, a.Request)
+}
+
+// asks refuses an approval that does not ask for a certificate where one is of
+// use, or does where none is: an honest one never does.
+func (a Approval) asks(reached bool) error {
+	switch {
+	case reached && a.CSR == "":
+		return refuse(BadRequest, "csr: the approval of cluster %q asks for no certificate, though this side has an endpoint; ask its operator what answered, and begin anew", a.From.Cluster)
+	case !reached && a.CSR != "":
+		return refuse(BadRequest, "csr: the approval of cluster %q asks for a certificate, though this side has no endpoint; ask its operator what answered, and begin anew", a.From.Cluster)
+	}
+	return nil
 }
 
 func (s Site) confirm(a Approval) (*Confirmation, error) {
@@ -110,14 +125,18 @@ func (s Site) acceptConfirmation(c Confirmation, install func(Peer) error) error
 		return err
 	}
 	from := known.Request.From
-	if err := s.admit(known.Approval.From, from, c.Request); err != nil {
+	if err := s.admit(known.Approval.From, from); err != nil {
 		return err
 	}
 	role := certs.Role{Kind: certs.Remote, Cluster: known.Approval.From.Cluster}
 	if err := certs.CheckSigned([]byte(c.Certificate), key, []byte(from.CA), role); err != nil {
 		return err
 	}
-	known.Replace = known.Replace || s.Replace
+	if known.Replace = known.Replace || s.replaces(from.Cluster); !known.Replace {
+		if err := s.checkBook(from.Cluster, c.Request); err != nil {
+			return err
+		}
+	}
 	if !s.View.empty() {
 		known.View = s.View
 	}

@@ -48,9 +48,6 @@ type Acceptor struct {
 	// Install keeps a peer that has joined, with the key that is its own; an
 	// error is reported to the other side, which may confirm again.
 	Install func(Peer) error
-	// Check refuses a cluster that Install would refuse, before anything is given
-	// to it; replace says that it may have joined before. May be nil.
-	Check func(cluster string, replace bool) error
 	// Joined is told of every cluster that has joined, after Install. May be nil.
 	Joined func(cluster string)
 	// Refused is told of every refusal, for metrics. May be nil.
@@ -151,18 +148,12 @@ func (h *handler) join(authorization string, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	// Strangers are turned away before anything they sent is looked at.
-	invited, err := h.acceptor.Site.invitationOf(secret)
-	if err != nil {
+	if _, err := h.acceptor.Site.invitationOf(secret); err != nil {
 		return nil, err
 	}
 	request, err := DecodeRequest(body)
 	if err != nil {
 		return nil, refuse(BadRequest, "%v", err)
-	}
-	if h.acceptor.Check != nil && invited.Used == nil {
-		if err := h.acceptor.Check(request.From.Cluster, invited.For != ""); err != nil {
-			return nil, err
-		}
 	}
 	approval, err := h.acceptor.Site.Redeem(secret, request, h.acceptor.Install)
 	if err != nil {

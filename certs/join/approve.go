@@ -48,7 +48,6 @@ func (s Site) approve(r Request, now time.Time, install func(Peer) error) (Appro
 	case !errors.Is(err, fs.ErrNotExist):
 		return Approval{}, err
 	}
-	s.Replace = s.Replace || exists(s.begun(r))
 	if err := s.checkRequest(own, r, now); err != nil {
 		return Approval{}, err
 	}
@@ -85,7 +84,7 @@ func (s Site) sign(own Party, r Request, now time.Time) (approved, error) {
 	}
 	s.reached("signed")
 	a.Certificate = string(cert)
-	known := approved{At: now.UTC(), Request: r, Approval: a, Replace: s.Replace, View: s.View}
+	known := approved{At: now.UTC(), Request: r, Approval: a, Replace: s.replaces(r.From.Cluster), View: s.View}
 	if err := disk.Create(base+".json", disk.CertMode, Encode(known)); err != nil {
 		return approved{}, err
 	}
@@ -142,10 +141,21 @@ func (s Site) checkRequest(own Party, r Request, now time.Time) error {
 	if err := s.notOurs(sentPrefix + r.ID()); err != nil {
 		return err
 	}
-	if err := s.admit(own, r.From, r.ID()); err != nil {
+	if err := s.admit(own, r.From); err != nil {
 		return err
 	}
-	return s.checkName(r.From.Cluster, r.ID())
+	if err := s.checkBook(r.From.Cluster, r.ID()); err != nil {
+		return err
+	}
+	if s.Check != nil {
+		if err := s.Check(r.From.Cluster, s.replaces(r.From.Cluster)); err != nil {
+			return err
+		}
+	}
+	if exists(s.begun(r)) {
+		return nil
+	}
+	return s.checkIssued(r.From.Cluster, r.ID())
 }
 
 // notOurs refuses what this directory itself has made: both sides of a relation
@@ -159,7 +169,17 @@ func (s Site) notOurs(name string) error {
 
 // joinedBy reports whether a cluster is a peer by this exchange.
 func (s Site) joinedBy(cluster, exchange string) bool {
-	var k Known
+	k, ok := s.recorded(cluster, exchange)
+	return ok && k.Complete
+}
+
+// admittedBy reports whether this exchange has begun to make a cluster a peer.
+func (s Site) admittedBy(cluster, exchange string) bool {
+	_, ok := s.recorded(cluster, exchange)
+	return ok
+}
+
+func (s Site) recorded(cluster, exchange string) (k Known, ok bool) {
 	err := readJSON(s.state(peerPrefix+cluster+".json"), &k)
-	return err == nil && k.Complete && k.Exchange == exchange
+	return k, err == nil && k.Exchange == exchange
 }

@@ -30,6 +30,9 @@ type Known struct {
 	// Complete is set when all files are in place. What is not complete is no
 	// peer yet: the command that made it was cut off and can be repeated.
 	Complete bool `json:"complete"`
+	// Checked is set when nothing of somebody else was in the way: what is there
+	// later was left by the exchange itself.
+	Checked bool `json:"checked,omitempty"`
 }
 
 // Peers lists the clusters that the site is a peer of, by name.
@@ -64,8 +67,10 @@ func (s Site) write(k Known) error {
 
 // admit refuses a party that cannot be a peer here: its name or id would stand
 // for two clusters.
-func (s Site) admit(own, p Party, exchange string) error {
+func (s Site) admit(own, p Party) error {
 	switch {
+	case s.For != "" && p.Cluster != s.For:
+		return refuse(NotInvited, "it is of cluster %q and not of %q", p.Cluster, s.For)
 	case p.Cluster == own.Cluster:
 		return refuse(BadRequest, "cluster %q: both clusters have this name, and names must differ within a mesh; give one of them another one", own.Cluster)
 	case p.MaxClusters != own.MaxClusters:
@@ -78,21 +83,20 @@ func (s Site) admit(own, p Party, exchange string) error {
 		return err
 	}
 	for _, k := range book {
-		switch {
-		case k.Exchange == exchange:
-			return nil // it was admitted before, and what it left is its own
-		case !k.Complete:
-		case k.Cluster != p.Cluster && k.ID == p.ID:
+		if k.Complete && k.Cluster != p.Cluster && k.ID == p.ID {
 			return refuse(IDTaken, "cluster id %d of %q: peer %q of %q has it; give one of them another one, or end that first: clustermesh disconnect %s", p.ID, p.Cluster, k.Cluster, own.Cluster, k.Cluster)
 		}
 	}
 	return nil
 }
 
-// checkName refuses a name that is somebody's: it would let the newcomer pass
-// for him.
-func (s Site) checkName(cluster, exchange string) error {
-	if s.Replace {
+// replaces reports whether a cluster may take the place of one of its name.
+func (s Site) replaces(cluster string) bool { return s.Replace && s.For == cluster && cluster != "" }
+
+// checkBook refuses the name of a peer that another exchange made: the newcomer
+// would pass for him.
+func (s Site) checkBook(cluster, exchange string) error {
+	if s.replaces(cluster) {
 		return nil
 	}
 	book, err := s.book()
@@ -100,18 +104,19 @@ func (s Site) checkName(cluster, exchange string) error {
 		return err
 	}
 	for _, k := range book {
-		switch {
-		case k.Cluster != cluster:
-		case k.Exchange == exchange:
-			return nil
-		case k.Complete:
-			return refuse(NameTaken, "cluster %q is a peer since %s; allow it with --replace, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), cluster)
+		if k.Cluster == cluster && k.Exchange != exchange && k.Complete {
+			return refuse(NameTaken, "cluster %q is a peer since %s; allow it with --replace --for %s, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), cluster, cluster)
 		}
 	}
-	return s.checkIssued(cluster)
+	return nil
 }
 
-func (s Site) checkIssued(cluster string) error {
+// checkIssued refuses a name that somebody may show a certificate for, unless
+// that was given by this exchange.
+func (s Site) checkIssued(cluster, exchange string) error {
+	if s.replaces(cluster) || s.admittedBy(cluster, exchange) {
+		return nil
+	}
 	list, err := certs.IssuedBy(s.Dir)
 	if err != nil {
 		return err
@@ -119,7 +124,7 @@ func (s Site) checkIssued(cluster string) error {
 	want := certs.Role{Kind: certs.Remote, Cluster: cluster}.CommonName()
 	for _, i := range list {
 		if i.Name == want && !i.Revoked {
-			return refuse(NameTaken, "cluster %q has a certificate that is valid until %s; allow it with --replace, or revoke it first: clustermesh certs revoke %s", cluster, stamp(i.NotAfter), want)
+			return refuse(NameTaken, "cluster %q has a certificate that is valid until %s; allow it with --replace --for %s, or revoke it first: clustermesh certs revoke %s", cluster, stamp(i.NotAfter), cluster, want)
 		}
 	}
 	return nil
@@ -141,7 +146,14 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		if old.Cluster == p.Cluster && old.Reads && p.View.empty() {
 			p.Again, p.View, k.View = true, old.View, old.View // to join again is no way to see more
 		}
-		p.Replace = p.Replace || old.Cluster == p.Cluster && old.Exchange == exchange
+		ours := old.Cluster == p.Cluster && old.Exchange == exchange
+		p.Replace = p.Replace || ours && (old.Complete || old.Checked)
+	}
+	if s.Check != nil {
+		if err := s.Check(p.Cluster, p.Replace); err != nil {
+			return err
+		}
+		k.Checked = true
 	}
 	if p.Reads {
 		if p.Trust, p.Revoked, err = s.trust(p.Cluster); err != nil {

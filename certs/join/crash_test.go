@@ -24,7 +24,9 @@ func newSide(t testing.TB, cluster string, cut func(string)) *side {
 	s := newSite(t, cluster)
 	dir := filepath.Dir(s.Dir)
 	s.cut = cut
-	return &side{Site: s, home: Home{Clusters: filepath.Join(dir, "clusters"), Peers: filepath.Join(dir, "peers"), cut: cut}}
+	home := Home{Clusters: filepath.Join(dir, "clusters"), Peers: filepath.Join(dir, "peers"), cut: cut}
+	s.Check = home.Check
+	return &side{Site: s, home: home}
 }
 
 // requireWhole checks that nothing half stands in the directories: a cluster file
@@ -228,4 +230,10 @@ func joinFiles(t *testing.T, west, east *side) {
 	confirmation, err := west.AcceptApproval(approval, west.home.Install)
 	must(t, err)
 	must(t, east.AcceptConfirmation(*confirmation, east.home.Install))
+}
+
+// again lets two sides take each other's place of before.
+func again(west, east *side) {
+	west.For, west.Replace = east.Cluster, true
+	east.For, east.Replace = west.Cluster, true
 }

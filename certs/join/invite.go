@@ -193,7 +193,7 @@ func (s Site) Redeem(secret Secret, r Request, install func(Peer) error) (Approv
 
 // of is the site as it was when the invitation was made.
 func (s Site) of(i Invited) Site {
-	s.Replace = i.For != ""
+	s.For, s.Replace = i.For, i.For != ""
 	if len(s.Endpoints) == 0 {
 		s.Endpoints = i.Endpoints
 	}

@@ -25,7 +25,7 @@ func TestJoiningAgainKeepsRestrictions(t *testing.T) {
 		t.Fatalf("no accepts in %s", was)
 	}
 	must(t, os.WriteFile(path, []byte(text), 0o600))
-	west.Replace, east.Replace = true, true
+	again(west, east)
 	east.View = View{Namespaces: []string{"shop"}}
 	joinFiles(t, west, east)
 	east.View = View{}
@@ -63,7 +63,8 @@ func TestJoiningAgainLetsNobodyIn(t *testing.T) {
 	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
 	east.View = View{Namespaces: []string{"shop"}}
 	joinFiles(t, west, east)
-	east.View, west.Replace, east.Replace = View{}, true, true
+	east.View = View{}
+	again(west, east)
 	path := filepath.Join(east.home.Peers, "west.yaml")
 	now, err := os.ReadFile(path)
 	must(t, err)

@@ -201,6 +201,9 @@ func (p Party) validate(reached bool) error {
 	return errors.Join(errs...)
 }
 
+// CheckName returns what is wrong with the name of a cluster that joins.
+func CheckName(cluster string) error { return checkPeerName(cluster) }
+
 // checkPeerName refuses, beside what is no name, those that mean something else
 // to Cilium, or in metrics.
 func checkPeerName(name string) error {

@@ -108,7 +108,8 @@ func TestClusterWithoutEndpointReadsOnly(t *testing.T) {
 func TestReturningWithLessTakesTheRest(t *testing.T) {
 	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
 	joinFiles(t, west, east)
-	west.Endpoints, west.Replace, east.Replace = nil, true, true
+	west.Endpoints = nil
+	again(west, east)
 	request, err := west.Request(0)
 	must(t, err)
 	approval, err := east.Approve(request, east.home.Install)
@@ -178,7 +179,7 @@ func TestAcceptorChecksBeforeItGives(t *testing.T) {
 	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
 	must(t, os.MkdirAll(east.home.Clusters, 0o700))
 	must(t, os.WriteFile(filepath.Join(east.home.Clusters, "west"), []byte("by hand"), 0o600))
-	address, _ := start(t, &Acceptor{Site: east.Site, Install: east.home.Install, Check: east.home.Check})
+	address, _ := start(t, &Acceptor{Site: east.Site, Install: east.home.Install})
 	i := invite(t, east.Site, address, InviteOptions{})
 	_, err := Join(t.Context(), i.Token(), west.Site, west.home.Install)
 	wantReason(t, err, NameTaken)

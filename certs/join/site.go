@@ -25,9 +25,16 @@ type Site struct {
 	MaxClusters uint32
 	Endpoints   []string      // https://host:port of the own apiserver; none if others cannot connect
 	Validity    time.Duration // of certificates for others; one year when zero
-	// Replace allows a name that has a valid certificate already, such as for a
-	// cluster that joins again with a new key.
+	// For is the only cluster that may become a peer; any when empty.
+	For string
+	// Replace allows the cluster For to have a valid certificate already, such as
+	// when it joins again with a new key. Without For it allows nothing: whoever
+	// is at the other end says himself what he is called.
 	Replace bool
+	// Check refuses a cluster that install would refuse, before anything is given
+	// to it or written down; replace says that it may have joined before. Without
+	// it, what lies there is nobody's to replace at a second attempt. May be nil.
+	Check func(cluster string, replace bool) error
 	// View is what a cluster that joins may read here; all when empty.
 	View View
 

@@ -107,11 +107,11 @@ func (a *app) await(ctx context.Context, f inviteFlags, i join.Invitation, ln ne
 }
 
 func (a *app) acceptor(site join.Site, to sink) *join.Acceptor {
+	site.Check = to.checkPeer
 	return &join.Acceptor{
 		Site:    site,
 		Log:     slog.New(slog.NewTextHandler(a.stderr, nil)),
 		Install: to.install(a),
-		Check:   to.home.Check,
 	}
 }
 
@@ -137,7 +137,6 @@ func newInviteServe(a *app) *cobra.Command {
 	}
 	siteFlags(cmd, &f.site)
 	sinkFlags(cmd, &f.to)
-	replaceFlag(cmd, &f.site)
 	cmd.Flags().StringVar(&f.listen, "listen", "", "address to accept at, such as :2380 (required)")
 	return cmd
 }

@@ -28,8 +28,21 @@ func siteFlags(cmd *cobra.Command, s *join.Site) {
 	cmd.Flags().Var(asDays(&s.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
 }
 
-func replaceFlag(cmd *cobra.Command, s *join.Site) {
-	cmd.Flags().BoolVar(&s.Replace, "replace", false, "allow a cluster whose name has a valid certificate already to join again")
+// replaceFlags say who the other cluster is, and that it may have been a peer.
+func replaceFlags(cmd *cobra.Command, s *join.Site) {
+	cmd.Flags().StringVar(&s.For, "for", "", "the only cluster that the other side may be (default any that is not a peer yet)")
+	cmd.Flags().BoolVar(&s.Replace, "replace", false, "allow the cluster of --for, whose name has a valid certificate already, to join again")
+}
+
+// checkReplace: without a name, whoever answers could take any peer's place.
+func checkReplace(s join.Site) error {
+	switch {
+	case s.For != "":
+		return join.CheckName(s.For)
+	case s.Replace:
+		return errors.New("--replace: say with --for NAME which cluster may take its own former place")
+	}
+	return nil
 }
 
 // viewFlags say what the other cluster may read here.
@@ -97,6 +110,14 @@ func (s sink) check() error {
 	return nil
 }
 
+// checkPeer refuses what install would, before anything is given away.
+func (s sink) checkPeer(cluster string, replace bool) error {
+	if s.dryRun {
+		return nil
+	}
+	return s.home.Check(cluster, replace)
+}
+
 func (s sink) install(a *app) func(join.Peer) error {
 	return func(p join.Peer) error {
 		if len(p.Endpoints) == 0 {
@@ -131,9 +152,10 @@ token, and goes on where it was.`,
 		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := usage(checkSite(site), to.check()); err != nil {
+			if err := usage(checkSite(site), checkReplace(site), to.check()); err != nil {
 				return err
 			}
+			site.Check = to.checkPeer
 			token, err := a.textOf(args[0])
 			if err != nil {
 				return err
@@ -154,7 +176,7 @@ token, and goes on where it was.`,
 		},
 	}
 	siteFlags(cmd, &site)
-	replaceFlag(cmd, &site)
+	replaceFlags(cmd, &site)
 	viewFlags(cmd, &site.View)
 	sinkFlags(cmd, &to)
 	cmd.Flags().StringVar(&confirmation, "confirmation", "confirmation.json", "where to put the confirmation if it could not be delivered")
@@ -232,7 +254,7 @@ func (a *app) printMessage(m any) error {
 func newApprove(a *app) *cobra.Command {
 	var site join.Site
 	var to sink
-	var only, fingerprint string
+	var fingerprint string
 	cmd := &cobra.Command{
 		Use:   "approve FILE --dir DIR --cluster NAME",
 		Short: "Answer the request of another cluster, as a file",
@@ -245,9 +267,10 @@ endpoint there is none, and its file is written to --peers now.`,
 		Example: "  clustermesh approve west.request --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --fingerprint 1a2b-... > west.approval",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := usage(checkSite(site)); err != nil {
+			if err := usage(checkSite(site), checkReplace(site)); err != nil {
 				return err
 			}
+			site.Check = to.checkPeer
 			data, err := a.received(args[0], fingerprint)
 			if err != nil {
 				return err
@@ -255,9 +278,6 @@ endpoint there is none, and its file is written to --peers now.`,
 			r, err := join.DecodeRequest(data)
 			if err != nil {
 				return err
-			}
-			if only != "" && r.From.Cluster != only {
-				return fmt.Errorf("the request is of cluster %q and not of %q", r.From.Cluster, only)
 			}
 			approval, err := site.Approve(r, to.install(a))
 			if err != nil {
@@ -267,10 +287,9 @@ endpoint there is none, and its file is written to --peers now.`,
 		},
 	}
 	siteFlags(cmd, &site)
-	replaceFlag(cmd, &site)
+	replaceFlags(cmd, &site)
 	viewFlags(cmd, &site.View)
 	cmd.Flags().StringVar(&to.home.Peers, "peers", "", "directory of peers' files, for a cluster without endpoint")
-	cmd.Flags().StringVar(&only, "for", "", "approve only if the request is of this cluster")
 	fingerprintFlag(cmd, &fingerprint)
 	return cmd
 }
@@ -309,19 +328,20 @@ standard output is for Secrets, it goes to --confirmation.`,
 		Example: "  clustermesh accept west.approval --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh accept west.approval --dir pki --dry-run -o yaml --confirmation west.confirmation | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := usage(needFlag("dir", site.Dir), site.View.Validate(), to.check()); err != nil {
+			if err := usage(needFlag("dir", site.Dir), site.View.Validate(), checkReplace(site), to.check()); err != nil {
 				return err
 			}
 			data, err := a.received(args[0], fingerprint)
 			if err != nil {
 				return err
 			}
+			site.Check = to.checkPeer
 			return a.accept(site, data, to, confirmation)
 		},
 	}
 	dirFlag(cmd, &site.Dir)
 	cmd.Flags().Var(asDays(&site.Validity), "validity", "how long the other cluster's certificate is valid, such as 90d (default one year)")
-	replaceFlag(cmd, &site)
+	replaceFlags(cmd, &site)
 	viewFlags(cmd, &site.View)
 	sinkFlags(cmd, &to)
 	fingerprintFlag(cmd, &fingerprint)
