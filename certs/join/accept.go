@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/certs/internal/disk"
@@ -109,22 +110,26 @@ func (s Site) confirm(a Approval) (*Confirmation, error) {
 // AcceptConfirmation takes the confirmation of an approval of this side and
 // hands the peer that it makes to install, as AcceptApproval does. It is believed
 // for what it is: a certificate for a key that only this side has, by the CA that
-// the request named.
+// the request named. It may arrive until a week after the end of the invitation
+// or the request.
 func (s Site) AcceptConfirmation(c Confirmation, install func(Peer) error) error {
-	err := s.locked(func() error { return s.acceptConfirmation(c, install) })
+	err := s.locked(func() error { return s.acceptConfirmation(c, time.Now(), install) })
 	if err != nil {
 		return fmt.Errorf("accept confirmation: %w", err)
 	}
 	return nil
 }
 
-func (s Site) acceptConfirmation(c Confirmation, install func(Peer) error) error {
+func (s Site) acceptConfirmation(c Confirmation, now time.Time, install func(Peer) error) error {
 	var known approved
 	key, err := s.pending(approvedPrefix, c.Request, &known)
 	if err != nil {
 		return err
 	}
 	from := known.Request.From
+	if now.After(known.last()) {
+		return refuse(Expired, "it could be confirmed until %s; end what is left of it, clustermesh disconnect %s here and clustermesh disconnect %s there, and join again", stamp(known.last()), from.Cluster, known.Approval.From.Cluster)
+	}
 	if err := s.admit(known.Approval.From, from); err != nil {
 		return err
 	}

@@ -43,7 +43,11 @@ const (
 // Acceptor serves the invitations of a site over HTTP/2 and TLS 1.3, on a
 // listener of its own. Clients show no certificate; they have none yet.
 type Acceptor struct {
+	// Site is the own side. What an invitation says for itself is decided by
+	// that, and For, Replace and View of the site count for nothing.
 	Site Site
+	// Only is the id of the one invitation that is served; all when empty.
+	Only string
 	Log  *slog.Logger // discarded when nil
 	// Install keeps a peer that has joined, with the key that is its own; an
 	// error is reported to the other side, which may confirm again.
@@ -151,6 +155,9 @@ func (h *handler) join(authorization string, body []byte) ([]byte, error) {
 	if _, err := h.acceptor.Site.invitationOf(secret); err != nil {
 		return nil, err
 	}
+	if only := h.acceptor.Only; only != "" && only != secret.ID() {
+		return nil, refuse(Unknown, "the other side accepts another invitation here; ask its operator to run: clustermesh invite serve")
+	}
 	request, err := DecodeRequest(body)
 	if err != nil {
 		return nil, refuse(BadRequest, "%v", err)
@@ -181,8 +188,12 @@ func (h *handler) confirm(body []byte) error {
 	if err != nil {
 		return refuse(BadRequest, "%v", err)
 	}
-	cluster := ""
-	err = h.acceptor.Site.AcceptConfirmation(confirmation, func(p Peer) error {
+	if err := h.serves(confirmation); err != nil {
+		return err
+	}
+	site, cluster := h.acceptor.Site, ""
+	site.For, site.Replace, site.View = "", false, View{} // as it was approved
+	err = site.AcceptConfirmation(confirmation, func(p Peer) error {
 		cluster = p.Cluster
 		return h.acceptor.Install(p)
 	})
@@ -190,6 +201,22 @@ func (h *handler) confirm(body []byte) error {
 		return err
 	}
 	h.joined(cluster)
+	return nil
+}
+
+// serves refuses the confirmation of an exchange that is not of the one
+// invitation that is served.
+func (h *handler) serves(c Confirmation) error {
+	if h.acceptor.Only == "" {
+		return nil
+	}
+	i, err := h.acceptor.Site.invited(h.acceptor.Only)
+	if err != nil {
+		return err
+	}
+	if i.Used == nil || i.Used.Request != c.Request {
+		return refuse(Unknown, "no exchange %s waits here for its confirmation", c.Request)
+	}
 	return nil
 }
 

@@ -17,6 +17,24 @@ type approved struct {
 	Approval Approval  `json:"approval"`
 	Replace  bool      `json:"replace,omitempty"` // the cluster may have joined before
 	View     View      `json:"view"`
+	// Until is the end of the invitation, if it was approved for one.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// confirmGrace is how long after that its confirmation may still arrive: a file
+// takes its time, and a connection may be out of order for days.
+const confirmGrace = 7 * 24 * time.Hour
+
+// last is when the confirmation of an approval comes too late. The end that a
+// request gave itself counts for a while only.
+func (k approved) last() time.Time {
+	end := k.Request.Expires
+	for _, other := range []time.Time{k.Until, k.At.Add(maxLife)} {
+		if !other.IsZero() && other.Before(end) {
+			end = other
+		}
+	}
+	return end.Add(confirmGrace)
 }
 
 // Approve signs the certificate that a request, read by [DecodeRequest], asks
@@ -84,7 +102,7 @@ func (s Site) sign(own Party, r Request, now time.Time) (approved, error) {
 	}
 	s.reached("signed")
 	a.Certificate = string(cert)
-	known := approved{At: now.UTC(), Request: r, Approval: a, Replace: s.replaces(r.From.Cluster), View: s.View}
+	known := approved{At: now.UTC(), Request: r, Approval: a, Replace: s.replaces(r.From.Cluster), View: s.View, Until: s.until}
 	if err := disk.Create(base+".json", disk.CertMode, Encode(known)); err != nil {
 		return approved{}, err
 	}

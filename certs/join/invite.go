@@ -41,12 +41,14 @@ type Invited struct {
 	For     string    `json:"for,omitempty"`
 	Expires time.Time `json:"expires"`
 	Hash    string    `json:"hash,omitempty"` // SHA-256 of the secret
-	// Endpoints are those of the site when it was made, for an acceptor that was
-	// not given any.
-	Endpoints []string `json:"endpoints,omitempty"`
-	// View is what the cluster may read that uses it.
-	View View `json:"view"`
-	Used *Use `json:"used,omitempty"`
+	// Endpoints, View and ValiditySeconds are what the site was told when it was
+	// made: to whom it is given, that was promised, whatever the acceptor is told
+	// that serves it. Only endpoints and validity that it does not have are the
+	// acceptor's.
+	Endpoints       []string `json:"endpoints,omitempty"`
+	View            View     `json:"view"`
+	ValiditySeconds int64    `json:"validitySeconds,omitempty"`
+	Used            *Use     `json:"used,omitempty"`
 }
 
 // Use says who used an invitation.
@@ -74,7 +76,7 @@ func (s Site) Invite(endpoint string, o InviteOptions) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, err
 	}
-	record := Invited{ID: i.Secret.ID(), For: o.For, Expires: i.Expires, Hash: hashOf(i.Secret), Endpoints: s.Endpoints, View: s.View}
+	record := Invited{ID: i.Secret.ID(), For: o.For, Expires: i.Expires, Hash: hashOf(i.Secret), Endpoints: s.Endpoints, View: s.View, ValiditySeconds: int64((s.Validity + time.Second - 1) / time.Second)}
 	return i, s.locked(func() error {
 		return disk.Create(s.state(invitePrefix+record.ID+".json"), disk.KeyMode, Encode(record))
 	})
@@ -194,11 +196,12 @@ func (s Site) Redeem(secret Secret, r Request, install func(Peer) error) (Approv
 // of is the site as it was when the invitation was made.
 func (s Site) of(i Invited) Site {
 	s.For, s.Replace = i.For, i.For != ""
-	if len(s.Endpoints) == 0 {
+	s.View, s.until = i.View, i.Expires
+	if len(i.Endpoints) > 0 {
 		s.Endpoints = i.Endpoints
 	}
-	if s.View.empty() {
-		s.View = i.View
+	if i.ValiditySeconds > 0 {
+		s.Validity = time.Duration(i.ValiditySeconds) * time.Second
 	}
 	return s
 }

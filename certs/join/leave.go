@@ -17,8 +17,9 @@ import (
 // Leave ends the relation with a cluster from this side alone; the other need
 // not be there. It removes the cluster's files, what lets it read first, revokes
 // every certificate that the CA in dir issued to it, and ends exchanges with it
-// that are under way. found says whether there was anything to end; it may be
-// repeated. dir may be empty, and is then left out.
+// that are under way. The files are removed once more at the end, when no
+// confirmation can put them back. found says whether there was anything to end; it
+// may be repeated. dir may be empty, and is then left out.
 func Leave(dir string, home Home, cluster string) (found bool, err error) {
 	if err := certs.CheckCluster(cluster); err != nil {
 		return false, fmt.Errorf("leave cluster: %w", err)
@@ -27,7 +28,7 @@ func Leave(dir string, home Home, cluster string) (found bool, err error) {
 	if dir != "" {
 		s := Site{Dir: dir, cut: home.cut}
 		errDir := s.locked(func() error {
-			more, err := s.leave(cluster)
+			more, err := s.leave(home, cluster)
 			found = found || more
 			return err
 		})
@@ -39,7 +40,7 @@ func Leave(dir string, home Home, cluster string) (found bool, err error) {
 	return found, nil
 }
 
-func (s Site) leave(cluster string) (found bool, err error) {
+func (s Site) leave(home Home, cluster string) (found bool, err error) {
 	revoked, err := s.revoke(cluster)
 	if err != nil {
 		return false, err
@@ -50,8 +51,12 @@ func (s Site) leave(cluster string) (found bool, err error) {
 		return false, err
 	}
 	s.reached("ended")
+	again, err := home.Remove(cluster)
+	if err != nil {
+		return false, err
+	}
 	record := s.state(peerPrefix + cluster + ".json")
-	found = revoked || ended || exists(record)
+	found = revoked || ended || again || exists(record)
 	return found, disk.Remove(record)
 }
 

@@ -38,6 +38,8 @@ type Site struct {
 	// View is what a cluster that joins may read here; all when empty.
 	View View
 
+	until time.Time // the end of the invitation that is used, if one is
+
 	cut func(point string) // in tests: called wherever the process might be killed
 }
 

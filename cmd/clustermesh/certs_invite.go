@@ -30,7 +30,10 @@ func newInvite(a *app) *cobra.Command {
 it. It holds the address at which it is accepted, the fingerprint of the CA, a
 secret and when it expires: hand it over like a password, it works once.
 
-With --listen the command stays and accepts until the token was used or has
+What the cluster may read, how long its certificate is valid and where this one
+is reached is decided here and not by what accepts it.
+
+With --listen the command stays and accepts this token until it was used or has
 expired. Without, something else must accept: "clustermesh invite serve", which
 serves every open invitation of DIR, also after a restart. With --dry-run standard
 output is for Secrets, and the token is on standard error.`,
@@ -89,6 +92,7 @@ func (a *app) await(ctx context.Context, f inviteFlags, i join.Invitation, ln ne
 	fmt.Fprintf(a.stderr, "accepting at %s until %s\n", ln.Addr(), date(i.Expires))
 	joined := ""
 	acceptor := a.acceptor(f.site, f.to)
+	acceptor.Only = i.Secret.ID()
 	acceptor.Joined = func(cluster string) {
 		joined = cluster
 		cancel()
@@ -96,11 +100,26 @@ func (a *app) await(ctx context.Context, f inviteFlags, i join.Invitation, ln ne
 	if err := acceptor.Serve(ctx, ln); err != nil {
 		return err
 	}
-	switch {
-	case joined != "":
+	if joined != "" {
 		fmt.Fprintf(a.stderr, "%s joined\n", joined)
 		return nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	}
+	return unfinished(f.site, i, errors.Is(ctx.Err(), context.DeadlineExceeded))
+}
+
+// unfinished says how far an invitation has come that led to no join. Who has
+// used it holds a certificate, so that is not as if nobody had come.
+func unfinished(site join.Site, i join.Invitation, expired bool) error {
+	list, err := site.Invitations()
+	if err != nil {
+		return err
+	}
+	for _, known := range list {
+		if known.ID == i.Secret.ID() && known.Used != nil {
+			return fmt.Errorf("the invitation was used by %[1]s, not confirmed; let it confirm with: clustermesh invite serve, or take it back with: clustermesh disconnect %[1]s --dir %[2]s", known.Used.By, site.Dir)
+		}
+	}
+	if expired {
 		return errors.New("the invitation expired before it was used; make a new one")
 	}
 	return errors.New("stopped before the invitation was used; accept it later with: clustermesh invite serve")
@@ -120,7 +139,7 @@ func newInviteServe(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "serve --dir DIR --cluster NAME --listen ADDRESS --clusters DIR",
 		Short:   "Accept clusters with invitations until interrupted",
-		Long:    "Accept every cluster that shows an open invitation of DIR, until interrupted.",
+		Long:    "Accept every cluster that shows an open invitation of DIR, until interrupted, each\nas its invitation says; --endpoint and --validity are for those that do not say it.",
 		Example: "  clustermesh invite serve --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --listen :2380 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

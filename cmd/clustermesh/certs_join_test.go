@@ -3,12 +3,14 @@ package main
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/clustermesh/clustermesh/certs"
 	"github.com/clustermesh/clustermesh/certs/join"
 )
 
@@ -114,5 +116,41 @@ func checkClock(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Logf("took %s of %s", took.Round(time.Millisecond), limit)
 	if took > limit {
 		ts.Fatalf("took %s, want at most %s", took, limit)
+	}
+}
+
+// TestInvitationThatWasUsedIsNoneThatNobodyUsed: who used it has a certificate.
+func TestInvitationThatWasUsedIsNoneThatNobodyUsed(t *testing.T) {
+	site := func(name string, id uint32) join.Site {
+		s := join.Site{Dir: filepath.Join(t.TempDir(), name), Cluster: name, ID: id, Endpoints: []string{"https://192.0.2.1:2379"}}
+		if err := certs.InitCA(s.Dir, certs.CAOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	east, west := site("east", 1), site("west", 2)
+	i, err := east.Invite("192.0.2.1:2380", join.InviteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for expired, want := range map[bool]string{true: "the invitation expired before it was used", false: "stopped before the invitation was used"} {
+		if err := unfinished(east, i, expired); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("expired %v: %v", expired, err)
+		}
+	}
+	request, err := west.Request(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := east.Redeem(i.Secret, request, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, expired := range []bool{true, false} {
+		err := unfinished(east, i, expired)
+		for _, want := range []string{"used by west, not confirmed", "clustermesh disconnect west --dir " + east.Dir} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("expired %v: %v, want %q", expired, err, want)
+			}
+		}
 	}
 }
