@@ -143,7 +143,7 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		if old.Complete && old.Cluster != p.Cluster && old.Reads {
 			p.Others = append(p.Others, old)
 		}
-		if old.Cluster == p.Cluster && old.Reads && p.View.empty() {
+		if old.Cluster == p.Cluster && p.View.empty() {
 			p.Again, p.View, k.View = true, old.View, old.View // to join again is no way to see more
 		}
 		ours := old.Cluster == p.Cluster && old.Exchange == exchange

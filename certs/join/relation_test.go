@@ -107,8 +107,10 @@ func TestClusterWithoutEndpointReadsOnly(t *testing.T) {
 // TestReturningWithLessTakesTheRest: what a peer no longer has is removed.
 func TestReturningWithLessTakesTheRest(t *testing.T) {
 	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
+	west.View, east.View = View{Namespaces: []string{"shop"}}, View{Namespaces: []string{"bank"}}
 	joinFiles(t, west, east)
-	west.Endpoints = nil
+	had := west.Endpoints
+	west.Endpoints, west.View, east.View = nil, View{}, View{}
 	again(west, east)
 	request, err := west.Request(0)
 	must(t, err)
@@ -122,6 +124,10 @@ func TestReturningWithLessTakesTheRest(t *testing.T) {
 	if connects, admits := west.requireWhole(t, "west", east); !connects || admits {
 		t.Errorf("west connects: %v, admits: %v", connects, admits)
 	}
+	west.Endpoints = had
+	joinFiles(t, west, east)
+	requireSees(t, west, "east", "shop")
+	requireSees(t, east, "west", "bank")
 }
 
 // TestNamesAndIDsStandForOneCluster on both sides of an exchange.
