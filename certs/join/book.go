@@ -156,9 +156,11 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		k.Checked = true
 	}
 	if p.Reads {
-		if p.Trust, p.Revoked, err = s.trust(p.Cluster); err != nil {
+		trust, gone, err := s.trust()
+		if err != nil {
 			return err
 		}
+		p.Trust, p.Revoked, p.Others = trust, gone[p.Cluster], revokedToo(p.Others, gone)
 	}
 	k.Revoked = p.Revoked
 	if err := s.write(k); err != nil {
@@ -173,9 +175,9 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 	return s.write(k)
 }
 
-// trust returns the CAs that sign what peers show here, and which of a cluster's
-// certificates were taken back.
-func (s Site) trust(cluster string) (bundle []byte, revoked []string, err error) {
+// trust returns the CAs that sign what peers show here, and which certificates of
+// clusters were taken back, by cluster.
+func (s Site) trust() (bundle []byte, gone map[string][]string, err error) {
 	bundle, _, err = certs.Bundle(s.Dir)
 	if err != nil {
 		return nil, nil, err
@@ -184,14 +186,18 @@ func (s Site) trust(cluster string) (bundle []byte, revoked []string, err error)
 	if err != nil {
 		return nil, nil, err
 	}
-	given, err := s.given(cluster)
+	given, err := s.given()
+	gone = map[string][]string{}
 	for _, i := range list {
-		if sum, ok := given[i.Serial]; ok && i.Revoked {
-			revoked = append(revoked, sum)
+		if g, ok := given[i.Serial]; ok && i.Revoked {
+			gone[g.cluster] = append(gone[g.cluster], g.sum)
 		}
 	}
-	slices.Sort(revoked)
-	return bundle, slices.Compact(revoked), err
+	for cluster, sums := range gone {
+		slices.Sort(sums)
+		gone[cluster] = slices.Compact(sums)
+	}
+	return bundle, gone, err
 }
 
 // reached is where tests cut a command off.

@@ -125,7 +125,9 @@ func TestSecretsHoldWhatIsInstalled(t *testing.T) {
 	north, west, east := newSide(t, "north", nil), newSide(t, "west", nil), newSide(t, "east", nil)
 	var manifest []byte
 	print := func(p Peer) error {
-		manifest = p.Secrets(SecretOptions{})
+		var err error
+		manifest, err = p.Secrets(SecretOptions{})
+		must(t, err)
 		return east.home.Install(p)
 	}
 	for _, s := range []*side{north, west} {

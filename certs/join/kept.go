@@ -34,34 +34,37 @@ func kept(path string, p Peer) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("keep what %s restricts: %w; correct or remove it first", path, err)
 	}
+	return f.kept(filepath.Base(path), p)
+}
+
+func (f *reader) kept(name string, p Peer) (string, error) {
 	if v := f.text("revoked"); v != "" && v != "false" {
-		return "", refuse(NameTaken, "cluster %q: its file %s says revoked: %s; remove that member, or the file, first", p.Cluster, filepath.Base(path), v)
+		return "", refuse(NameTaken, "cluster %q: its file %s says revoked: %s; remove that member, or the file, first", p.Cluster, name, v)
 	}
 	accepts := member(f.root(), "accepts")
 	if !p.Reads && accepts != nil && len(accepts.Content) > 2 {
-		return "", refuse(NameTaken, "cluster %q: it may not read any more, and with its file %s would go what that accepts of it; remove the member accepts first", p.Cluster, filepath.Base(path))
+		return "", refuse(NameTaken, "cluster %q: it may not read any more, and with its file %s would go what that accepts of it; remove the member accepts first", p.Cluster, name)
 	}
-	return merged(f.root(), p)
+	return merged(f.root(), p.known(), func(name string) bool {
+		return name == "expires" || name == "accepts" || name == "sees" && p.Again
+	})
 }
 
-// merged is the text of [kept].
-func merged(was *yaml.Node, p Peer) (string, error) {
+// merged is plain with the members of a file that take selects, and all
+// certificates that are revoked in either.
+func merged(was *yaml.Node, k Known, take func(member string) bool) (string, error) {
 	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(plain(p.known())), &doc); err != nil {
+	if err := yaml.Unmarshal([]byte(plain(k)), &doc); err != nil {
 		return "", err
 	}
 	m := doc.Content[0]
-	take := []string{"expires", "accepts"}
-	if p.Again {
-		take = append(take, "sees")
-	}
-	for _, name := range take {
-		if v := member(was, name); v != nil {
-			set(m, name, v)
+	for i := 0; i+1 < len(was.Content); i += 2 {
+		if name := was.Content[i].Value; take(name) {
+			set(m, name, was.Content[i+1])
 		}
 	}
-	if accepts := member(m, "accepts"); accepts != nil && accepts.Kind == yaml.MappingNode && p.ID != 0 {
-		set(accepts, "cluster-id", &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(p.ID)})
+	if accepts := member(m, "accepts"); accepts != nil && accepts.Kind == yaml.MappingNode && k.ID != 0 {
+		set(accepts, "cluster-id", &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(k.ID)})
 	}
 	if gone := member(was, "revoked-certificates"); gone != nil {
 		list := member(m, "revoked-certificates")

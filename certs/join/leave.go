@@ -133,23 +133,26 @@ func each[T any](s Site, prefix, suffix string) (map[string]T, error) {
 	return out, nil
 }
 
-// given are the certificates that exchanges gave to a cluster: SHA-256 sums in
-// hex by serial number.
-func (s Site) given(cluster string) (map[string]string, error) {
+// gift is a certificate that an exchange gave to a cluster, as a SHA-256 sum in
+// hex.
+type gift struct{ cluster, sum string }
+
+// given are all of them by serial number.
+func (s Site) given() (map[string]gift, error) {
 	approvals, err := s.approvals()
 	if err != nil {
 		return nil, err
 	}
 	over, err := each[finished](s, donePrefix+sentPrefix, "")
-	out := map[string]string{}
+	out := map[string]gift{}
 	add := func(to, text string) {
 		block, _ := pem.Decode([]byte(text))
-		if to != cluster || block == nil {
+		if block == nil {
 			return
 		}
 		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
 			sum := sha256.Sum256(c.Raw)
-			out[fmt.Sprintf("%x", c.SerialNumber)] = hex.EncodeToString(sum[:])
+			out[fmt.Sprintf("%x", c.SerialNumber)] = gift{to, hex.EncodeToString(sum[:])}
 		}
 	}
 	for _, a := range approvals {

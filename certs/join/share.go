@@ -43,7 +43,7 @@ func (h Home) share(p Peer) ([]string, error) {
 			continue
 		}
 		if f.commonName() == "remote-"+p.Cluster {
-			return nil, refuse(NameTaken, "cluster %q: %s has the common name remote-%s and the same CA; remove one of them", p.Cluster, path, p.Cluster)
+			return nil, refuse(NameTaken, "cluster %q: %s has the common name remote-%s and the same CA; remove one of them", p.Cluster, filepath.Base(path), p.Cluster)
 		}
 		shares = append(shares, name)
 		if err := f.shareWith(p.Cluster); err != nil {
@@ -79,13 +79,11 @@ func readReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &reader{path: path, mode: info.Mode().Perm()}
-	if f.doc, err = yamlfile.Parse(raw); err != nil {
+	f, err := parseReader(raw)
+	if err != nil {
 		return nil, err
 	}
-	if f.root().Kind != yaml.MappingNode {
-		return nil, errors.New("it is not a mapping")
-	}
+	f.path, f.mode = path, info.Mode().Perm()
 	if at := f.text("ca-file"); at != "" {
 		if !filepath.IsAbs(at) {
 			at = filepath.Join(filepath.Dir(path), at)
@@ -95,6 +93,17 @@ func readReader(path string) (*reader, error) {
 	}
 	f.ca = []byte(f.text("ca"))
 	return f, nil
+}
+
+func parseReader(raw []byte) (*reader, error) {
+	doc, err := yamlfile.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	if doc.Content[0].Kind != yaml.MappingNode {
+		return nil, errors.New("it is not a mapping")
+	}
+	return &reader{doc: doc}, nil
 }
 
 // member returns the value of a member of a mapping, or nil.

@@ -273,7 +273,9 @@ func TestSecretHoldsTheSameFiles(t *testing.T) {
 		Metadata struct{ Name, Namespace string }
 		Data     map[string][]byte
 	}
-	must(t, yaml.Unmarshal(p.Secrets(SecretOptions{Namespace: "mesh", Mount: "/pki"}), &secret))
+	manifest, err := p.Secrets(SecretOptions{Namespace: "mesh", Mount: "/pki"})
+	must(t, err)
+	must(t, yaml.Unmarshal(manifest, &secret))
 	if secret.Kind != "Secret" || secret.Metadata.Name != "clustermesh-east" || secret.Metadata.Namespace != "mesh" {
 		t.Errorf("secret %+v", secret)
 	}

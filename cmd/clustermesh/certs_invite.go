@@ -39,7 +39,7 @@ serves every open invitation of DIR, also after a restart. With --dry-run standa
 output is for Secrets, and the token is on standard error.`,
 		Example: "  clustermesh invite --dir pki --cluster east --cluster-id 1 --endpoint https://192.0.2.10:2379 --address 192.0.2.10:2380 --listen :2380 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh invite --dir pki --cluster east --cluster-id 1 --show-namespace shop --address 192.0.2.10:2380 --for west --life 1d",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := errors.Join(checkSite(f.site), needFlag("address", f.address), notNegative(f.opts.Life), validIf(f.listen != "", f.to.check))
+			err := errors.Join(checkSite(f.site), needFlag("address", f.address), notNegative(f.opts.Life), validIf(f.listen != "", f.check))
 			if err := usage(err); err != nil {
 				return err
 			}
@@ -58,6 +58,8 @@ output is for Secrets, and the token is on standard error.`,
 	cmd.Args = cobra.NoArgs
 	return cmd
 }
+
+func (f inviteFlags) check() error { return errors.Join(f.to.check(), f.to.checkView(f.site.View)) }
 
 func (a *app) invite(ctx context.Context, f inviteFlags) error {
 	var ln net.Listener

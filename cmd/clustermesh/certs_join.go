@@ -68,69 +68,6 @@ func validIf(sure bool, validate func() error) error {
 	return validate()
 }
 
-// sink is where a new peer goes: the directories that agents and apiserver
-// follow, or manifests on standard output.
-type sink struct {
-	home   join.Home
-	dryRun bool
-	format string
-	secret join.SecretOptions
-}
-
-func sinkFlags(cmd *cobra.Command, s *sink) {
-	f := cmd.Flags()
-	homeFlags(cmd, &s.home)
-	s.dryRunFlags(cmd)
-	f.StringVar(&s.secret.Name, "secret-name", "", "name of the Secret with the cluster file (default clustermesh-<other cluster>)")
-	f.StringVar(&s.secret.Mount, "mount", "", "directory in which pods see that Secret, for readers that need absolute paths")
-}
-
-func (s *sink) dryRunFlags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.BoolVar(&s.dryRun, "dry-run", false, "write no files for agents and apiserver; print Kubernetes Secrets with them for kubectl apply. They may hold a private key")
-	f.StringVarP(&s.format, "output", "o", formatYAML, "output format of --dry-run: yaml")
-	f.StringVar(&s.secret.PeersName, "peers-secret-name", "", "name of the Secret with all peers' files (default clustermesh-peers)")
-	f.StringVar(&s.secret.Namespace, "namespace", "", "namespace of the Secrets")
-}
-
-func homeFlags(cmd *cobra.Command, h *join.Home) {
-	cmd.Flags().StringVar(&h.Clusters, "clusters", "", "directory of cluster files, which the agents follow (their --clusters)")
-	cmd.Flags().StringVar(&h.Peers, "peers", "", "directory of peers' files, which the own clustermesh-apiserver follows (its --peers); not needed if it has none")
-}
-
-func (s sink) check() error {
-	switch {
-	case s.dryRun && s.format != formatYAML:
-		return fmt.Errorf("--output %q: use yaml", s.format)
-	case s.dryRun && s.home.Peers != "":
-		return errors.New("--peers: --dry-run prints a Secret with that file instead; give one of them")
-	case s.dryRun == (s.home.Clusters != ""):
-		return errors.New("give either --clusters or --dry-run -o yaml; and --peers if the apiserver has it")
-	}
-	return nil
-}
-
-// checkPeer refuses what install would, before anything is given away.
-func (s sink) checkPeer(cluster string, replace bool) error {
-	if s.dryRun {
-		return nil
-	}
-	return s.home.Check(cluster, replace)
-}
-
-func (s sink) install(a *app) func(join.Peer) error {
-	return func(p join.Peer) error {
-		if len(p.Endpoints) == 0 {
-			fmt.Fprintf(a.stderr, "%s has no endpoint: it connects here and is not connected to\n", p.Cluster)
-		}
-		if s.dryRun {
-			_, err := a.stdout.Write(p.Secrets(s.secret))
-			return err
-		}
-		return s.home.Install(p)
-	}
-}
-
 func newJoin(a *app) *cobra.Command {
 	var site join.Site
 	var to sink
@@ -152,7 +89,7 @@ token, and goes on where it was.`,
 		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := usage(checkSite(site), checkReplace(site), to.check()); err != nil {
+			if err := usage(checkSite(site), checkReplace(site), to.check(), to.checkView(site.View)); err != nil {
 				return err
 			}
 			site.Check = to.checkPeer
@@ -279,6 +216,11 @@ endpoint there is none, and its file is written to --peers now.`,
 			if err != nil {
 				return err
 			}
+			if len(r.From.Endpoints) == 0 { // else accept writes its file
+				if err := usage(to.checkView(site.View)); err != nil {
+					return err
+				}
+			}
 			approval, err := site.Approve(r, to.install(a))
 			if err != nil {
 				return err
@@ -328,7 +270,7 @@ standard output is for Secrets, it goes to --confirmation.`,
 		Example: "  clustermesh accept west.approval --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers > west.confirmation\n  clustermesh accept west.confirmation --dir pki --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh accept west.approval --dir pki --dry-run -o yaml --confirmation west.confirmation | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := usage(needFlag("dir", site.Dir), site.View.Validate(), checkReplace(site), to.check()); err != nil {
+			if err := usage(needFlag("dir", site.Dir), site.View.Validate(), checkReplace(site), to.check(), to.checkView(site.View)); err != nil {
 				return err
 			}
 			data, err := a.received(args[0], fingerprint)
@@ -403,12 +345,38 @@ func checkDisconnect(dir string, to sink) error {
 	switch {
 	case to.dryRun && to.format != formatYAML:
 		return fmt.Errorf("--output %q: use yaml", to.format)
+	case !to.dryRun && to.peersFrom != "":
+		return errPeersFrom
 	case to.dryRun:
-		return needFlag("dir", dir)
+		_, err := to.options()
+		return errors.Join(needFlag("dir", dir), err)
 	case dir == "" && to.home.Clusters == "" && to.home.Peers == "":
 		return errors.New("give --dir, --clusters and --peers, or those of them that there are")
 	}
 	return nil
+}
+
+// printPeers prints the Secret of the peers that remain without a cluster.
+func (a *app) printPeers(dir string, to sink, cluster string) error {
+	o, err := to.options()
+	if err != nil {
+		return err
+	}
+	site := join.Site{Dir: dir}
+	manifest, err := site.PeersSecret(o)
+	if err != nil {
+		return err
+	}
+	peers, err := site.Peers()
+	if err != nil {
+		return err
+	}
+	to.printed(a, o, peers, cluster)
+	if o.Check(cluster) == nil { // else that Secret is another one
+		fmt.Fprintf(a.stderr, "apply this, and then, in the same namespace: kubectl delete secret clustermesh-%s\n", cluster)
+	}
+	_, err = a.stdout.Write(manifest)
+	return err
 }
 
 func (a *app) disconnect(dir string, to sink, cluster string) error {
@@ -417,12 +385,7 @@ func (a *app) disconnect(dir string, to sink, cluster string) error {
 		return err
 	}
 	if to.dryRun {
-		manifest, err := join.Site{Dir: dir}.PeersSecret(to.secret)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stderr, "apply this, and then, in the same namespace: kubectl delete secret clustermesh-%s\n", cluster)
-		if _, err := a.stdout.Write(manifest); err != nil {
+		if err := a.printPeers(dir, to, cluster); err != nil {
 			return err
 		}
 	}
