@@ -168,7 +168,7 @@ func (s Site) pending(prefix, id string, into any) (key []byte, err error) {
 		key, err = os.ReadFile(base + ".key")
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refuse(Unknown, "%s has no exchange %s that waits for it; is it the right directory?", s.Dir, id)
+		return nil, refuse(Unknown, "no exchange %s waits for it here", id).locally("is %s the right directory?", s.Dir)
 	}
 	return key, err
 }

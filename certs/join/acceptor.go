@@ -33,6 +33,8 @@ const (
 	// The limits of a listener that anybody can reach: exchanges are small and
 	// take two round trips.
 	maxConns      = 64
+	maxConnsEach  = 16 // of one address: several clusters may be behind it
+	connLife      = 30 * time.Second
 	maxHeader     = 4 << 10
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second
@@ -80,7 +82,7 @@ func (a *Acceptor) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.ServeTLS(limit(ln, maxConns), "", "") }()
+	go func() { ended <- server.ServeTLS(limit(ln, limits{maxConns, maxConnsEach, connLife}), "", "") }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("accept clusters: %w", err)
@@ -244,46 +246,4 @@ func (h *handler) fail(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(refusal) //nolint:errcheck // the other side notices
-}
-
-// limit keeps the number of open connections below n; others wait unaccepted.
-func limit(ln net.Listener, n int) net.Listener {
-	return &limited{Listener: ln, slots: make(chan struct{}, n), closed: make(chan struct{})}
-}
-
-type limited struct {
-	net.Listener
-	slots  chan struct{}
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &slotConn{Conn: c, free: func() { <-l.slots }}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type slotConn struct {
-	net.Conn
-	once sync.Once
-	free func()
-}
-
-func (c *slotConn) Close() error {
-	c.once.Do(c.free)
-	return c.Conn.Close()
 }

@@ -322,7 +322,7 @@ func (b *syncBuffer) String() string {
 func TestIdleConnectionsAreBounded(t *testing.T) {
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	ln := limit(raw, 2)
+	ln := limit(raw, limits{total: 2, each: 3, life: time.Hour})
 	accepted := make(chan net.Conn)
 	go func() {
 		defer close(accepted)

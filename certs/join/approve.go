@@ -182,7 +182,7 @@ func (s Site) notOurs(name string) error {
 	if !exists(s.state(name + ".json")) {
 		return nil
 	}
-	return refuse(BadRequest, "the other side's part was made with the same CA directory %s; every cluster has one of its own, so give the one of cluster %q", s.Dir, s.Cluster)
+	return refuse(BadRequest, "the other side's part was made with the same CA directory, and every cluster has one of its own").locally("%s is not that of cluster %q, give that", s.Dir, s.Cluster)
 }
 
 // joinedBy reports whether a cluster is a peer by this exchange.

@@ -84,7 +84,7 @@ func (s Site) admit(own, p Party) error {
 	}
 	for _, k := range book {
 		if k.Complete && k.Cluster != p.Cluster && k.ID == p.ID {
-			return refuse(IDTaken, "cluster id %d of %q: peer %q of %q has it; give one of them another one, or end that first: clustermesh disconnect %s", p.ID, p.Cluster, k.Cluster, own.Cluster, k.Cluster)
+			return refuse(IDTaken, "cluster id %d of %q: another peer of %q has it; give one of them another one", p.ID, p.Cluster, own.Cluster).locally("it is that of %[1]s, which ends with: clustermesh disconnect %[1]s", k.Cluster)
 		}
 	}
 	return nil

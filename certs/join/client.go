@@ -112,9 +112,9 @@ func (i Invitation) call(ctx context.Context, path string, message []byte) ([]by
 	}
 	var refusal Refusal
 	if err := json.Unmarshal(body, &refusal); err != nil || refusal.Reason == "" {
-		return nil, fmt.Errorf("answered with status %s; is it a clustermesh acceptor?", resp.Status)
+		return nil, fmt.Errorf("answered with status %d; is it a clustermesh acceptor?", resp.StatusCode)
 	}
-	return nil, &refusal
+	return nil, refusal.received()
 }
 
 // callError is a call without an answer.

@@ -1,6 +1,10 @@
 package join
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
 
 // Reason says in one word why something was refused; it is a label of metrics.
 type Reason string
@@ -21,9 +25,35 @@ const (
 type Refusal struct {
 	Reason Reason `json:"reason"`
 	Text   string `json:"text"` // for people: what is wrong and what to do
+	here   string // the same for people of this side alone; it is not sent
 }
 
-func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Text }
+func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Text + r.here }
+
+// locally adds what is nobody else's business, such as where files are and who
+// else is a peer.
+func (r *Refusal) locally(format string, args ...any) *Refusal {
+	r.here = "; " + fmt.Sprintf(format, args...)
+	return r
+}
+
+const maxRefusal = 1000 // bytes of a text that the other side sent
+
+// received makes a refusal of the other side one that a terminal can show: it may
+// not move the cursor, or be longer than somebody reads.
+func (r *Refusal) received() *Refusal {
+	return &Refusal{Reason: Reason(shown(string(r.Reason), 40)), Text: shown(r.Text, maxRefusal)}
+}
+
+func shown(text string, limit int) string {
+	text = text[:min(len(text), limit)]
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
+}
 
 func refuse(reason Reason, format string, args ...any) *Refusal {
 	return &Refusal{Reason: reason, Text: fmt.Sprintf(format, args...)}

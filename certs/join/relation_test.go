@@ -141,7 +141,7 @@ func TestNamesAndIDsStandForOneCluster(t *testing.T) {
 	}{
 		"own name":     {func(s *Site) { s.Cluster = "east" }, BadRequest, `cluster "east"`},
 		"own id":       {func(s *Site) { s.ID = east.ID }, IDTaken, "cluster id"},
-		"peer's id":    {func(s *Site) { s.ID = west.ID }, IDTaken, `peer "west" of "east" has it`},
+		"peer's id":    {func(s *Site) { s.ID = west.ID }, IDTaken, `another peer of "east" has it; give one of them another one; it is that of west`},
 		"peer's name":  {func(s *Site) { s.Cluster = "west" }, NameTaken, `"west" is a peer since`},
 		"other limit":  {func(s *Site) { s.MaxClusters = 511 }, BadRequest, "max-connected-clusters"},
 		"nothing else": {func(*Site) {}, "", ""},

@@ -43,7 +43,7 @@ func (h Home) share(p Peer) ([]string, error) {
 			continue
 		}
 		if f.commonName() == "remote-"+p.Cluster {
-			return nil, refuse(NameTaken, "cluster %q: %s has the common name remote-%s and the same CA; remove one of them", p.Cluster, filepath.Base(path), p.Cluster)
+			return nil, refuse(NameTaken, "cluster %q: the file of another peer has the common name remote-%s and the same CA", p.Cluster, p.Cluster).locally("it is %s; remove one of them", path)
 		}
 		shares = append(shares, name)
 		if err := f.shareWith(p.Cluster); err != nil {
