@@ -10,11 +10,13 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/clustermesh/clustermesh/certs"
+	"github.com/clustermesh/clustermesh/certs/internal/disk"
 )
 
 const (
@@ -71,6 +73,15 @@ type Confirmation struct {
 	Header
 	Request     string `json:"request"` // ID of the request
 	Certificate string `json:"certificate"`
+}
+
+// WriteFile puts c into a file, whole or not at all. What is there and is no
+// regular file, such as a link that leads elsewhere, is left alone.
+func (c Confirmation) WriteFile(path string) error {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("write confirmation: %s is no regular file; name another one with --confirmation", path)
+	}
+	return disk.Replace(path, disk.CertMode, Encode(c))
 }
 
 // ID names a request by the key that it is for: 128 bits of a hash of its CSR.

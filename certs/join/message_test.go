@@ -141,3 +141,29 @@ func readsAsClusterFile(t *testing.T, p Party) {
 		t.Errorf("%q reads as %+v, %v", p.Endpoints, file, err)
 	}
 }
+
+// TestConfirmationFollowsNoLink: it is written where somebody happens to stand.
+func TestConfirmationFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	victim, link, path := filepath.Join(dir, "victim"), filepath.Join(dir, "link"), filepath.Join(dir, "confirmation.json")
+	must(t, os.WriteFile(victim, []byte("mine"), 0o600))
+	must(t, os.Symlink(victim, link))
+	c := Confirmation{Header: Header{kindConfirmation, messageVersion}, Request: strings.Repeat("a", 32)}
+	if err := c.WriteFile(link); err == nil || !strings.Contains(err.Error(), "--confirmation") {
+		t.Errorf("error %v, want one that names --confirmation", err)
+	}
+	if text, err := os.ReadFile(victim); err != nil || string(text) != "mine" {
+		t.Errorf("the file behind the link says %q, error %v", text, err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode().IsRegular() {
+		t.Errorf("the link is %v, error %v", info, err)
+	}
+	for range 2 {
+		must(t, c.WriteFile(path))
+	}
+	text, err := os.ReadFile(path)
+	must(t, err)
+	if _, again, err := DecodeAnswer(text); err != nil || *again != c {
+		t.Errorf("read back %+v, error %v", again, err)
+	}
+}

@@ -86,7 +86,7 @@ certificate for remote-<cluster>. Both sides then have what running agents
 
 A token works once. A command that was cut off may be given again, with the same
 token, and goes on where it was.`,
-		Example: "  clustermesh join cmjoin1-abc... --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers\n  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
+		Example: "  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --clusters /etc/clustermesh/clusters --peers /etc/clustermesh/peers < token\n  clustermesh join - --dir pki --cluster west --cluster-id 2 --endpoint https://192.0.2.20:2379 --dry-run -o yaml < token | kubectl apply -f -",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := usage(checkSite(site), checkReplace(site), to.check(), to.checkView(site.View)); err != nil {
@@ -121,8 +121,8 @@ token, and goes on where it was.`,
 }
 
 func writeConfirmation(path string, c join.Confirmation) error {
-	if err := os.WriteFile(path, join.Encode(c), 0o644); err != nil {
-		return fmt.Errorf("write confirmation: %w", err)
+	if err := c.WriteFile(path); err != nil {
+		return err
 	}
 	return fmt.Errorf("this side has joined; for the other, give the same command again, or hand over %s and have it run: clustermesh accept %s", path, path)
 }
@@ -311,7 +311,7 @@ func (a *app) accept(site join.Site, data []byte, to sink, out string) error {
 	}
 	text := join.Encode(*answer)
 	fmt.Fprintf(a.stderr, "fingerprint: %s\n", join.FingerprintOf(text))
-	return os.WriteFile(out, text, 0o644)
+	return answer.WriteFile(out)
 }
 
 func newDisconnect(a *app) *cobra.Command {
