@@ -33,12 +33,32 @@ type Known struct {
 	// Checked is set when nothing of somebody else was in the way: what is there
 	// later was left by the exchange itself.
 	Checked bool `json:"checked,omitempty"`
+	// Former is the peer of this name that there was before, until Complete: an
+	// attempt that fails ends nothing.
+	Former *Known `json:"former,omitempty"`
+}
+
+// standing returns what is a peer now: k, or what it is to replace.
+func (k Known) standing() (Known, bool) {
+	switch {
+	case k.Complete:
+		return k, true
+	case k.Former != nil:
+		return *k.Former, true
+	}
+	return Known{}, false
 }
 
 // Peers lists the clusters that the site is a peer of, by name.
 func (s Site) Peers() ([]Known, error) {
-	list, err := s.book()
-	return slices.DeleteFunc(list, func(k Known) bool { return !k.Complete }), err
+	book, err := s.book()
+	var list []Known
+	for _, k := range book {
+		if now, ok := k.standing(); ok {
+			list = append(list, now)
+		}
+	}
+	return list, err
 }
 
 func (s Site) book() ([]Known, error) {
@@ -78,12 +98,12 @@ func (s Site) admit(own, p Party) error {
 	case p.ID == own.ID:
 		return refuse(IDTaken, "cluster id %d: %q and %q both have it, and ids must differ within a mesh; give one of them another one", p.ID, p.Cluster, own.Cluster)
 	}
-	book, err := s.book()
+	peers, err := s.Peers()
 	if err != nil {
 		return err
 	}
-	for _, k := range book {
-		if k.Complete && k.Cluster != p.Cluster && k.ID == p.ID {
+	for _, k := range peers {
+		if k.Cluster != p.Cluster && k.ID == p.ID {
 			return refuse(IDTaken, "cluster id %d of %q: another peer of %q has it; give one of them another one", p.ID, p.Cluster, own.Cluster).locally("it is that of %[1]s, which ends with: clustermesh disconnect %[1]s", k.Cluster)
 		}
 	}
@@ -99,12 +119,12 @@ func (s Site) checkBook(cluster, exchange string) error {
 	if s.replaces(cluster) {
 		return nil
 	}
-	book, err := s.book()
+	peers, err := s.Peers()
 	if err != nil {
 		return err
 	}
-	for _, k := range book {
-		if k.Cluster == cluster && k.Exchange != exchange && k.Complete {
+	for _, k := range peers {
+		if k.Cluster == cluster && k.Exchange != exchange {
 			return refuse(NameTaken, "cluster %q is a peer since %s; allow it with --replace --for %s, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), cluster, cluster)
 		}
 	}
@@ -140,11 +160,19 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		return err
 	}
 	for _, old := range book {
-		if old.Complete && old.Cluster != p.Cluster && old.Reads {
-			p.Others = append(p.Others, old)
+		now, isPeer := old.standing()
+		if isPeer && old.Cluster != p.Cluster && now.Reads {
+			p.Others = append(p.Others, now)
+		}
+		if isPeer && old.Cluster == p.Cluster && now.Exchange != exchange {
+			k.Former = &now
 		}
 		if old.Cluster == p.Cluster && p.View.empty() {
-			p.Again, p.View, k.View = true, old.View, old.View // to join again is no way to see more
+			p.Again, p.View = true, old.View // to join again is no way to see more
+			if isPeer {
+				p.View = now.View
+			}
+			k.View = p.View
 		}
 		ours := old.Cluster == p.Cluster && old.Exchange == exchange
 		p.Replace = p.Replace || ours && (old.Complete || old.Checked)
@@ -171,7 +199,7 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		return err
 	}
 	s.reached("installed")
-	k.Complete = true
+	k.Complete, k.Former = true, nil
 	return s.write(k)
 }
 

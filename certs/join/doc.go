@@ -28,5 +28,13 @@
 // file per peer. Every file is replaced in one step, in an order in which nothing
 // half is visible, and each exchange has an id: a command that failed or was
 // killed is given again, finds how far it came, and goes on. The side that joins
-// is a peer first, the other when it has the confirmation.
+// is a peer first, the other when it has the confirmation, which may arrive until
+// a week after the end of the invitation or the request. A peer that joins again
+// is what it was until then.
+//
+// # Who is who
+//
+// Whoever is at the other end says himself what he is called. So the names and
+// ids of peers are refused to all others, on both sides, whatever is asked for,
+// unless the own side names the one cluster that may take its own former place.
 package join

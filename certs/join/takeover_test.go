@@ -2,6 +2,7 @@ package join
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -156,4 +157,52 @@ func TestReplaceIsForOneCluster(t *testing.T) {
 	east.For = ""
 	_, err = east.Approve(request, east.home.Install)
 	wantReason(t, err, NameTaken)
+}
+
+// TestPeerStaysOneWhileItJoinsAgain: an attempt that fails leaves it what it was,
+// and its name nobody else's.
+func TestPeerStaysOneWhileItJoinsAgain(t *testing.T) {
+	west, east, north := newSide(t, "west", nil), newSide(t, "east", nil), newSide(t, "north", nil)
+	joinFiles(t, west, east)
+	again(west, east)
+	was, err := east.Peers()
+	must(t, err)
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request, nothing)
+	must(t, err)
+	confirmation, err := west.AcceptApproval(approval, nothing)
+	must(t, err)
+	full := errors.New("disk is full")
+	for range 2 {
+		if err := east.AcceptConfirmation(*confirmation, func(Peer) error { return full }); !errors.Is(err, full) {
+			t.Errorf("error %v", err)
+		}
+	}
+	if now, err := east.Peers(); err != nil || len(now) != 1 || !bytes.Equal(Encode(now[0]), Encode(was[0])) {
+		t.Errorf("remembered %+v, before %+v, error %v", now, was, err)
+	}
+	other := east.Site
+	other.For, other.Replace = "", false
+	var ofNorth Peer
+	request, err = north.Request(0)
+	must(t, err)
+	toNorth, err := other.Approve(request, nothing)
+	must(t, err)
+	done, err := north.AcceptApproval(toNorth, nothing)
+	must(t, err)
+	must(t, other.AcceptConfirmation(*done, keep(&ofNorth)))
+	if len(ofNorth.Others) != 1 || ofNorth.Others[0].Cluster != "west" {
+		t.Errorf("beside north there are %+v", ofNorth.Others)
+	}
+	deaf := other
+	deaf.Endpoints = nil
+	request, err = deaf.Request(0)
+	must(t, err)
+	_, err = deaf.AcceptApproval(disguised(t, newSite(t, "mallory"), west.Site, request), nothing)
+	wantReason(t, err, NameTaken)
+	must(t, east.AcceptConfirmation(*confirmation, east.home.Install))
+	if now, err := east.Peers(); err != nil || len(now) != 2 || now[1].Exchange == was[0].Exchange {
+		t.Errorf("remembered %+v, error %v", now, err)
+	}
 }
