@@ -183,13 +183,11 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		}
 		k.Checked = true
 	}
-	if p.Reads {
-		trust, gone, err := s.trust()
-		if err != nil {
-			return err
-		}
-		p.Trust, p.Revoked, p.Others = trust, gone[p.Cluster], revokedToo(p.Others, gone)
+	trust, gone, err := s.trust()
+	if err != nil {
+		return err
 	}
+	p.Trust, p.Revoked, p.Others = trust, gone[p.Cluster], revokedToo(p.Others, gone)
 	k.Revoked = p.Revoked
 	if err := s.write(k); err != nil {
 		return err

@@ -118,6 +118,14 @@ func TestOldCertificateOfAPeerThatReturnsIsRefused(t *testing.T) {
 	if got := owner(t, tab, now()); got != "west" {
 		t.Errorf("the new certificate is that of %q", got)
 	}
+	west.Endpoints = nil
+	again(west, east)
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request, east.home.Install)
+	must(t, err)
+	_, err = west.AcceptApproval(approval, west.home.Install)
+	must(t, err) // what was revoked is remembered without the file
 }
 
 // TestSecretsHoldWhatIsInstalled compares the two ways out.

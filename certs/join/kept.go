@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -41,13 +42,38 @@ func (f *reader) kept(name string, p Peer) (string, error) {
 	if v := f.text("revoked"); v != "" && v != "false" {
 		return "", refuse(NameTaken, "cluster %q: its file %s says revoked: %s; remove that member, or the file, first", p.Cluster, name, v)
 	}
-	accepts := member(f.root(), "accepts")
-	if !p.Reads && accepts != nil && len(accepts.Content) > 2 {
-		return "", refuse(NameTaken, "cluster %q: it may not read any more, and with its file %s would go what that accepts of it; remove the member accepts first", p.Cluster, name)
+	if lost := f.lost(p); !p.Reads && len(lost) > 0 {
+		return "", refuse(NameTaken, "cluster %q: it may not read any more, and with its file %s would go what that restricts; remove the member %s first", p.Cluster, name, strings.Join(lost, ", "))
 	}
 	return merged(f.root(), p.known(), func(name string) bool {
 		return name == "expires" || name == "accepts" || name == "sees" && p.Again
 	})
+}
+
+// lost are the members in which the file restricts its peer and that nobody else
+// remembers: if the file went, the peer would come back without them.
+func (f *reader) lost(p Peer) (out []string) {
+	if v := member(f.root(), "accepts"); v != nil && len(v.Content) > 2 {
+		out = append(out, "accepts")
+	}
+	if member(f.root(), "expires") != nil {
+		out = append(out, "expires")
+	}
+	if v := member(f.root(), "sees"); p.Again && v != nil && v.Value != "all" && !sameText(v, p.View.sees()) {
+		out = append(out, "sees")
+	}
+	if v := member(f.root(), "revoked-certificates"); v != nil && slices.ContainsFunc(v.Content, func(n *yaml.Node) bool { return !slices.Contains(p.Revoked, n.Value) }) {
+		out = append(out, "revoked-certificates")
+	}
+	return out
+}
+
+// sameText reports whether a node says what a text with one member does.
+func sameText(n *yaml.Node, text string) bool {
+	var a any
+	var b map[string]any
+	err := errors.Join(n.Decode(&a), yaml.Unmarshal([]byte(text), &b))
+	return err == nil && len(b) == 1 && reflect.DeepEqual(a, b[strings.SplitN(text, ":", 2)[0]])
 }
 
 // merged is plain with the members of a file that take selects, and all

@@ -98,3 +98,31 @@ func TestLosingAccessKeepsWhatIsAccepted(t *testing.T) {
 		t.Errorf("what was accepted of a cluster went with its access: %v", err)
 	}
 }
+
+// TestLosingAccessKeepsWhatWasRestricted: with the file would go what its operator
+// wrote into it, and who comes back with more would see more.
+func TestLosingAccessKeepsWhatWasRestricted(t *testing.T) {
+	for member, text := range map[string]string{
+		"sees":                 "sees: {namespaces: [shop]}\n",
+		"expires":              "sees: all\nexpires: 2090-01-31T00:00:00Z\n",
+		"revoked-certificates": "sees: all\n",
+	} {
+		west, east := newSide(t, "west", nil), newSide(t, "east", nil)
+		joinFiles(t, west, east)
+		path := filepath.Join(east.home.Peers, "west.yaml")
+		rewrite(t, path, "sees: all\n", text)
+		if member == "revoked-certificates" {
+			rewrite(t, path, "revoked-certificates: []\n", "revoked-certificates: ["+strings.Repeat("ab", 32)+"]\n")
+		}
+		was, err := os.ReadFile(path)
+		must(t, err)
+		err = east.home.Install(Peer{Cluster: "west", ID: west.ID, Replace: true, Again: true})
+		wantReason(t, err, NameTaken)
+		if err != nil && !strings.Contains(err.Error(), "remove the member "+member) {
+			t.Errorf("%s: error %v", member, err)
+		}
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, was) {
+			t.Errorf("%s: the file is now %s, error %v", member, now, err)
+		}
+	}
+}
