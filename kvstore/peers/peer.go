@@ -31,7 +31,8 @@ type Peer struct {
 	// Revoked ends the peer's access now.
 	Revoked bool
 	// RevokedCertificates are SHA-256 sums of the DER encoding of certificates
-	// that are refused although their peer is not.
+	// that are refused although their peer is not, with what those of CAs among
+	// them signed, however a client encodes them.
 	RevokedCertificates [][sha256.Size]byte
 
 	roots  *x509.CertPool

@@ -3,7 +3,6 @@ package peers
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -122,6 +121,7 @@ const (
 	Expired       Reason = "expired"
 	Revoked       Reason = "revoked"
 	Ambiguous     Reason = "ambiguous"
+	Encoding      Reason = "wrong encoding"
 )
 
 // RefusedError says why a certificate is nobody's.
@@ -158,9 +158,9 @@ func (t *Table) Authenticate(chain []*x509.Certificate, now time.Time) (p *Peer,
 	if err := checkChain(chain); err != nil {
 		return nil, time.Time{}, err
 	}
-	p, until, refusal := t.find(chain, now)
+	p, chains, refusal := t.find(chain, now)
 	if refusal == nil {
-		refusal = p.admit(chain[0], now)
+		until, refusal = p.admit(chains, now)
 	}
 	if refusal != nil {
 		return nil, time.Time{}, refusal
@@ -184,46 +184,48 @@ func checkChain(chain []*x509.Certificate) error {
 	case !strong(leaf):
 		return refuse(WeakKey, "key of certificate %q", leaf.Subject)
 	}
+	for _, c := range chain {
+		if _, ok := outerOf(c); !ok {
+			return refuse(Encoding, "certificate %q is not encoded as its CA encoded it", c.Subject)
+		}
+	}
 	return nil
 }
 
-// find verifies the chain against the CAs of every peer whose name it carries.
-func (t *Table) find(chain []*x509.Certificate, now time.Time) (found *Peer, until time.Time, refusal *RefusedError) {
+// find verifies the chain against the CAs of every peer whose name it carries,
+// and returns whose it is and by which ways.
+func (t *Table) find(chain []*x509.Certificate, now time.Time) (found *Peer, chains [][]*x509.Certificate, refusal *RefusedError) {
 	refusal = refuse(WrongName, "certificate %q carries the name of no peer", chain[0].Subject)
 	for _, id := range identities(chain[0]) {
 		for _, p := range t.byIdentity[id] {
-			end, failed := p.verify(chain, now)
+			ways, failed := p.verify(chain, now)
 			switch {
 			case failed != nil && found == nil:
 				refusal = failed
 			case failed == nil && found != nil && found != p:
-				return nil, time.Time{}, refuse(Ambiguous, "certificate %q is that of peer %q and of peer %q", chain[0].Subject, found.Name, p.Name)
+				return nil, nil, refuse(Ambiguous, "certificate %q is that of peer %q and of peer %q", chain[0].Subject, found.Name, p.Name)
 			case failed == nil:
-				found, until, refusal = p, end, nil
+				found, chains, refusal = p, ways, nil
 			}
 		}
 	}
-	return found, until, refusal
+	return found, chains, refusal
 }
 
-// verify checks the chain against the peer's CAs and returns when it ends.
-func (p *Peer) verify(chain []*x509.Certificate, now time.Time) (time.Time, *RefusedError) {
+// verify checks the chain against the peer's CAs and returns the ways to them, of
+// strong keys alone.
+func (p *Peer) verify(chain []*x509.Certificate, now time.Time) ([][]*x509.Certificate, *RefusedError) {
 	chains, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: p.roots, Intermediates: poolOf(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return time.Time{}, classify(err)
+		return nil, classify(err)
 	}
-	until := time.Time{}
-	for _, c := range chains {
-		if end, ok := lifetime(c); ok && end.After(until) {
-			until = end
-		}
+	chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { _, ok := lifetime(c); return !ok })
+	if len(chains) == 0 {
+		return nil, refuse(WeakKey, "key of a CA of certificate %q", chain[0].Subject)
 	}
-	if until.IsZero() {
-		return until, refuse(WeakKey, "key of a CA of certificate %q", chain[0].Subject)
-	}
-	return until, nil
+	return chains, nil
 }
 
 // lifetime returns the earliest end in a chain, or false if a key is weak.
@@ -254,19 +256,35 @@ func classify(err error) *RefusedError {
 	return &RefusedError{Reason: reason, Err: err}
 }
 
-// admit checks what the operator withdrew.
-func (p *Peer) admit(leaf *x509.Certificate, now time.Time) *RefusedError {
-	var refusal *RefusedError
+// admit checks what the operator withdrew, and returns the end of the way to the
+// peer's CAs that lasts longest without it.
+func (p *Peer) admit(chains [][]*x509.Certificate, now time.Time) (until time.Time, refusal *RefusedError) {
 	switch {
 	case p.Revoked:
 		refusal = refuse(Revoked, "revoked: true in the peer's file")
 	case !p.Expires.IsZero() && !now.Before(p.Expires):
 		refusal = refuse(Expired, "the peer itself expired on %s", p.Expires.UTC().Format(time.RFC3339))
-	case slices.Contains(p.RevokedCertificates, sha256.Sum256(leaf.Raw)):
-		refusal = refuse(Revoked, "certificate %q is in the peer's list of revoked ones", leaf.Subject)
 	default:
-		return nil
+		until, refusal = p.last(chains)
 	}
-	refusal.Peer = p.Name
-	return refusal
+	if refusal != nil {
+		refusal.Peer = p.Name
+	}
+	return until, refusal
+}
+
+// last returns the end of the chain without a revoked certificate that lasts
+// longest.
+func (p *Peer) last(chains [][]*x509.Certificate) (until time.Time, refusal *RefusedError) {
+	for _, chain := range chains {
+		if c := p.revoked(chain); c != nil {
+			refusal = refuse(Revoked, "certificate %q is in the peer's list of revoked ones", c.Subject)
+		} else if end, _ := lifetime(chain); end.After(until) {
+			until = end
+		}
+	}
+	if !until.IsZero() {
+		return until, nil
+	}
+	return until, refusal
 }

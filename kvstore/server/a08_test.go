@@ -1,11 +1,15 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -151,12 +155,51 @@ func TestA08_WithdrawnAccessClosesStreams(t *testing.T) {
 		if err := shake(w, w.with(cert)); (err == nil) != test.again {
 			t.Errorf("%s: connecting again: %v", test.name, err)
 		}
+		if test.name == "certificate revoked" {
+			refusedInOtherClothes(t, w, g, cert)
+		}
 	}
 	w.put("cilium/state/services/v1/east/shop/cart=1")
 	if r := other.recv(); len(r.Events) != 1 {
 		t.Errorf("another peer's stream: %v", r)
 	}
 	t.Logf("access withdrawn in 8 ways: streams closed within %v (file removed: %v), another peer's stream unharmed", worst, removal)
+}
+
+// refusedInOtherClothes connects with a revoked certificate whose unsigned parts
+// are encoded anew: the sum of each copy is one that nobody listed.
+func refusedInOtherClothes(t *testing.T, w *world, g guest, cert tls.Certificate) {
+	t.Helper()
+	var p struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}
+	var s struct{ R, S *big.Int }
+	_, err := asn1.Unmarshal(cert.Certificate[0], &p)
+	_, errSignature := asn1.Unmarshal(p.Signature.Bytes, &s)
+	if err := errors.Join(err, errSignature); err != nil {
+		t.Fatal(err)
+	}
+	sequence := func(content ...[]byte) []byte {
+		return must(asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Join(content, nil)}))
+	}
+	bits := func(b []byte, unused int) []byte {
+		return must(asn1.Marshal(asn1.BitString{Bytes: b, BitLength: 8*len(b) - unused}))
+	}
+	s.S.Sub(g.ca.key.Params().N, s.S)
+	moved := new(big.Int).Lsh(new(big.Int).SetBytes(p.Signature.Bytes), 2).Bytes()
+	for name, der := range map[string][]byte{
+		"null appended": sequence(p.TBS.FullBytes, p.Algorithm.FullBytes, bits(p.Signature.Bytes, 0), []byte{5, 0}),
+		"unused bits":   sequence(p.TBS.FullBytes, p.Algorithm.FullBytes, bits(moved, 2)),
+		"other half":    sequence(p.TBS.FullBytes, p.Algorithm.FullBytes, bits(must(asn1.Marshal(s)), 0)),
+	} {
+		if err := must(x509.ParseCertificate(der)).CheckSignatureFrom(g.ca.cert); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := shake(w, w.with(tls.Certificate{Certificate: [][]byte{der}, PrivateKey: cert.PrivateKey})); err == nil {
+			t.Errorf("a revoked certificate gets in with %s", name)
+		}
+	}
 }
 
 func fingerprint(c tls.Certificate) string { return fmt.Sprintf("%x", sha256Sum(c.Certificate[0])) }

@@ -38,13 +38,14 @@ const (
 	failedKey           handshakeReason = "weak key"
 	failedRevoked       handshakeReason = "revoked"
 	failedAmbiguous     handshakeReason = "ambiguous"
+	failedEncoding      handshakeReason = "wrong encoding"
 	failedOther         handshakeReason = "other"
 )
 
 func handshakeReasons() []handshakeReason {
 	return []handshakeReason{
 		failedNoCertificate, failedAuthority, failedExpired, failedUsage, failedName, failedNotTLS,
-		failedTimeout, failedRejected, failedClosed, failedBusy, failedKey, failedRevoked, failedAmbiguous, failedOther,
+		failedTimeout, failedRejected, failedClosed, failedBusy, failedKey, failedRevoked, failedAmbiguous, failedEncoding, failedOther,
 	}
 }
 
@@ -67,6 +68,8 @@ func (r handshakeReason) hint() string {
 		return "the peer's file or the revocation list of its CA takes it back; issue another if that is a mistake"
 	case failedAmbiguous:
 		return "issue the peer a certificate that carries the identity of one peer only"
+	case failedEncoding:
+		return "give the peer its certificate as its CA made it: somebody has encoded it again, perhaps to pass for another than a revoked one"
 	case failedBusy:
 		return "too many connections are in their handshake: raise the limit, or find who opens them"
 	case failedNotTLS:
