@@ -351,3 +351,76 @@ func TestDirectoryThatIsGoneKeepsAllPeers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWithdrawnAccessIsNotHeldUpByAConflict: what a file takes back counts at
+// once, also if another file that is written with it claims the same CA.
+func TestWithdrawnAccessIsNotHeldUpByAConflict(t *testing.T) {
+	now := time.Now()
+	for name, test := range map[string]struct {
+		was, more string
+		counts    func(p *Peer) bool
+	}{
+		"revoked":             {"sees: all\n", "sees: all\nrevoked: true\n", func(p *Peer) bool { return p.Revoked }},
+		"certificate revoked": {"sees: all\n", "sees: all\nrevoked-certificates: [" + strings.Repeat("ab", 32) + "]\n", func(p *Peer) bool { return len(p.RevokedCertificates) == 1 }},
+		"expires":             {"sees: all\n", "sees: all\nexpires: " + now.Add(time.Hour).Format(time.RFC3339) + "\n", func(p *Peer) bool { return !p.Expires.IsZero() }},
+		"narrower view":       {"sees: all\n", "sees: {namespaces: [shop]}\n", func(p *Peer) bool { return !p.View.All }},
+	} {
+		f := newFolder(t)
+		a := newAuthority(t, "A")
+		file := func(more string) string {
+			return "ca: |\n" + indent(a.pem()) + "\nidentity: {dns: west.example}\n" + more
+		}
+		f.write("west.yaml", file(test.was))
+		f.load()
+		f.write("west.yaml", file(test.more))
+		f.write("west2.yaml", goodFile(a, "dns: west2.example"))
+		for range 2 {
+			f.load()
+			tab, _ := f.d.Set().Current()
+			if names(tab) != "west" || !test.counts(tab.Peers()[0]) {
+				t.Errorf("%s: in force are %q, %+v", name, names(tab), tab.Peers()[0])
+			}
+			if p := f.d.Problems(); len(p) != 1 || !strings.Contains(p[0], "west2.yaml") {
+				t.Errorf("%s: problems %q", name, p)
+			}
+		}
+	}
+}
+
+// TestRefusedFileStillWithdraws: a file that claims what it must not have keeps
+// the last good state in force, without the access that it takes back.
+func TestRefusedFileStillWithdraws(t *testing.T) {
+	f := newFolder(t)
+	a, b := newAuthority(t, "A"), newAuthority(t, "B")
+	sum := func(digits string) string { return "revoked-certificates: [" + strings.Repeat(digits, 32) + "]\n" }
+	f.write("west.yaml", goodFile(a, "dns: west.example")+"expires: 2130-01-31T00:00:00Z\n"+sum("ab"))
+	f.write("north.yaml", goodFile(b, "dns: north.example"))
+	f.load()
+	in := func() *Peer {
+		tab, _ := f.d.Set().Current()
+		return tab.Peers()[1]
+	}
+	claims := goodFile(b, "dns: west.example") // the CA of north
+	f.write("west.yaml", claims+"expires: 2129-01-31T00:00:00Z\n"+sum("cd"))
+	f.load()
+	if p := in(); p.CAs[0].Subject.CommonName != "A" || p.Expires.Year() != 2129 || len(p.RevokedCertificates) != 2 || p.Revoked || len(f.d.Problems()) != 1 {
+		t.Errorf("in force is %+v, problems %q", p, f.d.Problems())
+	}
+	before, changed := f.d.Set().Current()
+	f.load()
+	select {
+	case <-changed:
+		t.Errorf("put in force again without a change: %v", before)
+	default:
+	}
+	f.write("west.yaml", claims+"revoked: true\n")
+	f.load()
+	if p := in(); p.CAs[0].Subject.CommonName != "A" || !p.Revoked || p.Expires.Year() != 2129 {
+		t.Errorf("in force is %+v", p)
+	}
+	f.write("west.yaml", goodFile(a, "dns: west.example"))
+	f.load()
+	if p := in(); p.Revoked || !p.Expires.IsZero() || len(p.RevokedCertificates) != 0 || len(f.d.Problems()) != 0 {
+		t.Errorf("in force is %+v, problems %q", p, f.d.Problems())
+	}
+}
