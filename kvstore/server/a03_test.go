@@ -32,6 +32,19 @@ func trickKeys() []string {
 	return keys
 }
 
+// longNames are services of web, the first and third of which are in shopOnly. The
+// names of the second's slices are cut so that they look like those of the first.
+func longNames() []string {
+	return []string{strings.Repeat("l", 57), strings.Repeat("l", 57) + "-x", strings.Repeat("m", 56), strings.Repeat("m", 56) + "-x"}
+}
+
+// generated is a name that Kubernetes makes for a slice of a service: of the
+// service's name and '-' it keeps 58 bytes (k8s.io/apiserver/pkg/storage/names).
+func generated(service string) string {
+	base := service + "-"
+	return base[:min(len(base), 58)] + "bcdfg"
+}
+
 // fillTricky writes keys inside, beside and between all views.
 func fillTricky(t *testing.T, w *world) {
 	var names []string
@@ -41,6 +54,9 @@ func fillTricky(t *testing.T, w *world) {
 			"web/api-aeiou", "web/ap", "web/apiary", "web/api/x", "web/api-bcdf", "bank/vault", "bank/api-bcdfg",
 		} {
 			names = append(names, "cilium/state/"+kind+"/v1/east/"+name)
+		}
+		for _, service := range longNames() {
+			names = append(names, "cilium/state/"+kind+"/v1/east/web/"+service, "cilium/state/"+kind+"/v1/east/web/"+generated(service))
 		}
 		names = append(names, "cilium/state/"+kind+"/v1/west/shop/x", "cilium/state/"+kind+"/v2/east/shop/x")
 	}

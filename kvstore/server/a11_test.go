@@ -43,12 +43,17 @@ func TestA11_RestrictedPeerSeesTheGoldenList(t *testing.T) {
 			got = append(got, strings.TrimPrefix(k, "cilium/state/"))
 		}
 	}
+	long := longNames()
 	want := []string{
 		"endpointslices/v1/east/shop/cart", "endpointslices/v1/east/shop/cart-bcdfg",
 		"endpointslices/v1/east/web/api", "endpointslices/v1/east/web/api-z2x4w",
+		"endpointslices/v1/east/web/" + long[0], // its generated name could be one of long[1]
+		"endpointslices/v1/east/web/" + long[2], "endpointslices/v1/east/web/" + long[2] + "-bcdfg",
 		"nodes/v1/east/n0", "nodes/v1/east/n1", "nodes/v1/east/n2",
 		"serviceexports/v1/east/shop/cart", "serviceexports/v1/east/shop/cart-bcdfg", "serviceexports/v1/east/web/api",
+		"serviceexports/v1/east/web/" + long[0], "serviceexports/v1/east/web/" + long[2],
 		"services/v1/east/shop/cart", "services/v1/east/shop/cart-bcdfg",
+		"services/v1/east/web/" + long[0], "services/v1/east/web/" + long[2],
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -117,7 +117,9 @@ func startPeers(t testing.TB, guests []guest, change ...func(*Config)) (*world, 
 
 var (
 	everything = peers.View{All: true}
-	shopOnly   = peers.View{Namespaces: []string{"shop"}, Services: []peers.Service{{Namespace: "web", Name: "api"}}, Nodes: true}
+	shopOnly   = peers.View{Namespaces: []string{"shop"}, Services: []peers.Service{
+		{Namespace: "web", Name: "api"}, {Namespace: "web", Name: longNames()[0]}, {Namespace: "web", Name: longNames()[2]},
+	}, Nodes: true}
 )
 
 func westGuest(t testing.TB) guest {
@@ -176,11 +178,16 @@ func shopSees(key string) bool {
 	if parts[3] != "web" || len(parts) != 5 {
 		return false
 	}
-	if parts[0] != "endpointslices" {
-		return parts[4] == "api"
+	long := longNames()
+	switch name := parts[4]; {
+	case name == "api" || name == long[0] || name == long[2]:
+		return true
+	case parts[0] != "endpointslices" || len(name) < 6:
+		return false
+	default: // of the names that are made for slices of long[0], all could be another's
+		service, suffix := name[:len(name)-6], name[len(name)-6:]
+		return (service == "api" || service == long[2]) && suffix[0] == '-' && strings.Trim(suffix[1:], "bcdfghjklmnpqrstvwxz2456789") == ""
 	}
-	generated := len(parts[4]) == len("api-bcdfg") && strings.HasPrefix(parts[4], "api-") && strings.Trim(parts[4][4:], "bcdfghjklmnpqrstvwxz2456789") == ""
-	return parts[4] == "api" || generated
 }
 
 // classes starts a server with peers and one without, and returns a connection

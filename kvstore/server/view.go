@@ -19,7 +19,10 @@ type window struct {
 	services map[string]bool
 }
 
-// shows reports whether a key inside the window is seen.
+// shows reports whether a key inside the window is seen. Slices that somebody
+// wrote by hand are mostly called like their service. Only names count: to call
+// one service's slice by the name of another, or of another and a suffix, is to
+// show it to who sees that one.
 func (w window) shows(key string) bool {
 	return w.services == nil || w.services[serviceOf(strings.TrimPrefix(key, w.prefix))] || w.services[strings.TrimPrefix(key, w.prefix)]
 }
@@ -29,8 +32,10 @@ func (w window) shows(key string) bool {
 const (
 	suffixLetters = "bcdfghjklmnpqrstvwxz2456789"
 	suffixLength  = 5
-	// maxNamed is the longest service name that is whole in its slices' names.
-	maxNamed = 63 - suffixLength - 1
+	// maxNamed is the longest service name that its slices' names tell. Of the name
+	// and '-' 63-suffixLength bytes are kept: a service whose name fills them could
+	// be one whose longer name was cut after a '-'.
+	maxNamed = 63 - suffixLength - 2
 )
 
 // serviceOf returns the service that a slice is named after, or "". Slices that
