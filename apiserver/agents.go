@@ -29,9 +29,17 @@ const (
 	// export.
 	forgottenAfter = time.Minute
 	// maxStrangers is how many nodes that the cluster does not export may report,
-	// and maxReportBytes what all reports together may take.
-	maxStrangers   = 5000
-	maxReportBytes = 64 << 20
+	// maxStrangerBytes what their reports together may take, and maxReportBytes
+	// what those of all nodes may.
+	maxStrangers     = 5000
+	maxStrangerBytes = 32 << 20
+	maxReportBytes   = 256 << 20
+	// reportBytes and clusterBytes are what a report and a cluster in it take in
+	// memory beside their content: on the wire a cluster can be 14 bytes.
+	reportBytes  = 500
+	clusterBytes = 300
+	// otherClusters is the label of the clusters beyond those that have their own.
+	otherClusters = "other"
 )
 
 // The states of a node, as status spells them.
@@ -50,10 +58,12 @@ type agents struct {
 	count  *prometheus.Desc
 	mark   *prometheus.Desc
 
-	mu      sync.Mutex
-	nodes   map[string]*agentNode
-	bytes   int           // of all reports
-	changed chan struct{} // closed at the next report or change of nodes
+	mu        sync.Mutex
+	nodes     map[string]*agentNode
+	bytes     int           // of all reports
+	strangers int           // nodes that are not exported
+	strange   int           // bytes of their reports
+	changed   chan struct{} // closed at the next report or change of nodes
 }
 
 // agentNode is one node. A node that is neither exported nor reports is not kept.
@@ -61,7 +71,7 @@ type agentNode struct {
 	exported bool
 	report   *report.NodeReport // nil before the first
 	at       time.Time
-	size     int
+	size     int // in memory, about
 }
 
 func newAgents(cluster string, now func() time.Time) *agents {
@@ -86,12 +96,12 @@ func (a *agents) follow(records []export.Record) {
 		n := a.nodes[name]
 		switch {
 		case r.Value != nil && n == nil:
-			a.nodes[name] = &agentNode{exported: true}
-		case r.Value != nil:
-			n.exported = true
+			a.change(name, agentNode{exported: true})
 		case n != nil:
-			n.exported = false
-			a.drop(name, n.report == nil)
+			now := *n
+			now.exported = r.Value != nil
+			a.change(name, now)
+			a.drop(name, !now.exported && now.report == nil)
 		}
 	}
 	if changed {
@@ -104,39 +114,88 @@ func (a *agents) wake() {
 	a.changed = make(chan struct{})
 }
 
+// change replaces what is known of a node, and drop forgets it.
+func (a *agents) change(name string, n agentNode) {
+	if was := a.nodes[name]; was != nil {
+		a.account(was, -1)
+	}
+	a.nodes[name] = &n
+	a.account(&n, 1)
+}
+
 func (a *agents) drop(name string, when bool) {
 	if n := a.nodes[name]; when && n != nil {
-		a.bytes -= n.size
+		a.account(n, -1)
 		delete(a.nodes, name)
+	}
+}
+
+func (a *agents) account(n *agentNode, sign int) {
+	a.bytes += sign * n.size
+	if !n.exported {
+		a.strangers += sign
+		a.strange += sign * n.size
 	}
 }
 
 // errTooMany refuses reports beyond what is kept.
 var errTooMany = errors.New("too many nodes report that this cluster does not export, or reports are too large; check --node-name of the agents")
 
-// Report takes an agent's report of its node. What it refuses changes nothing.
+// Report takes an agent's report of its node. What it refuses changes nothing
+// but that nodes which are not exported make room for those which are.
 func (a *agents) Report(r *report.NodeReport) error {
 	if err := report.Check(r); err != nil {
 		return fmt.Errorf("report refused: %w", err)
 	}
-	size := proto.Size(r)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := a.nodes[r.GetNode()]
-	if n == nil {
-		if a.sweep(); a.strangers() >= maxStrangers {
-			return errTooMany
-		}
-		n = &agentNode{}
+	next := agentNode{report: r, at: a.now(), size: proto.Size(r) + reportBytes + clusterBytes*len(r.GetClusters())}
+	was := agentNode{}
+	if n := a.nodes[r.GetNode()]; n != nil {
+		was = *n
+	} else {
+		a.sweep()
 	}
-	if a.bytes+size-n.size > maxReportBytes {
+	next.exported = was.exported
+	if !a.room(was, next) {
 		return errTooMany
 	}
-	a.bytes += size - n.size
-	n.report, n.at, n.size = r, a.now(), size
-	a.nodes[r.GetNode()] = n
+	a.change(r.GetNode(), next)
 	a.wake()
 	return nil
+}
+
+// room reports whether a node's state can be replaced by a larger one, and makes
+// room for that of an exported node.
+func (a *agents) room(was, next agentNode) bool {
+	more := next.size - was.size
+	if next.exported {
+		a.evict(a.bytes + more - maxReportBytes)
+	} else if was.report == nil && a.strangers >= maxStrangers || a.strange+more > maxStrangerBytes {
+		return false
+	}
+	return a.bytes+more <= maxReportBytes
+}
+
+// evict forgets nodes that are not exported, the longest silent first, until so
+// many bytes are free.
+func (a *agents) evict(bytes int) {
+	if bytes <= 0 {
+		return
+	}
+	var names []string
+	for name, n := range a.nodes {
+		if !n.exported {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(x, y string) int { return a.nodes[x].at.Compare(a.nodes[y].at) })
+	for _, name := range names {
+		if bytes > 0 {
+			bytes -= a.nodes[name].size
+			a.drop(name, true)
+		}
+	}
 }
 
 // sweep forgets nodes that are gone.
@@ -145,15 +204,6 @@ func (a *agents) sweep() {
 	for name, n := range a.nodes {
 		a.drop(name, !n.exported && now.Sub(n.at) > forgottenAfter)
 	}
-}
-
-func (a *agents) strangers() (count int) {
-	for _, n := range a.nodes {
-		if !n.exported {
-			count++
-		}
-	}
-	return count
 }
 
 func (n *agentNode) state(now time.Time) string {
@@ -283,22 +333,58 @@ func (a *agents) Describe(out chan<- *prometheus.Desc) {
 
 // Collect sends the present values.
 func (a *agents) Collect(out chan<- prometheus.Metric) {
+	nodes := a.status()
 	states := map[string]int{nodeReporting: 0, nodeSilent: 0, nodeMissing: 0}
-	behind := map[string]int{a.own: 0}
-	for _, n := range a.status() {
+	for _, n := range nodes {
 		states[n.GetState()]++
-		for _, c := range n.GetReport().GetClusters() {
-			if n.GetState() == nodeReporting && c.GetState() != "synced" {
-				behind[c.GetName()]++
-			} else if _, known := behind[c.GetName()]; !known {
-				behind[c.GetName()] = 0
-			}
-		}
 	}
 	for state, count := range states {
 		gauge(out, a.count, count, state)
 	}
-	for cluster, count := range behind {
+	for cluster, count := range a.lagging(nodes) {
 		gauge(out, a.mark, count, cluster)
 	}
+}
+
+// lagging counts, by cluster, the reporting nodes that see it in a state other
+// than synced. Clusters without a label of their own are counted together.
+func (a *agents) lagging(nodes []*api.NodeStatus) map[string]int {
+	behind := map[string]int{a.own: 0}
+	for _, name := range labels(nodes) {
+		behind[name] = 0
+	}
+	for _, n := range nodes {
+		for _, c := range n.GetReport().GetClusters() {
+			if n.GetState() != nodeReporting || c.GetState() == "synced" {
+				continue
+			}
+			name := c.GetName()
+			if _, known := behind[name]; !known {
+				name = otherClusters
+			}
+			behind[name]++
+		}
+	}
+	return behind
+}
+
+// labels are the clusters that have a label of their own. Whoever holds an agent's
+// certificate can report for nodes that he makes up, of clusters that he makes up:
+// names come from exported nodes as long as there are any, and no more of them
+// than a mesh can have, those first that most nodes speak of.
+func labels(nodes []*api.NodeStatus) []string {
+	speakers := slices.Clone(nodes)
+	if slices.ContainsFunc(nodes, (*api.NodeStatus).GetExported) {
+		speakers = slices.DeleteFunc(speakers, func(n *api.NodeStatus) bool { return !n.GetExported() })
+	}
+	spoken := map[string]int{}
+	for _, n := range speakers {
+		for _, c := range n.GetReport().GetClusters() {
+			spoken[c.GetName()]++
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(spoken), func(x, y string) int {
+		return cmp.Or(cmp.Compare(spoken[y], spoken[x]), cmp.Compare(x, y))
+	})
+	return names[:min(len(names), report.MaxClusters)]
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -70,8 +71,8 @@ func TestNodesAreMissingReportingSilent(t *testing.T) {
 	expect("n1 silent")
 	a.follow([]export.Record{node("n1", false)})
 	expect("")
-	if a.bytes != 0 {
-		t.Errorf("%d bytes of nothing", a.bytes)
+	if a.bytes != 0 || a.strangers != 0 || a.strange != 0 {
+		t.Errorf("%d bytes of nothing, %d of %d strangers", a.bytes, a.strange, a.strangers)
 	}
 }
 
@@ -91,7 +92,7 @@ func TestStrangersAreBounded(t *testing.T) {
 	if err := errors.Join(a.Report(says("n1", 1)), a.Report(says("guest-7", 2))); err != nil {
 		t.Error(err)
 	}
-	a.bytes = maxReportBytes
+	a.bytes += maxReportBytes // as if of exported nodes
 	if err := a.Report(says("n1", 1, func(r *report.NodeReport) { r.Fault = strings.Repeat("x", 200) })); !errors.Is(err, errTooMany) {
 		t.Errorf("more bytes: %v", err)
 	}
@@ -190,13 +191,9 @@ func TestAwait(t *testing.T) {
 	})
 }
 
-func TestAgentsAreCounted(t *testing.T) {
-	a := newAgents("east", time.Now)
-	a.follow([]export.Record{node("n1", true), node("n2", true), node("n3", true)})
-	stale := func(r *report.NodeReport) { r.Clusters[0].State = "stale" }
-	if err := errors.Join(a.Report(says("n1", 1)), a.Report(says("n2", 1, stale))); err != nil {
-		t.Fatal(err)
-	}
+// gauges are what is scraped, by name and label.
+func gauges(t *testing.T, a *agents) map[string]float64 {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(a)
 	families, err := registry.Gather()
@@ -209,8 +206,113 @@ func TestAgentsAreCounted(t *testing.T) {
 			got[f.GetName()+" "+m.Label[0].GetValue()] = m.GetGauge().GetValue()
 		}
 	}
+	return got
+}
+
+func TestAgentsAreCounted(t *testing.T) {
+	a := newAgents("east", time.Now)
+	a.follow([]export.Record{node("n1", true), node("n2", true), node("n3", true)})
+	stale := func(r *report.NodeReport) { r.Clusters[0].State = "stale" }
+	if err := errors.Join(a.Report(says("n1", 1)), a.Report(says("n2", 1, stale))); err != nil {
+		t.Fatal(err)
+	}
+	got := gauges(t, a)
 	want := map[string]float64{"clustermesh_agents missing": 1, "clustermesh_agents reporting": 2, "clustermesh_agents silent": 0, "clustermesh_agents_behind east": 1}
 	if !maps.Equal(got, want) {
 		t.Errorf("metrics %v, want %v", got, want)
+	}
+}
+
+// TestStrangersTakeLittle: whoever holds an agent's certificate reports for as
+// many nodes and clusters as he can make up. What is kept of that is small, it
+// makes no labels, and exported nodes report all the same.
+func TestStrangersTakeLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("millions of reports of clusters")
+	}
+	a := newAgents("east", time.Now)
+	a.follow([]export.Record{node("n1", true), node("n2", true)})
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(a.Report(says("n1", 1, func(r *report.NodeReport) { r.Clusters[0].Name, r.Clusters[0].State = "west", "stale" })))
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var asked, refused int
+	for i := range maxStrangers {
+		r := &report.NodeReport{Node: fmt.Sprintf("guest-%d", i)}
+		for j := range report.MaxClusters {
+			r.Clusters = append(r.Clusters, &report.ClusterReport{Name: fmt.Sprintf("x%d-%d", i, j), State: "stale"})
+		}
+		asked++
+		if err := a.Report(r); errors.Is(err, errTooMany) {
+			refused++
+		} else {
+			must(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int(after.HeapAlloc) - int(before.HeapAlloc); grown > 2*maxStrangerBytes {
+		t.Errorf("%d MiB after %d reports, %d of them refused", grown>>20, asked, refused)
+	}
+	if series := len(gauges(t, a)); series > 10 {
+		t.Errorf("%d series", series)
+	}
+	must(a.Report(says("n2", 1)))
+	if got := a.nodes["n2"].state(time.Now()); got != nodeReporting {
+		t.Errorf("n2 is %s", got)
+	}
+	runtime.KeepAlive(a)
+}
+
+// TestStrangersGiveWayToNodes: reports of exported nodes take the place of those
+// of others, the oldest first.
+func TestStrangersGiveWayToNodes(t *testing.T) {
+	now := time.Now()
+	a := newAgents("east", func() time.Time { now = now.Add(time.Millisecond); return now })
+	a.follow([]export.Record{node("n1", true), node("n2", true)})
+	for _, r := range []*report.NodeReport{says("n1", 1), says("old", 1), says("new", 1)} {
+		if err := a.Report(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.bytes = maxReportBytes // as if n1 had said a lot
+	if err := a.Report(says("new", 1, func(r *report.NodeReport) { r.Fault = "more" })); !errors.Is(err, errTooMany) {
+		t.Errorf("a stranger: %v", err)
+	}
+	if err := a.Report(says("n2", 1)); err != nil {
+		t.Errorf("an exported node: %v", err)
+	}
+	if got := states(a); got != "n1 reporting, n2 reporting, new reporting" {
+		t.Errorf("left are %s", got)
+	}
+}
+
+// TestLabelsOfClustersAreBounded: they are those that most exported nodes speak
+// of; without exported nodes, those that most speak of.
+func TestLabelsOfClustersAreBounded(t *testing.T) {
+	for _, exported := range []bool{true, false} {
+		a := newAgents("east", time.Now)
+		if exported {
+			a.follow([]export.Record{node("n1", true), node("n2", true), node("n3", true)})
+		}
+		for i, name := range []string{"n1", "n2", "n3"} {
+			r := &report.NodeReport{Node: name, Clusters: []*report.ClusterReport{{Name: "west", State: "stale"}}}
+			for j := range report.MaxClusters - 1 {
+				r.Clusters = append(r.Clusters, &report.ClusterReport{Name: fmt.Sprintf("a%d-%d", i, j), State: "stale"})
+			}
+			if err := a.Report(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := gauges(t, a)
+		if len(got) != report.MaxClusters+2+3 || got["clustermesh_agents_behind west"] != 3 || got["clustermesh_agents_behind east"] != 0 || got["clustermesh_agents_behind other"] != 2*(report.MaxClusters-1) {
+			t.Errorf("exported %v: %d series, west %v, others %v", exported, len(got), got["clustermesh_agents_behind west"], got["clustermesh_agents_behind other"])
+		}
 	}
 }
