@@ -47,6 +47,7 @@ const (
 	nodeReporting = "reporting"
 	nodeSilent    = "silent"
 	nodeMissing   = "missing"
+	nodeDisputed  = "disputed"
 )
 
 // agents is what is known of the cluster's nodes: which there are, and what
@@ -71,13 +72,14 @@ type agentNode struct {
 	exported bool
 	report   *report.NodeReport // nil before the first
 	at       time.Time
-	size     int // in memory, about
+	size     int       // in memory, about
+	disputed time.Time // when one of two connections that speak for it last did; zero if never
 }
 
 func newAgents(cluster string, now func() time.Time) *agents {
 	return &agents{
 		now: now, own: cluster, prefix: schema.WatchPrefix(schema.KindNode, cluster, false), nodes: map[string]*agentNode{}, changed: make(chan struct{}),
-		count: prometheus.NewDesc("clustermesh_agents", "Nodes of the cluster by what their agents do: reporting, silent (reported before), missing (exported, never reported).", []string{"state"}, nil),
+		count: prometheus.NewDesc("clustermesh_agents", "Nodes of the cluster by what their agents do: reporting, silent (reported before), missing (exported, never reported), disputed (two connections report for it).", []string{"state"}, nil),
 		mark:  prometheus.NewDesc("clustermesh_agents_behind", "Reporting nodes that see a cluster in a state other than synced, by cluster.", []string{"cluster"}, nil),
 	}
 }
@@ -142,8 +144,9 @@ func (a *agents) account(n *agentNode, sign int) {
 var errTooMany = errors.New("too many nodes report that this cluster does not export, or reports are too large; check --node-name of the agents")
 
 // Report takes an agent's report of its node. What it refuses changes nothing
-// but that nodes which are not exported make room for those which are.
-func (a *agents) Report(r *report.NodeReport) error {
+// but that nodes which are not exported make room for those which are. disputed
+// says that another connection reports for the node too.
+func (a *agents) Report(r *report.NodeReport, disputed bool) error {
 	if err := report.Check(r); err != nil {
 		return fmt.Errorf("report refused: %w", err)
 	}
@@ -156,7 +159,10 @@ func (a *agents) Report(r *report.NodeReport) error {
 	} else {
 		a.sweep()
 	}
-	next.exported = was.exported
+	next.exported, next.disputed = was.exported, was.disputed
+	if disputed {
+		next.disputed = next.at
+	}
 	if !a.room(was, next) {
 		return errTooMany
 	}
@@ -212,6 +218,8 @@ func (n *agentNode) state(now time.Time) string {
 		return nodeMissing
 	case now.Sub(n.at) > silentAfter:
 		return nodeSilent
+	case now.Sub(n.disputed) <= silentAfter:
+		return nodeDisputed
 	}
 	return nodeReporting
 }
@@ -294,6 +302,10 @@ func (n *agentNode) lacks(targets []target, now time.Time) (out []*api.Behind) {
 		lack("", "silent for %s; check that clustermesh-agent runs there and reaches this apiserver", now.Sub(n.at).Round(time.Second))
 		return out
 	}
+	if n.state(now) == nodeDisputed {
+		lack("", "two connections report for it, so either could be wrong; see the apiserver's log for their addresses, and whether two agents run there or one's certificate was stolen")
+		return out
+	}
 	if fault := n.report.GetFault(); fault != "" {
 		lack("", "data path: %s", fault)
 	}
@@ -334,7 +346,7 @@ func (a *agents) Describe(out chan<- *prometheus.Desc) {
 // Collect sends the present values.
 func (a *agents) Collect(out chan<- prometheus.Metric) {
 	nodes := a.status()
-	states := map[string]int{nodeReporting: 0, nodeSilent: 0, nodeMissing: 0}
+	states := map[string]int{nodeReporting: 0, nodeSilent: 0, nodeMissing: 0, nodeDisputed: 0}
 	for _, n := range nodes {
 		states[n.GetState()]++
 	}

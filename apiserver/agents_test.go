@@ -59,7 +59,7 @@ func TestNodesAreMissingReportingSilent(t *testing.T) {
 	}
 	expect("n1 missing, n2 missing")
 	for _, name := range []string{"n1", "guest"} {
-		if err := a.Report(says(name, 1)); err != nil {
+		if err := a.Report(says(name, 1), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,21 +82,21 @@ func TestStrangersAreBounded(t *testing.T) {
 	a := newAgents("east", time.Now)
 	a.follow([]export.Record{node("n1", true)})
 	for i := range maxStrangers {
-		if err := a.Report(says(fmt.Sprintf("guest-%d", i), 1)); err != nil {
+		if err := a.Report(says(fmt.Sprintf("guest-%d", i), 1), false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := a.Report(says("one-more", 1)); !errors.Is(err, errTooMany) {
+	if err := a.Report(says("one-more", 1), false); !errors.Is(err, errTooMany) {
 		t.Errorf("one more: %v", err)
 	}
-	if err := errors.Join(a.Report(says("n1", 1)), a.Report(says("guest-7", 2))); err != nil {
+	if err := errors.Join(a.Report(says("n1", 1), false), a.Report(says("guest-7", 2), false)); err != nil {
 		t.Error(err)
 	}
 	a.bytes += maxReportBytes // as if of exported nodes
-	if err := a.Report(says("n1", 1, func(r *report.NodeReport) { r.Fault = strings.Repeat("x", 200) })); !errors.Is(err, errTooMany) {
+	if err := a.Report(says("n1", 1, func(r *report.NodeReport) { r.Fault = strings.Repeat("x", 200) }), false); !errors.Is(err, errTooMany) {
 		t.Errorf("more bytes: %v", err)
 	}
-	if err := a.Report(&report.NodeReport{Node: "../n1"}); err == nil {
+	if err := a.Report(&report.NodeReport{Node: "../n1"}, false); err == nil {
 		t.Error("a bad name is taken")
 	}
 }
@@ -123,7 +123,7 @@ func TestWhatNodesLack(t *testing.T) {
 			r.Clusters[0].Acknowledged.Incarnation, r.Clusters[0].Acknowledged.Begun = 2, 11
 		}),
 	} {
-		if err := a.Report(r); err != nil {
+		if err := a.Report(r, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -166,7 +166,7 @@ func TestAwait(t *testing.T) {
 			done <- behind
 		}()
 		for _, r := range []*report.NodeReport{says("n1", 10), says("n2", 9)} {
-			if err := a.Report(r); err != nil {
+			if err := a.Report(r, false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -176,7 +176,7 @@ func TestAwait(t *testing.T) {
 			t.Fatalf("done while n2 is behind: %v", behind)
 		default:
 		}
-		if err := a.Report(says("n2", 10)); err != nil {
+		if err := a.Report(says("n2", 10), false); err != nil {
 			t.Fatal(err)
 		}
 		if behind := <-done; len(behind) != 0 {
@@ -189,6 +189,38 @@ func TestAwait(t *testing.T) {
 			t.Errorf("behind %v after %v", behind, time.Since(began))
 		}
 	})
+}
+
+// TestDisputedNodes: while two connections speak for a node it is not known which
+// of them is its agent, and nothing waits for what either says.
+func TestDisputedNodes(t *testing.T) {
+	now := time.Now()
+	a := newAgents("east", func() time.Time { return now })
+	targets := []target{{"east", schema.Stamp{Micros: 10, Incarnation: 1}}}
+	say := func(disputed bool) {
+		t.Helper()
+		if err := a.Report(says("n1", 10), disputed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(true)
+	say(false)
+	now = now.Add(silentAfter)
+	say(false)
+	if got := states(a); got != "n1 disputed" || gauges(t, a)["clustermesh_agents disputed"] != 1 {
+		t.Errorf("%s, %v", got, gauges(t, a))
+	}
+	if _, behind := a.behind(targets, nil); len(behind) != 1 || !strings.Contains(behind[0].GetReason(), "two connections report for it") {
+		t.Errorf("behind: %v", behind)
+	}
+	now = now.Add(time.Second)
+	if _, behind := a.behind(targets, nil); len(behind) != 0 || states(a) != "n1 reporting" {
+		t.Errorf("afterwards: %s, %v", states(a), behind)
+	}
+	now = now.Add(silentAfter)
+	if got := states(a); got != "n1 silent" {
+		t.Errorf("later: %s", got)
+	}
 }
 
 // gauges are what is scraped, by name and label.
@@ -213,11 +245,11 @@ func TestAgentsAreCounted(t *testing.T) {
 	a := newAgents("east", time.Now)
 	a.follow([]export.Record{node("n1", true), node("n2", true), node("n3", true)})
 	stale := func(r *report.NodeReport) { r.Clusters[0].State = "stale" }
-	if err := errors.Join(a.Report(says("n1", 1)), a.Report(says("n2", 1, stale))); err != nil {
+	if err := errors.Join(a.Report(says("n1", 1), false), a.Report(says("n2", 1, stale), false)); err != nil {
 		t.Fatal(err)
 	}
 	got := gauges(t, a)
-	want := map[string]float64{"clustermesh_agents missing": 1, "clustermesh_agents reporting": 2, "clustermesh_agents silent": 0, "clustermesh_agents_behind east": 1}
+	want := map[string]float64{"clustermesh_agents missing": 1, "clustermesh_agents reporting": 2, "clustermesh_agents silent": 0, "clustermesh_agents disputed": 0, "clustermesh_agents_behind east": 1}
 	if !maps.Equal(got, want) {
 		t.Errorf("metrics %v, want %v", got, want)
 	}
@@ -238,7 +270,7 @@ func TestStrangersTakeLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(a.Report(says("n1", 1, func(r *report.NodeReport) { r.Clusters[0].Name, r.Clusters[0].State = "west", "stale" })))
+	must(a.Report(says("n1", 1, func(r *report.NodeReport) { r.Clusters[0].Name, r.Clusters[0].State = "west", "stale" }), false))
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -249,7 +281,7 @@ func TestStrangersTakeLittle(t *testing.T) {
 			r.Clusters = append(r.Clusters, &report.ClusterReport{Name: fmt.Sprintf("x%d-%d", i, j), State: "stale"})
 		}
 		asked++
-		if err := a.Report(r); errors.Is(err, errTooMany) {
+		if err := a.Report(r, false); errors.Is(err, errTooMany) {
 			refused++
 		} else {
 			must(err)
@@ -263,7 +295,7 @@ func TestStrangersTakeLittle(t *testing.T) {
 	if series := len(gauges(t, a)); series > 10 {
 		t.Errorf("%d series", series)
 	}
-	must(a.Report(says("n2", 1)))
+	must(a.Report(says("n2", 1), false))
 	if got := a.nodes["n2"].state(time.Now()); got != nodeReporting {
 		t.Errorf("n2 is %s", got)
 	}
@@ -277,15 +309,15 @@ func TestStrangersGiveWayToNodes(t *testing.T) {
 	a := newAgents("east", func() time.Time { now = now.Add(time.Millisecond); return now })
 	a.follow([]export.Record{node("n1", true), node("n2", true)})
 	for _, r := range []*report.NodeReport{says("n1", 1), says("old", 1), says("new", 1)} {
-		if err := a.Report(r); err != nil {
+		if err := a.Report(r, false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a.bytes = maxReportBytes // as if n1 had said a lot
-	if err := a.Report(says("new", 1, func(r *report.NodeReport) { r.Fault = "more" })); !errors.Is(err, errTooMany) {
+	if err := a.Report(says("new", 1, func(r *report.NodeReport) { r.Fault = "more" }), false); !errors.Is(err, errTooMany) {
 		t.Errorf("a stranger: %v", err)
 	}
-	if err := a.Report(says("n2", 1)); err != nil {
+	if err := a.Report(says("n2", 1), false); err != nil {
 		t.Errorf("an exported node: %v", err)
 	}
 	if got := states(a); got != "n1 reporting, n2 reporting, new reporting" {
@@ -306,12 +338,12 @@ func TestLabelsOfClustersAreBounded(t *testing.T) {
 			for j := range report.MaxClusters - 1 {
 				r.Clusters = append(r.Clusters, &report.ClusterReport{Name: fmt.Sprintf("a%d-%d", i, j), State: "stale"})
 			}
-			if err := a.Report(r); err != nil {
+			if err := a.Report(r, false); err != nil {
 				t.Fatal(err)
 			}
 		}
 		got := gauges(t, a)
-		if len(got) != report.MaxClusters+2+3 || got["clustermesh_agents_behind west"] != 3 || got["clustermesh_agents_behind east"] != 0 || got["clustermesh_agents_behind other"] != 2*(report.MaxClusters-1) {
+		if len(got) != report.MaxClusters+2+4 || got["clustermesh_agents_behind west"] != 3 || got["clustermesh_agents_behind east"] != 0 || got["clustermesh_agents_behind other"] != 2*(report.MaxClusters-1) {
 			t.Errorf("exported %v: %d series, west %v, others %v", exported, len(got), got["clustermesh_agents_behind west"], got["clustermesh_agents_behind other"])
 		}
 	}

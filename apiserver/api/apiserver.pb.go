@@ -184,7 +184,8 @@ func (x *StatusResponse) GetNodes() []*NodeStatus {
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// reporting, silent (it has reported before) or missing (it never has).
+	// reporting, silent (it has reported before), missing (it never has) or disputed
+	// (two connections report for it).
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Seconds since its last report.
 	ReportSeconds float64            `protobuf:"fixed64,3,opt,name=report_seconds,json=reportSeconds,proto3" json:"report_seconds,omitempty"`

@@ -140,7 +140,7 @@ func (v clusterStatusView) nodesLine() string {
 		states[n.State]++
 	}
 	line := fmt.Sprintf("%s: %d reporting", cli.Count(len(v.Nodes), "node", ""), states["reporting"])
-	for _, state := range []string{"silent", "missing"} {
+	for _, state := range []string{"silent", "missing", "disputed"} {
 		if states[state] > 0 {
 			line += fmt.Sprintf(", %d %s", states[state], state)
 		}
@@ -175,6 +175,8 @@ func (v clusterStatusView) faults() (lines []string) {
 		case "missing":
 			note("no agent has reported; check that clustermesh-agent runs there and reaches this apiserver")
 			continue
+		case "disputed":
+			note("two connections report for it; see the apiserver's log for their addresses, and whether two agents run there or one's certificate was stolen")
 		}
 		if n.Fault != "" {
 			note("data path: %s", n.Fault)

@@ -65,9 +65,11 @@ type Config struct {
 	Limits Limits
 }
 
-// Reports takes reports of own agents; an error is told to the agent.
+// Reports takes reports of own agents; an error is told to the agent. All agents
+// have the same certificate; disputed says that another open connection, which
+// had taken over from this one, reports for the node too.
 type Reports interface {
-	Report(*report.NodeReport) error
+	Report(r *report.NodeReport, disputed bool) error
 }
 
 // Limits bound the memory, goroutines and time that readers may take. A zero

@@ -44,6 +44,7 @@ type conn struct {
 	settled  bool          // under counting: the account no longer knows of unread
 	lastSent atomic.Int64  // when unread last became smaller or began, in Unix nanoseconds
 	held     atomic.Int64  // not to be read from before then, in Unix nanoseconds; 0 is no limit
+	node     string        // that it reports for; under the lock of the set's speakers
 	done     chan struct{} // closed by Close
 	closed   sync.Once
 
@@ -164,6 +165,7 @@ type connSet struct {
 	log      *slog.Logger
 	metrics  *metrics
 	registry *registry
+	speakers *speakers
 	closing  <-chan struct{} // set before the first connection
 
 	mu          sync.Mutex
@@ -177,7 +179,7 @@ type connSet struct {
 
 func newConnSet(l Limits, log *slog.Logger, m *metrics, r *registry) *connSet {
 	return &connSet{
-		limits: l, log: log, metrics: m, registry: r, origins: newOrigins(l), open: map[*conn]struct{}{},
+		limits: l, log: log, metrics: m, registry: r, speakers: newSpeakers(), origins: newOrigins(l), open: map[*conn]struct{}{},
 		silent: list.New(), shaking: list.New(), parking: list.New(),
 	}
 }
@@ -208,6 +210,7 @@ func (s *connSet) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
+	s.speakers.forget(c)
 	s.leave(c)
 	s.metrics.connections.Dec()
 	if c.admitted {

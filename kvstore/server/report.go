@@ -44,10 +44,27 @@ func (g *gateway) serveReport(ctx context.Context, decode func(any) error) (any,
 	if err := decode(bounded{r}); err != nil {
 		return nil, err
 	}
-	if err := g.cfg.Reports.Report(r); err != nil {
+	if err := g.hear(c, r); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return &report.Received{}, nil
+}
+
+// hear hands a report on with whether somebody else speaks for the node too.
+func (g *gateway) hear(c *conn, r *report.NodeReport) error {
+	if err := report.ValidateNode(r.GetNode()); err != nil {
+		return err
+	}
+	rival, err := g.conns.speakers.speak(c, r.GetNode())
+	if err != nil {
+		c.refuse(refusedUnsupported)
+		return err
+	}
+	if rival != "" && g.logs.Allow() {
+		g.cfg.Log.Warn("two connections report for one node: two agents run there, or a certificate was stolen",
+			"node", r.GetNode(), "peer", c.RemoteAddr().String(), "other", rival)
+	}
+	return g.cfg.Reports.Report(r, rival != "")
 }
 
 // bounded is a message that is decoded only if it is not too large.

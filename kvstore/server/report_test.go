@@ -18,17 +18,18 @@ import (
 
 // inbox keeps reports, and refuses those it does not like.
 type inbox struct {
-	mu  sync.Mutex
-	got []*report.NodeReport
+	mu       sync.Mutex
+	got      []*report.NodeReport
+	disputed []bool // of got, whether two connections speak for the node
 }
 
-func (i *inbox) Report(r *report.NodeReport) error {
+func (i *inbox) Report(r *report.NodeReport, disputed bool) error {
 	if err := report.Check(r); err != nil {
 		return err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.got = append(i.got, r)
+	i.got, i.disputed = append(i.got, r), append(i.disputed, disputed)
 	return nil
 }
 
@@ -110,6 +111,56 @@ func TestReportsAreBounded(t *testing.T) {
 	if _, err := report.NewReportsClient(without.dial("local-"+testCluster)).Report(w.ctx(), &report.NodeReport{Node: "n1"}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("without anybody who takes reports: %v", err)
 	}
+}
+
+// TestConnectionsThatSpeakForOneNode: a connection speaks for one node. When one
+// that was replaced by another speaks again, two do at a time, and somebody who
+// holds an agent's certificate may be one of them.
+func TestConnectionsThatSpeakForOneNode(t *testing.T) {
+	box := &inbox{}
+	w := start(t, func(c *Config) { c.Reports = box })
+	open := func() (*grpc.ClientConn, report.ReportsClient) {
+		conn := w.dial("local-" + testCluster)
+		return conn, report.NewReportsClient(conn)
+	}
+	first, one := open()
+	_, two := open()
+	_, three := open()
+	says := func(c report.ReportsClient, node string, disputed bool) {
+		t.Helper()
+		if _, err := c.Report(w.ctx(), &report.NodeReport{Node: node}); err != nil {
+			t.Fatal(err)
+		}
+		if got := box.disputed[box.count()-1]; got != disputed {
+			t.Errorf("report %d: disputed is %v", box.count(), got)
+		}
+	}
+	says(one, "n1", false)
+	says(one, "n1", false)
+	says(two, "n1", false) // the agent of n1 was started again
+	says(two, "n1", false)
+	says(one, "n1", true) // or was it?
+	says(three, "n1", false)
+	says(two, "n1", true)
+	if !strings.Contains(w.log.String(), "two connections report for one node") {
+		t.Errorf("not logged:\n%s", w.log.String())
+	}
+	if _, err := two.Report(w.ctx(), &report.NodeReport{Node: "n2"}); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), `node "n2": this connection reports for node "n1"`) {
+		t.Errorf("for another node: %v", err)
+	}
+	first.Close()
+	_, four := open()
+	says(four, "n2", false)
+	known := func() int {
+		w.s.gateway.conns.speakers.mu.Lock()
+		defer w.s.gateway.conns.speakers.mu.Unlock()
+		return len(w.s.gateway.conns.speakers.last)
+	}
+	if n := known(); n != 2 {
+		t.Errorf("%d speakers of 2 nodes", n)
+	}
+	w.s.Disconnect(func(string) bool { return true })
+	eventually(t, "nothing is kept of closed connections", func() bool { return known() == 0 })
 }
 
 // TestWatchesHearThatAMarkerPassed: a watch that asked for progress is told the
