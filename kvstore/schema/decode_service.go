@@ -115,12 +115,20 @@ func (d *serviceReader) portMap() PortMap {
 	start, ports := d.pos, PortMap{}
 	for more := d.open('{'); more && d.more('}'); {
 		n := len(ports)
-		name := string(d.token(d.name()))
+		name := string(d.portName(d.name()))
 		ports[name] = d.l4()
 		d.grown(n, len(ports), d.limits.MaxPorts)
 	}
 	d.ports.remember(&d.reader, start, ports)
 	return ports
+}
+
+// portName checks the name of a port just read.
+func (r *reader) portName(text []byte) []byte {
+	if len(text) > maxPortName {
+		r.fail(excerpt(text), portNameReason)
+	}
+	return r.token(text)
 }
 
 func (r *reader) l4() L4 {

@@ -266,7 +266,7 @@ func (d *sliceReader) port(f *protoField) SlicePort {
 	for part := (protoField{}); d.pull(&f.bytes, &part, "ports"); {
 		switch part.number {
 		case portName:
-			p.Name = d.intern(d.single(&have, &part, "ports/name"))
+			p.Name = d.intern(d.portName(d.single(&have, &part, "ports/name")))
 		case portProtocol:
 			p.Protocol = d.protocol(d.single(&have, &part, "ports/protocol"))
 		case portNumber:
@@ -276,6 +276,15 @@ func (d *sliceReader) port(f *protoField) SlicePort {
 		}
 	}
 	return p
+}
+
+// portName refuses a name that is too long for a port; the alphabet is checked
+// where the string is made.
+func (d *sliceReader) portName(text []byte) []byte {
+	if len(text) > maxPortName {
+		d.fail(excerpt(text), portNameReason)
+	}
+	return text
 }
 
 func (d *sliceReader) protocol(text []byte) Protocol {

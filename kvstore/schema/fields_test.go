@@ -109,6 +109,8 @@ func TestDecodeServiceNamesTheWrongField(t *testing.T) {
 		{`"db-0"`, `"` + strings.Repeat("x", 253) + `"`, ""},
 		{`"zone":"east-a"`, `"zone":"a\nb"`, "zones/10.7.0.21/zone"},
 		{`{"name":"east-a"}`, `{"name":" "}`, "zones/10.7.0.21/forZones/name"},
+		{`"http":{"Protocol":"TCP","Port":8080}`, `"` + strings.Repeat("p", 63) + `":{"Protocol":"TCP","Port":8080}`, ""},
+		{`"http":{"Protocol":"TCP","Port":8080}`, `"` + strings.Repeat("p", 64) + `":{"Protocol":"TCP","Port":8080}`, "backends/10.7.0.21/" + strings.Repeat("p", 64)},
 		{`{"http":{"Protocol":"TCP","Port":8080}}`, `{"\u007f":{"Protocol":"TCP","Port":8080}}`, "backends/10.7.0.21/?"},
 	}, func(b []byte) error {
 		_, err := DecodeService(east(false), key, b, DefaultLimits())

@@ -216,6 +216,13 @@ func nameIn(k Kind, src Source, key string) (string, error) {
 // maxNameBytes is the longest name Kubernetes accepts (RFC 1123 subdomain).
 const maxNameBytes = 253
 
+// maxPortName is the longest name of a port: Kubernetes accepts no more of a
+// service's port or an endpoint slice's (RFC 1123 label), and the kernel's tables
+// have room for no more.
+const maxPortName = 63
+
+const portNameReason = "the name of a port may have at most 63 bytes, as in Kubernetes; give the port a shorter name"
+
 // validName reports whether s may name a Kubernetes object: lower case
 // letters, digits, '-' and '.', starting and ending with a letter or digit.
 func validName(s string) bool {

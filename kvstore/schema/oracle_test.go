@@ -87,7 +87,7 @@ func oraclePorts(raw json.RawMessage) (PortMap, bool) {
 	for name, l4 := range m {
 		var p L4
 		ok := member(l4, "Protocol", &p.Protocol) && member(l4, "Port", &p.Port)
-		if !ok || p.Port == 0 || !oracleToken.MatchString(name) || !slices.Contains([]Protocol{TCP, UDP, SCTP}, p.Protocol) {
+		if !ok || p.Port == 0 || len(name) > 63 || !oracleToken.MatchString(name) || !slices.Contains([]Protocol{TCP, UDP, SCTP}, p.Protocol) {
 			return nil, false
 		}
 		ports[name] = p

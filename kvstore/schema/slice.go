@@ -53,6 +53,7 @@ func (s *EndpointSlice) Validate() error {
 	}
 	for _, p := range s.Ports {
 		c.token("ports/name", p.Name)
+		c.that(len(p.Name) <= maxPortName, "ports/name", p.Name, portNameReason)
 		c.that(isProtocol(p.Protocol), "ports/protocol", string(p.Protocol), protocolReason)
 		c.token("ports/appProtocol", p.AppProtocol)
 	}

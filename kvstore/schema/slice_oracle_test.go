@@ -126,7 +126,7 @@ func oraclePort(m *schemapb.EndpointPort) (SlicePort, bool) {
 	if m.Protocol != nil {
 		p.Protocol = Protocol(*m.Protocol)
 	}
-	return p, allTokens(p.Name, p.AppProtocol) && isProtocol(p.Protocol) && m.GetPort() == int32(p.Port)
+	return p, len(p.Name) <= 63 && allTokens(p.Name, p.AppProtocol) && isProtocol(p.Protocol) && m.GetPort() == int32(p.Port)
 }
 
 func allTokens(texts ...string) bool {
@@ -225,6 +225,7 @@ func TestValidateSliceNamesTheWrongField(t *testing.T) {
 		{"endpoints/zone", func(s *EndpointSlice) { s.Endpoints[0].Zone = "a b" }},
 		{"endpoints/hints/forZones/name", func(s *EndpointSlice) { s.Endpoints[0].ForZones = []string{"a b"} }},
 		{"ports/name", func(s *EndpointSlice) { s.Ports[0].Name = "a b" }},
+		{"ports/name", func(s *EndpointSlice) { s.Ports[0].Name = strings.Repeat("p", 64) }},
 		{"ports/protocol", func(s *EndpointSlice) { s.Ports[0].Protocol = "" }},
 		{"ports/appProtocol", func(s *EndpointSlice) { s.Ports[0].AppProtocol = "a b" }},
 	}
@@ -248,7 +249,7 @@ func beyondSliceOracle(err error) bool {
 		return false
 	}
 	for _, reason := range []string{"may occur once", "wire type", "at most", "twice", "in range"} {
-		if strings.Contains(e.Reason, reason) && e.Reason != tokenReason {
+		if strings.Contains(e.Reason, reason) && e.Reason != tokenReason && e.Reason != portNameReason {
 			return true
 		}
 	}

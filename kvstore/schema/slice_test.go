@@ -169,6 +169,8 @@ func sliceFieldTests() []sliceTest {
 		{"hint", "endpoints/hints/forZones/name", func(s *pb) { s.Endpoints[0].Hints.ForZones[0].Name = text("ü") }},
 		{"no hints", "", func(s *pb) { s.Endpoints[0].Hints.ForZones = nil }},
 		{"port name", "ports/name", func(s *pb) { s.Ports[0].Name = text("a\n") }},
+		{"port name too long", "ports/name", func(s *pb) { s.Ports[0].Name = text(strings.Repeat("p", 64)) }},
+		{"long port name", "", func(s *pb) { s.Ports[0].Name = text(strings.Repeat("p", 63)) }},
 		{"no port name", "", func(s *pb) { s.Ports[0].Name = nil }},
 		{"protocol", "ports/protocol", func(s *pb) { s.Ports[0].Protocol = text("tcp") }},
 		{"empty protocol", "ports/protocol", func(s *pb) { s.Ports[0].Protocol = text("") }},
