@@ -93,16 +93,3 @@ func (m *Mesh) Admit(cluster string, name lb.ServiceName, a netip.Addr) error {
 	}
 	return nil
 }
-
-// limits are what may be kept of one cluster.
-type limits struct{ services, slices, backends int }
-
-func (m *Mesh) limitsOf(c *cluster) limits {
-	or := func(a, b int) int {
-		if a > 0 {
-			return a
-		}
-		return b
-	}
-	return limits{or(c.policy.MaxServices, m.cfg.MaxServices), or(c.policy.MaxSlices, m.cfg.MaxSlices), or(c.policy.MaxBackends, m.cfg.MaxBackends)}
-}

@@ -119,7 +119,7 @@ func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
 		m.refuse(c, name, ch, reasonOf(err), err)
 		return
 	}
-	records := m.records(m.localBackends(v))
+	records, _ := m.records(m.localBackends(v), anyNames)
 	s := m.ensure(name)
 	if m.setSaid(m.hearPart(s, c), true, records) {
 		m.touch(s)
@@ -149,9 +149,10 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 		m.refuse(c, name, ch, ReasonLimit, err)
 		return
 	}
-	records := m.records(raw)
+	records, cut := m.records(raw, maxPortNames)
 	s := m.ensure(name)
-	if m.setSaid(m.hearPart(s, c), true, records) {
+	p := m.hearPart(s, c)
+	if m.setSaid(p, true, m.curb(p, name, ch.Key, records, cut)) {
 		m.touch(s)
 	}
 }
@@ -164,12 +165,12 @@ func (m *Mesh) hearPart(s *service, c *cluster) *part {
 }
 
 // fits checks the bounds on what is kept of one cluster, as if name's record
-// were replaced by one of n ports.
+// were replaced by one of n ports and names.
 func (m *Mesh) fits(c *cluster, name lb.ServiceName, n int) error {
-	services, backends := c.services+1, c.backends+n
+	services, backends := c.services+1, c.booked+n
 	if s := m.services[name]; s != nil {
 		if p := s.part(c); p != nil && p.present {
-			services, backends = services-1, backends-len(p.said)
+			services, backends = services-1, backends-m.weight(p.said)
 		}
 	}
 	if most := m.limitsOf(c); services > most.services || backends > most.backends {
@@ -250,8 +251,9 @@ func protocol(p schema.Protocol) lb.Protocol {
 
 // records sorts raw and gathers the names of each address, port and protocol.
 // Of differing states the best counts, and the first zone in order that is said
-// together with it. It takes references in the pool.
-func (m *Mesh) records(raw []rawBackend) []record {
+// together with it. It takes references in the pool. Of more names than most the
+// first in order are kept; cut counts the records that lost some by it.
+func (m *Mesh) records(raw []rawBackend, most int) (out []record, cut int) {
 	slices.SortFunc(raw, compareRaw)
 	n := 0
 	for i := range raw {
@@ -259,21 +261,25 @@ func (m *Mesh) records(raw []rawBackend) []record {
 			n++
 		}
 	}
-	out := make([]record, 0, n)
+	out = make([]record, 0, n)
 	var names []string
 	for first := 0; first < len(raw); {
 		next := first + 1
 		for next < len(raw) && compareRecords(raw[first].record, raw[next].record) == 0 {
 			next++
 		}
-		out = append(out, m.gather(raw[first:next], &names))
+		r, short := m.gather(raw[first:next], &names, most)
+		if short {
+			cut++
+		}
+		out = append(out, r)
 		first = next
 	}
 	clear(raw) // its strings belong to a decoded value
-	return out
+	return out, cut
 }
 
-func (m *Mesh) gather(group []rawBackend, scratch *[]string) record {
+func (m *Mesh) gather(group []rawBackend, scratch *[]string, most int) (r record, cut bool) {
 	names := (*scratch)[:0]
 	for i := range group {
 		if group[i].name != "" {
@@ -282,15 +288,19 @@ func (m *Mesh) gather(group []rawBackend, scratch *[]string) record {
 	}
 	slices.Sort(names)
 	*scratch = names
-	r := group[0].record
+	names = slices.Compact(names)
+	if cut = len(names) > most; cut {
+		names = names[:most]
+	}
+	r = group[0].record
 	zone := ""
 	for i := range group {
 		if group[i].state == r.state {
 			zone = firstZone(zone, group[i].zoneName)
 		}
 	}
-	r.names, r.zone = m.words.take(slices.Compact(names)), m.words.takeWord(zone)
-	return r
+	r.names, r.zone = m.words.take(names), m.words.takeWord(zone)
+	return r, cut
 }
 
 // firstZone is the first in order that is not empty.

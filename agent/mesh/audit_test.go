@@ -5,7 +5,7 @@ import "fmt"
 // Audit recounts what is counted as it changes: references in the pool, the
 // numbers of the clusters, and the lists of slices.
 func (m *Mesh) Audit() error {
-	a := audit{refs: map[uint32]uint32{}, counts: map[*cluster]tally{}, listed: map[*slice]bool{}}
+	a := audit{m: m, refs: map[uint32]uint32{}, counts: map[*cluster]tally{}, listed: map[*slice]bool{}}
 	for _, s := range m.services {
 		for i := range s.parts {
 			if err := a.part(s, &s.parts[i]); err != nil {
@@ -49,9 +49,10 @@ func (m *Mesh) auditSpecial() error {
 	return nil
 }
 
-type tally struct{ services, backends, kept, withheld int }
+type tally struct{ services, backends, booked, kept, withheld int }
 
 type audit struct {
+	m      *Mesh
 	refs   map[uint32]uint32
 	counts map[*cluster]tally
 	listed map[*slice]bool
@@ -72,6 +73,7 @@ func (a *audit) part(s *service, p *part) error {
 	a.records(p.kept)
 	t := a.counts[p.cluster]
 	t.backends += len(p.said)
+	t.booked += a.m.weight(p.said)
 	if p.present {
 		t.services++
 	}
@@ -105,11 +107,11 @@ func (a *audit) cluster(c *cluster) error {
 			return fmt.Errorf("%s: slice %s belongs to no service", c.name, id)
 		}
 		delete(a.listed, sl)
-		held += len(sl.records)
+		held += a.m.weight(sl.records)
 		a.records(sl.records)
 	}
-	if t := a.counts[c]; t != (tally{c.services, c.backends, c.kept, c.withheld}) || held != c.held {
-		return fmt.Errorf("%s counts %d services, %d backends, %d kept, %d withheld, %d of slices; there are %+v and %d", c.name, c.services, c.backends, c.kept, c.withheld, c.held, t, held)
+	if t := a.counts[c]; t != (tally{c.services, c.backends, c.booked, c.kept, c.withheld}) || held != c.held {
+		return fmt.Errorf("%s counts %d services, %d backends, %d booked, %d kept, %d withheld, %d of slices; there are %+v and %d", c.name, c.services, c.backends, c.booked, c.kept, c.withheld, c.held, t, held)
 	}
 	return nil
 }

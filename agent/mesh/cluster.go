@@ -51,7 +51,8 @@ type cluster struct {
 	withheld int // records withdrawn in the window, or since the brake holds
 
 	slices map[string]*slice // by <namespace>/<slice>
-	held   int               // records of slices
+	held   int               // weight of the slices' records
+	booked int               // weight of what is said
 
 	refused    map[uint64]Reason
 	described  *described

@@ -27,7 +27,13 @@ type Config struct {
 	// 6 MB from slices, of which every mention of a backend counts). What exceeds
 	// them is refused with reason "limit". This is the one place where order
 	// matters: the keys that came first stay.
+	// A backend counts once for each name of its port, of which 64 are kept.
 	MaxServices, MaxSlices, MaxBackends int
+	// MaxServiceBackends bounds what one remote cluster adds to one service; 0
+	// means 5,000. Of more the first in order are used, and the rest is refused
+	// with reason "limit": a service that one cluster bloats stays one that the
+	// kernel's tables can hold, for the sake of the others' backends.
+	MaxServiceBackends int
 	// ProtectedNamespaces and ProtectedServices never take remote backends; nil
 	// means kube-system and default/kubernetes.
 	ProtectedNamespaces []string
@@ -43,9 +49,10 @@ type Config struct {
 }
 
 const (
-	defaultMaxServices = 10_000
-	defaultMaxSlices   = 30_000
-	defaultMaxBackends = 100_000
+	defaultMaxServices        = 10_000
+	defaultMaxSlices          = 30_000
+	defaultMaxBackends        = 100_000
+	defaultMaxServiceBackends = 5_000
 )
 
 // AlwaysDenied returns the ranges in which no remote backend may lie, whatever
@@ -72,8 +79,9 @@ func (c Config) Validate() error {
 	if err := schema.ValidateClusterID(c.LocalID, c.MaxClusters); err != nil {
 		errs = append(errs, fmt.Errorf("check LocalID: %w", err))
 	}
-	if c.MaxServices < 0 || c.MaxSlices < 0 || c.MaxBackends < 0 {
-		errs = append(errs, fmt.Errorf("check MaxServices %d, MaxSlices %d and MaxBackends %d: none may be negative, 0 means the default", c.MaxServices, c.MaxSlices, c.MaxBackends))
+	if c.MaxServices < 0 || c.MaxSlices < 0 || c.MaxBackends < 0 || c.MaxServiceBackends < 0 {
+		errs = append(errs, fmt.Errorf("check MaxServices %d, MaxSlices %d, MaxBackends %d and MaxServiceBackends %d: none may be negative, 0 means the default",
+			c.MaxServices, c.MaxSlices, c.MaxBackends, c.MaxServiceBackends))
 	}
 	if err := ValidateBrake(c.Brake); err != nil {
 		errs = append(errs, fmt.Errorf("check Brake: %w", err))
@@ -99,6 +107,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBackends == 0 {
 		c.MaxBackends = defaultMaxBackends
+	}
+	if c.MaxServiceBackends == 0 {
+		c.MaxServiceBackends = defaultMaxServiceBackends
 	}
 	if c.ProtectedNamespaces == nil {
 		c.ProtectedNamespaces = []string{"kube-system"}

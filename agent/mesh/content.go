@@ -39,6 +39,7 @@ type part struct {
 	cluster   *cluster
 	present   bool
 	unsettled bool // said is not yet what the slices say
+	curbed    bool // said is less than the slices or the record say
 	said      []record
 	kept      []record
 	first     *slice     // of a list, if the cluster is read from slices
@@ -241,6 +242,7 @@ func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
 	}
 	count(&p.cluster.services, p.present, present)
 	p.cluster.backends += len(records) - len(p.said)
+	p.cluster.booked += m.weight(records) - m.weight(p.said)
 	p.tally(-1)
 	m.drop(p.said)
 	p.present, p.said = present, records
@@ -293,6 +295,9 @@ func (m *Mesh) keep(c *cluster, s *service) {
 	}
 	all := make([]record, 0, len(p.said)+len(p.kept)+p.inForce())
 	p.each(func(r *record) { all = append(all, *r) })
+	if most := 2 * m.limitsOf(c).ofService; !c.local && len(all) > most {
+		all = all[len(all)-most:] // it came back with another list time and again; what was there first stays
+	}
 	slices.SortFunc(all, compareRecords)
 	m.share(all) // before the old references go
 	m.unhold(p)

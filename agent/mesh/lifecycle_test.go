@@ -14,11 +14,16 @@ import (
 
 // local is the own cluster's record of a service with one frontend and one
 // ready backend.
-func local(name string) mesh.Change {
+func local(name string, addrs ...string) mesh.Change {
+	if addrs == nil {
+		addrs = []string{"10.0.0.1"}
+	}
 	s := schema.LocalService{Cluster: own, ClusterID: ownID, Namespace: "shop", Name: name, Shared: true,
 		Frontends: []schema.LocalFrontend{{Address: netip.MustParseAddr("10.96.0.1"), Port: 80, Protocol: schema.TCP, PortName: "http"}},
-		Backends: []schema.LocalBackend{{Address: netip.MustParseAddr("10.0.0.1"), Port: 8080, Protocol: schema.TCP,
-			PortNames: []string{"http"}, Ready: true, Serving: true}}}
+	}
+	for _, a := range addrs {
+		s.Backends = append(s.Backends, schema.LocalBackend{Address: netip.MustParseAddr(a), Port: 8080, Protocol: schema.TCP, PortNames: []string{"http"}, Ready: true, Serving: true})
+	}
 	return mesh.Change{Key: keyOf(own, svc(name)), Value: s.Encode()}
 }
 

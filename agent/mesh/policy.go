@@ -202,7 +202,7 @@ func (e *expulsion) slice(id string, sl *slice) {
 	if !dropped {
 		return
 	}
-	e.c.held += len(good) - len(sl.records)
+	e.c.held += e.m.weight(good) - e.m.weight(sl.records)
 	e.m.drop(sl.records)
 	sl.records = good
 	e.m.unsettle(sl.service, sl.service.part(e.c))

@@ -47,7 +47,8 @@ func (m *Mesh) Restore(restored []Restored) {
 	for k, group := range raw {
 		s := m.ensure(k.name)
 		s.nameUnlisted(group)
-		s.ensurePart(k.cluster).setKept(m.records(group))
+		records, _ := m.records(group, anyNames)
+		s.ensurePart(k.cluster).setKept(records)
 	}
 	for _, c := range m.clusters {
 		if c.state != Synced {

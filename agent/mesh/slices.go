@@ -49,7 +49,11 @@ func (m *Mesh) applySlice(c *cluster, namespace, id string, ch *Change) {
 	if err := m.sliceFits(c, name, len(raw)); err != nil {
 		c.reject(refusal{key: ch.Key, service: name, reason: ReasonLimit}, err)
 	} else {
-		m.addSlice(c, id, m.ensure(name), m.records(raw))
+		records, cut := m.records(raw, maxPortNames)
+		if cut > 0 {
+			c.reject(refusal{key: ch.Key, service: name, reason: ReasonLimit}, namesError(c, name, cut))
+		}
+		m.addSlice(c, id, m.ensure(name), records)
 	}
 	m.raw = modest(raw)
 }
@@ -134,7 +138,7 @@ func (m *Mesh) addSlice(c *cluster, id string, s *service, records []record) {
 		c.slices = map[string]*slice{}
 	}
 	c.slices[string([]byte(id))] = sl // a copy: id is part of a key
-	c.held += len(records)
+	c.held += m.weight(records)
 	m.unsettle(s, p)
 }
 
@@ -153,7 +157,7 @@ func (m *Mesh) dropSlice(c *cluster, id string) {
 	if sl.next != nil {
 		sl.next.prev = sl.prev
 	}
-	c.held -= len(sl.records)
+	c.held -= m.weight(sl.records)
 	m.drop(sl.records)
 	m.unsettle(sl.service, p)
 }
@@ -176,7 +180,8 @@ func (m *Mesh) settle(c *cluster) {
 	for _, s := range m.unsettled {
 		p := s.part(c)
 		p.unsettled = false
-		if m.setSaid(p, p.present, m.union(p.first)) {
+		records, cut := m.union(p.first)
+		if m.setSaid(p, p.present, m.curbSlices(p, s.name, records, cut)) {
 			m.touch(s)
 		}
 		m.tidy(s)
@@ -197,26 +202,29 @@ func (m *Mesh) forgetSlices(c *cluster) {
 // union returns the records of all slices of a list, each address, port and
 // protocol once, and takes references for them. It does not depend on the
 // slices' order. A single slice's records are used as they are: they are
-// never changed.
-func (m *Mesh) union(list *slice) []record {
+// never changed. cut counts the records that lost names by being joined.
+func (m *Mesh) union(list *slice) (out []record, cut int) {
 	if list == nil {
-		return nil
+		return nil, 0
 	}
 	if list.next == nil {
 		m.share(list.records)
-		return list.records
+		return list.records, 0
 	}
 	all := m.merged(list)
-	out := make([]record, 0, distinct(all))
+	out = make([]record, 0, distinct(all))
 	for len(all) > 0 {
 		n := 1
 		for n < len(all) && compareRecords(all[0], all[n]) == 0 {
 			n++
 		}
-		out = append(out, m.unite(all[:n]))
-		all = all[n:]
+		r, short := m.unite(all[:n])
+		if short {
+			cut++
+		}
+		out, all = append(out, r), all[n:]
 	}
-	return out
+	return out, cut
 }
 
 // merged returns the records of all slices of a list in order. Each slice's are
@@ -266,25 +274,29 @@ func distinct(sorted []record) int {
 }
 
 // unite joins what several slices say of one address, port and protocol, by
-// the rules of gather.
-func (m *Mesh) unite(group []record) record {
-	r := group[0]
+// the rules of gather, and reports whether names were left out.
+func (m *Mesh) unite(group []record) (r record, cut bool) {
+	r = group[0]
 	if !slices.ContainsFunc(group, func(o record) bool { return o != r }) {
 		m.share(group[:1])
-		return r
+		return r, false
 	}
 	var names []string
 	zone := ""
 	for i := range group {
 		r.state = min(r.state, group[i].state)
-		names = append(names, m.words.list(group[i].names)...)
+		if i > 0 && group[i].names == group[i-1].names {
+			continue
+		}
+		var left bool
+		names, left = addNames(names, m.words.list(group[i].names))
+		cut = cut || left
 	}
 	for i := range group {
 		if group[i].state == r.state {
 			zone = firstZone(zone, m.words.word(group[i].zone))
 		}
 	}
-	slices.Sort(names)
-	r.names, r.zone = m.words.take(slices.Compact(names)), m.words.takeWord(zone)
-	return r
+	r.names, r.zone = m.words.take(names), m.words.takeWord(zone)
+	return r, cut
 }

@@ -141,7 +141,9 @@ func TestSmallValuesThatMeanMillions(t *testing.T) {
 // one computation of it.
 func TestManySlicesOfOneService(t *testing.T) {
 	const n = 20_000
-	m, codec := joinedBySlices(t, config()), &schema.SliceCodec{}
+	cfg := config()
+	cfg.MaxServiceBackends = 3 * n
+	m, codec := joinedBySlices(t, cfg), &schema.SliceCodec{}
 	changes := make([]mesh.Change, n)
 	for i := range changes {
 		a := func(k int) string { return netip.AddrFrom4([4]byte{10, byte(1 + k), byte(i >> 8), byte(i)}).String() }

@@ -1,0 +1,102 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/clustermesh/clustermesh/agent/lb"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
+)
+
+// maxPortNames is how many names of one backend's port are kept of a remote
+// cluster. A name is there because a port of the service has it; more than one
+// is rare, as it takes two ports of a service that lead to one of the pod.
+const maxPortNames = 64
+
+// anyNames is the bound on what our own cluster says: none.
+const anyNames = int(^uint(0) >> 1)
+
+// limits are what may be kept of one cluster; ofService is what may be of one
+// of its services.
+type limits struct{ services, slices, backends, ofService int }
+
+func (m *Mesh) limitsOf(c *cluster) limits {
+	or := func(a, b int) int {
+		if a > 0 {
+			return a
+		}
+		return b
+	}
+	l := limits{services: or(c.policy.MaxServices, m.cfg.MaxServices), slices: or(c.policy.MaxSlices, m.cfg.MaxSlices), backends: or(c.policy.MaxBackends, m.cfg.MaxBackends)}
+	l.ofService = min(m.cfg.MaxServiceBackends, l.backends)
+	return l
+}
+
+// weight is what records count against the quota: one for each name of a port,
+// since a name takes more memory than the rest of a record.
+func (m *Mesh) weight(records []record) int {
+	n := len(records)
+	for i := range records {
+		if names := records[i].names; names != 0 {
+			n += len(m.words.list(names)) - 1
+		}
+	}
+	return n
+}
+
+// addNames adds a list in order to the first names in order, of which no more
+// than are kept, and reports whether one was left out. So joining many lists
+// costs little more than looking at the first of each.
+func addNames(names, list []string) (_ []string, cut bool) {
+	for _, name := range list {
+		at, known := slices.BinarySearch(names, name)
+		switch {
+		case known:
+		case at == maxPortNames:
+			return names, true
+		case len(names) < maxPortNames:
+			names = slices.Insert(names, at, name)
+		default:
+			copy(names[at+1:], names[at:])
+			names[at], cut = name, true
+		}
+	}
+	return names, cut
+}
+
+// curb bounds what a remote cluster says of one service, so that its part can
+// neither fill the kernel's tables nor keep what others say from them. The first
+// in order stay: it does not depend on how they came. key is what is refused in
+// part, and cut counts the records that lost names.
+func (m *Mesh) curb(p *part, name lb.ServiceName, key string, records []record, cut int) []record {
+	p.curbed = false
+	most := m.limitsOf(p.cluster).ofService
+	if over := len(records); over > most {
+		m.drop(records[most:])
+		records = slices.Clone(records[:most])
+		p.curbed = true
+		p.cluster.reject(refusal{key: key, service: name, reason: ReasonLimit},
+			fmt.Errorf("cluster %s has %d backends of %s: at most %d of one service are kept, the first in order of address and port; spread them over more services", p.cluster.name, over, name, most))
+	}
+	if cut > 0 {
+		p.curbed = true
+		p.cluster.reject(refusal{key: key, service: name, reason: ReasonLimit}, namesError(p.cluster, name, cut))
+	}
+	return records
+}
+
+func namesError(c *cluster, name lb.ServiceName, cut int) error {
+	return fmt.Errorf("%d backends of %s have ports of more names than are kept of cluster %s: at most %d of a port are, the first in order; give the service fewer ports that lead to the same one", cut, name, c.name, maxPortNames)
+}
+
+// curbSlices is curb for what all slices of a service come to. What is refused
+// of them has no key of its own, so it gets one that no slice can have.
+func (m *Mesh) curbSlices(p *part, name lb.ServiceName, records []record, cut int) []record {
+	c := p.cluster
+	if !p.curbed && cut == 0 && len(records) <= m.limitsOf(c).ofService {
+		return records
+	}
+	key := schema.WatchPrefix(c.kind, c.name, c.cached) + name.String() + " (all slices)"
+	c.readmit(key)
+	return m.curb(p, name, key, records, cut)
+}
