@@ -48,8 +48,12 @@ func (c *core) explainNamed(name lb.ServiceName) *api.ExplainResponse {
 
 func (c *core) explainAddress(a netip.Addr, port uint16) *api.ExplainResponse {
 	out := &api.ExplainResponse{}
-	for _, name := range c.mesh.Find(a, port) {
+	found := c.mesh.Find(a, port)
+	for _, name := range found[:min(len(found), mostServices)] {
 		out.Services = append(out.Services, c.explanation(name))
+	}
+	if more := len(found) - mostServices; more > 0 {
+		out.Findings = append(out.Findings, fmt.Sprintf("%d more %s this address: ask for them by name", more, english.PluralWord(more, "service has", "services have")))
 	}
 	for _, r := range c.mesh.Refusals() {
 		if slices.Contains(r.Addresses, a) {
@@ -117,16 +121,7 @@ func unmatched(s *lb.Service) []lb.Backend {
 
 // partFindings says what is wrong with a cluster's part in a service.
 func (c *core) partFindings(s *lb.Service, e *api.Explanation) []string {
-	var out []string
-	lost := map[string][]string{}
-	for _, b := range unmatched(s) {
-		lost[b.Cluster] = append(lost[b.Cluster], fmt.Sprintf("%s/%s", cmp.Or(strings.Join(b.Names, ","), fmt.Sprint(b.Addr.Port())), b.Protocol))
-	}
-	for _, cluster := range slices.Sorted(maps.Keys(lost)) {
-		slices.Sort(lost[cluster])
-		out = append(out, fmt.Sprintf("port names differ: of cluster %s %d %s not used, for the ports there are %s and the service's own are %s; give the ports of the service the same names and protocols in both clusters",
-			cluster, len(lost[cluster]), english.PluralWord(len(lost[cluster]), "backend is", "backends are"), strings.Join(slices.Compact(lost[cluster]), " "), portNames(s.Frontends)))
-	}
+	out := portFindings(s)
 	says := 0
 	for _, share := range e.GetClusters() {
 		if share.GetSays() || share.GetProvisional() > 0 {
@@ -141,6 +136,48 @@ func (c *core) partFindings(s *lb.Service, e *api.Explanation) []string {
 			strings.Join(others, ", "), s.Name))
 	}
 	return out
+}
+
+// mostServices bounds the services in an answer about an address: a remote
+// cluster may name it in any number of them.
+const mostServices = 64
+
+// mostListed bounds the names and the ports in a line that is made of what other
+// clusters say.
+const mostListed = 8
+
+// portFindings names, by cluster, the ports of backends that no frontend can use.
+// A remote cluster chooses how many there are, so each line has some of them.
+func portFindings(s *lb.Service) []string {
+	type ports struct {
+		backends int
+		names    map[string]bool
+	}
+	lost := map[string]*ports{}
+	for _, b := range unmatched(s) {
+		p := lost[b.Cluster]
+		if p == nil {
+			p = &ports{names: map[string]bool{}}
+			lost[b.Cluster] = p
+		}
+		p.backends++
+		p.names[fmt.Sprintf("%s/%s", cmp.Or(some(b.Names, ","), fmt.Sprint(b.Addr.Port())), b.Protocol)] = true
+	}
+	var out []string
+	for _, cluster := range slices.Sorted(maps.Keys(lost)) {
+		p := lost[cluster]
+		out = append(out, fmt.Sprintf("port names differ: of cluster %s %d %s not used, for the ports there are %s and the service's own are %s; give the ports of the service the same names and protocols in both clusters",
+			cluster, p.backends, english.PluralWord(p.backends, "backend is", "backends are"), some(slices.Sorted(maps.Keys(p.names)), " "), portNames(s.Frontends)))
+	}
+	return out
+}
+
+// some joins the first of a list, and says how many more there are.
+func some(list []string, separator string) string {
+	if more := len(list) - mostListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:mostListed], separator), more)
+	}
+	return strings.Join(list, separator)
 }
 
 // spoken are the configured clusters besides the own that have said anything

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/agent/api"
+	"github.com/clustermesh/clustermesh/agent/lb"
 	"github.com/clustermesh/clustermesh/kvstore/report"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -122,6 +124,14 @@ func TestExplainAnAddress(t *testing.T) {
 			t.Errorf("port %d: %v", port, got)
 		}
 	}
+	for i := range mostServices {
+		s.say("east", fmt.Sprintf("other-%03d", i), "10.2.0.1:80")
+	}
+	s.awaitCluster("east", "all services", func(c *api.Cluster) bool { return c.GetServices() == mostServices+1 })
+	got = s.mustExplain(&api.ExplainRequest{Address: "10.2.0.1"})
+	if text := strings.Join(got.GetFindings(), "\n"); len(got.GetServices()) != mostServices || !strings.Contains(text, "1 more service ") {
+		t.Errorf("%d services, %q", len(got.GetServices()), text)
+	}
 }
 
 // TestExplainDoesNotGuess: of a cluster that has not been heard of since the start
@@ -184,6 +194,24 @@ func TestExplainParts(t *testing.T) {
 				t.Errorf("%s: share %v", name, c)
 			}
 		}
+	}
+}
+
+// TestFindingsAreShort: of thousands of ports that another cluster names and
+// nobody asked for, each line has a few.
+func TestFindingsAreShort(t *testing.T) {
+	s := lb.Service{Name: lb.ServiceName{Namespace: "ns", Name: "s1"},
+		Frontends: []lb.Frontend{{Addr: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: lb.TCP, PortName: "http"}}}
+	for i := range 5000 {
+		b := lb.Backend{Addr: netip.AddrPortFrom(netip.MustParseAddr("10.3.0.1"), uint16(i+1)), Protocol: lb.TCP, Cluster: "west"}
+		for k := range 64 {
+			b.Names = append(b.Names, fmt.Sprintf("%04d-%02d-%s", i, k, strings.Repeat("n", 55)))
+		}
+		s.Backends = append(s.Backends, b)
+	}
+	got := portFindings(&s)
+	if len(got) != 1 || len(got[0]) > 8<<10 || !strings.Contains(got[0], "5000 backends are not used") || !strings.Contains(got[0], "and 56 more/TCP and 4992 more") {
+		t.Errorf("%d lines: %.400s", len(got), strings.Join(got, "\n"))
 	}
 }
 
