@@ -7,7 +7,7 @@ type Filter string
 // is the reason why a backend is not used.
 const (
 	FilterPort      Filter = "port"      // a frontend has its family, protocol and port name
-	FilterAddress   Filter = "address"   // no nearer cluster has the same address
+	FilterAddress   Filter = "address"   // no cluster has a better claim to the same address
 	FilterNode      Filter = "node"      // it is on this node, if the service asks for that
 	FilterClusters  Filter = "clusters"  // a tier names its cluster, if there are tiers
 	FilterState     Filter = "state"     // it is ready, and not out of service
@@ -38,7 +38,7 @@ func DroppedBy(reason string) (Filter, string) {
 	case ReasonLastResort:
 		return "", "nothing better is left"
 	case ReasonDuplicate:
-		return FilterAddress, "a nearer cluster has the same address"
+		return FilterAddress, "another cluster, with a better claim, has the same address"
 	case ReasonOtherNode:
 		return FilterNode, "the service is for backends of this node only (internalTrafficPolicy)"
 	case ReasonExcluded:

@@ -13,7 +13,9 @@ import (
 // A backend belongs to a frontend when the IP family and the protocol are the
 // same and the port names do not contradict: they are compared only if both
 // sides have a name. Of several claims to one address, port and protocol the
-// local cluster's wins, then the one of the lowest cluster id.
+// local cluster's wins, then the one that would be preferred, then the one of the
+// lowest cluster id; so what a remote cluster says is not ready, or is excluded,
+// takes no address from one that is used.
 //
 // Active backends come first: of the first tier that has any, with spillover of
 // the next ones too. Then terminating ones of any tier, then those of clusters
@@ -26,10 +28,10 @@ import (
 func Merge(s Service) []FrontendTable {
 	m := merger{s: &s, pool: canonicalBackends(s.Backends), nearest: s.Policy.nearest()}
 	m.plain = len(s.Policy.Weights) == 0 && s.Policy.Spillover.IsZero() && s.Distribution == DistributionNone
-	m.claims = claims(m.pool)
 	m.fates = make([]fate, len(m.pool))
 	var few [8]site
 	m.sites = m.survey(few[:0])
+	m.claims = m.claimants()
 	frontends := canonicalFrontends(s.Frontends)
 	tables := make([]FrontendTable, len(frontends))
 	for i, f := range frontends {
@@ -78,19 +80,23 @@ func (m *merger) previous(f Frontend) FrontendTable {
 // candidates marks the backends that match a frontend, counts those of each
 // site that may be used, and returns how many match.
 func (m *merger) candidates(f Frontend) (matching int) {
+	for i := range m.pool {
+		m.fates[i] = byNothing
+		if matches(&f, &m.pool[i]) {
+			m.fates[i] = candidate
+			matching++
+		}
+	}
 	for k := range m.sites {
 		s := &m.sites[k]
 		s.tally = tally{}
 		for i := s.first; i < s.end; i++ {
-			b := &m.pool[i]
-			m.fates[i] = byNothing
-			if !matches(&f, b) {
+			if m.fates[i] == byNothing {
 				continue
 			}
-			matching++
 			m.fates[i] = m.admit(s, i)
 			if m.fates[i] == candidate {
-				s.tally.count(b, m.nearness(b))
+				s.tally.count(&m.pool[i], m.nearness(&m.pool[i]))
 			}
 		}
 	}
@@ -110,17 +116,6 @@ func (m *merger) admit(s *site, i int) fate {
 		return byExcluded
 	}
 	return candidate
-}
-
-// claimed reports whether an earlier backend of the pool, one that matches the
-// same frontend, has the same address.
-func (m *merger) claimed(i int) bool {
-	for j := m.claims[i]; j >= 0; j = m.claims[j] {
-		if m.fates[j] != byNothing {
-			return true
-		}
-	}
-	return false
 }
 
 // nearness is 0 unless the service prefers near backends.
@@ -237,28 +232,6 @@ func canonicalFrontends(in []Frontend) []Frontend {
 			cmp.Compare(a.Kind, b.Kind), strings.Compare(a.PortName, b.PortName))
 	})
 	return slices.CompactFunc(out, Frontend.Same)
-}
-
-// claims returns for each backend of the sorted pool the index of the nearest
-// one before it with the same address, port and protocol, or -1.
-func claims(pool []Backend) []int32 {
-	order := make([]int32, 2*len(pool))
-	prev := order[len(pool):]
-	order = order[:len(pool)]
-	for i := range order {
-		order[i], prev[i] = int32(i), -1
-	}
-	slices.SortFunc(order, func(i, j int32) int {
-		a, b := &pool[i], &pool[j]
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(i, j))
-	})
-	for k := 1; k < len(order); k++ {
-		a, b := &pool[order[k-1]], &pool[order[k]]
-		if a.Addr == b.Addr && a.Protocol == b.Protocol {
-			prev[order[k]] = order[k-1]
-		}
-	}
-	return prev
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort {

@@ -108,12 +108,33 @@ func owners(s lb.Service, f lb.Frontend) map[key]lb.Backend {
 			continue
 		}
 		old, taken := own[keyOf(b)]
-		nearer := b.Local && !old.Local || b.Local == old.Local && (b.ClusterID < old.ClusterID || b.ClusterID == old.ClusterID && b.State < old.State)
-		if !taken || nearer {
+		if !taken || slices.Compare(claim(s, f, b), claim(s, f, old)) < 0 {
 			own[keyOf(b)] = b
 		}
 	}
 	return own
+}
+
+// claim orders backends of one address, that which owns it first.
+func claim(s lb.Service, f lb.Frontend, b lb.Backend) []int {
+	f.Scope, s.NodeOnly = lb.ScopeAny, false
+	j, named := judge(s, f, b)
+	order := []int{int(b.ClusterID), int(b.State)}
+	switch {
+	case b.Local:
+		return append([]int{0, 0}, order...)
+	case !named:
+		return append([]int{9, 0}, order...)
+	case b.State == lb.NotReady || b.State == lb.Maintenance:
+		return append([]int{8, 0}, order...)
+	case b.State == lb.Quarantined:
+		return append([]int{4, j.rank}, order...)
+	case j.lost:
+		return append([]int{3, j.rank}, order...)
+	case b.State == lb.Terminating:
+		return append([]int{2, j.rank}, order...)
+	}
+	return append([]int{1, j.rank}, order...)
 }
 
 // oracle is the affinity table of Cilium, row by row, then Kubernetes' rule.

@@ -40,8 +40,8 @@ const (
 	ReasonFarther = "farther"
 	// ReasonOtherNode: not selected, the service is for backends on this node only.
 	ReasonOtherNode = "other-node"
-	// ReasonDuplicate: not selected, a nearer cluster claims the same address,
-	// port and protocol.
+	// ReasonDuplicate: not selected, another cluster has a better claim to the same
+	// address, port and protocol.
 	ReasonDuplicate = "duplicate"
 )
 
