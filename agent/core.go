@@ -336,7 +336,7 @@ func (c *core) setProblems(lines []string) {
 
 func (c *core) addCluster(name string) {
 	delete(c.removed, name)
-	c.mesh.AddCluster(name, c.admissions[name].Policy)
+	c.listAgain(c.mesh.AddCluster(name, c.admissions[name].Policy))
 }
 
 func (c *core) removeCluster(name string) {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -63,20 +64,22 @@ func (c *cluster) hasContent() bool { return c.services > 0 || c.kept > 0 }
 
 // AddCluster configures a cluster; content restored for it stays as far as the
 // policy accepts it, see [Mesh.SetPolicy]. For the own cluster, and for one that
-// is configured already, it does nothing.
-func (m *Mesh) AddCluster(name string, policy Policy) {
+// is configured already, it does nothing. The result names those that must be
+// listed again because the id that they hold is this one's by its policy.
+func (m *Mesh) AddCluster(name string, policy Policy) (again []string) {
 	c := m.clusters[name]
 	if c == nil {
 		c = &cluster{name: name}
 		m.clusters[name] = c
 	}
 	if c.configured {
-		return
+		return nil
 	}
 	c.configured = true
-	m.SetPolicy(name, policy)
+	again = append(m.SetPolicy(name, policy), m.enforcePins()...)
 	c.ordered = false // that is how it was before a restart, too
 	c.state = c.resting()
+	return slices.DeleteFunc(again, func(other string) bool { return other == name })
 }
 
 // RemoveCluster drops everything of a cluster, configured or only restored,
@@ -106,8 +109,8 @@ func (m *Mesh) Connecting(name string) {
 // are.
 //
 // The error says why the cluster is refused and what to do: its id is 0, too
-// large, ours, or held by another cluster that was first; or its configuration
-// cannot be meshed with ours. Nothing changes then but the state; the
+// large, ours, pinned for another cluster or held by one that was first; or its
+// configuration cannot be meshed with ours. Nothing changes then but the state; the
 // connection should be closed and tried again later.
 //
 // If the cluster held another id before, everything known of it is dropped, as
@@ -157,6 +160,9 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 	if id := c.policy.ID; id != 0 && announced.ID != id {
 		return fmt.Errorf("accept cluster %s: it announces id %d but %d is pinned for it here; find out which of the two is right before changing either", c.name, announced.ID, id)
 	}
+	if o := m.pinning(announced.ID); o != nil && c.policy.ID == 0 {
+		return fmt.Errorf("accept cluster %s: its id %d is pinned for cluster %s here; give it another id, or correct cluster-id in that one's peer file", c.name, announced.ID, o.name)
+	}
 	own := schema.ClusterConfig{ID: m.cfg.LocalID}
 	if err := schema.CheckCompatible(own, announced, m.cfg.MaxClusters); err != nil {
 		return fmt.Errorf("accept cluster %s: %w", c.name, err)
@@ -165,6 +171,36 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 		return fmt.Errorf("accept cluster %s: its id %d is held by cluster %s, which was first; give one of the two another id", c.name, announced.ID, holder.name)
 	}
 	return nil
+}
+
+// pinning is a configured cluster whose policy pins an id.
+func (m *Mesh) pinning(id uint32) *cluster {
+	if id == 0 {
+		return nil
+	}
+	for _, c := range m.clusters {
+		if c.configured && c.policy.ID == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// enforcePins drops what is known of configured clusters under an id that a
+// policy pins for another, as if they had changed it, and names them: who comes
+// first must not keep out whom the operator means.
+func (m *Mesh) enforcePins() (again []string) {
+	for _, c := range m.clusters {
+		if !c.configured || c.local || c.id == 0 || c.policy.ID == c.id || m.ids[c.id] != c {
+			continue
+		}
+		if m.pinning(c.id) != nil {
+			m.drain(c)
+			m.releaseID(c)
+			again = append(again, c.name)
+		}
+	}
+	return again
 }
 
 // Disconnected notes that contact was lost, and why. The content stays.

@@ -13,7 +13,8 @@ import (
 // Policy says what is accepted of one remote cluster beyond what holds for all
 // of them. The zero value accepts everything.
 type Policy struct {
-	// ID is the only id that the cluster may announce; 0 means any that is free.
+	// ID is the only id that the cluster may announce, and is for no other; 0 means
+	// any that is free.
 	ID uint32
 	// Allow lists the ranges that the cluster's backends must lie in (its pod
 	// CIDRs); empty means any that no other cluster's policy lists.
@@ -76,7 +77,8 @@ func (p Policy) equal(o Policy) bool {
 // ranges, and would not be accepted any more goes at once. The result names,
 // sorted, the cluster itself unless nothing changed, and those that must be
 // listed again from an empty memory because something that was refused may be
-// acceptable now. policy must be valid.
+// acceptable now, or because the id that they held is now this one's. policy must
+// be valid.
 func (m *Mesh) SetPolicy(name string, policy Policy) (again []string) {
 	c := m.clusters[name]
 	if c == nil || c.local || !c.configured || c.policy.equal(policy) {
@@ -91,10 +93,10 @@ func (m *Mesh) SetPolicy(name string, policy Policy) (again []string) {
 		m.drain(c)
 		m.releaseID(c)
 	}
-	again = append(m.setPinned(c), name)
+	again = append(append(m.setPinned(c), name), m.enforcePins()...)
 	m.expel(c, func(a netip.Addr) bool { return !m.admitsAddress(c, a) })
 	slices.Sort(again)
-	return again
+	return slices.Compact(again)
 }
 
 // SetOwn replaces the ranges that are ours beside those of [Config.Deny], as

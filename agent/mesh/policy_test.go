@@ -80,6 +80,73 @@ func TestPinnedID(t *testing.T) {
 	}
 }
 
+// TestPinnedIDIsKeptForItsCluster: nobody else gets an id that a policy pins, not
+// even one who was first, and who has it when the pin appears loses it as if he
+// had changed his own: with the new cluster, with its new policy, over a restart.
+func TestPinnedIDIsKeptForItsCluster(t *testing.T) {
+	pinned := mesh.Policy{ID: ids["north"]}
+	claim := schema.ClusterConfig{ID: ids["north"]}
+	stolen := func() *mesh.Mesh {
+		m := joined(t, config())
+		m.AddCluster(remote, mesh.Policy{})
+		m.Connected(remote, claim)
+		s := schema.Service{Cluster: remote, ClusterID: claim.ID, Namespace: "shop", Name: "cart", Shared: true, IncludeExternal: true,
+			Backends: map[netip.Addr]schema.PortMap{netip.MustParseAddr("10.1.0.1"): {"http": {Protocol: schema.TCP, Port: 8080}}}}
+		m.Apply(remote, []mesh.Change{{Key: keyOf(remote, svc("cart")), Value: s.Encode()}})
+		m.Synced(remote)
+		wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.1")
+		m.Dirty()
+		return m
+	}
+	for name, begin := range map[string]func() (*mesh.Mesh, []string){
+		"from the start": func() (*mesh.Mesh, []string) {
+			m := joined(t, config())
+			m.AddCluster(remote, mesh.Policy{})
+			return m, m.AddCluster("north", pinned)
+		},
+		"cluster added": func() (*mesh.Mesh, []string) { m := stolen(); return m, m.AddCluster("north", pinned) },
+		"policy set": func() (*mesh.Mesh, []string) {
+			m := stolen()
+			m.AddCluster("north", mesh.Policy{})
+			return m, m.SetPolicy("north", pinned)
+		},
+		"restart": func() (*mesh.Mesh, []string) {
+			old, k := stolen(), kernel{}
+			k.set(old, svc("cart"))
+			m := mesh.New(config())
+			m.Restore(k.restored())
+			m.Connected(own, announce(own))
+			m.Apply(own, []mesh.Change{local("cart")})
+			m.Synced(own)
+			m.AddCluster("north", pinned)
+			return m, m.AddCluster(remote, mesh.Policy{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, again := begin()
+			if slices.Contains(again, remote) != (name == "cluster added" || name == "policy set") {
+				t.Errorf("again %v", again)
+			}
+			_, err := m.Connected(remote, claim)
+			if err == nil || !strings.Contains(err.Error(), "pinned for cluster north") || status(m, remote).State != mesh.Refused {
+				t.Errorf("got %v, state %v", err, status(m, remote).State)
+			}
+			if _, err := m.Connected("north", announce("north")); err != nil {
+				t.Error(err)
+			}
+			m.Apply("north", []mesh.Change{far("north", "cart", "10.3.0.1")})
+			m.Synced("north")
+			wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
+			if _, err := m.Connected(remote, announce(remote)); err != nil {
+				t.Error(err)
+			}
+			if err := m.Audit(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestARefusingPolicy: a cluster whose policy is not known is not listened to,
 // but what is known of it stays.
 func TestARefusingPolicy(t *testing.T) {

@@ -56,6 +56,7 @@ func (m *Mesh) Restore(restored []Restored) {
 		}
 	}
 	clear(m.dirty)
+	m.enforcePins()
 }
 
 type partKey struct {
