@@ -104,7 +104,7 @@ func (m *Mesh) withdraw(c *cluster, name lb.ServiceName) {
 	if s == nil {
 		return
 	}
-	if p := s.part(c); p != nil && m.setSaid(p, false, nil) {
+	if p := s.part(c); p != nil && m.setSaid(s, p, false, nil) {
 		m.touch(s)
 	}
 	if c.local && s.said != nil {
@@ -121,7 +121,7 @@ func (m *Mesh) putLocal(c *cluster, name lb.ServiceName, ch *Change) {
 	}
 	records, _ := m.records(m.localBackends(v), anyNames)
 	s := m.ensure(name)
-	if m.setSaid(m.hearPart(s, c), true, records) {
+	if m.setSaid(s, m.hearPart(s, c), true, records) {
 		m.touch(s)
 	}
 	if f := faceOf(v, s.terms()); !f.equal(s.said) {
@@ -152,7 +152,7 @@ func (m *Mesh) putRemote(c *cluster, name lb.ServiceName, ch *Change) {
 	records, cut := m.records(raw, maxPortNames)
 	s := m.ensure(name)
 	p := m.hearPart(s, c)
-	if m.setSaid(p, true, m.curb(p, name, ch.Key, records, cut)) {
+	if m.setSaid(s, p, true, m.curb(p, name, ch.Key, records, cut)) {
 		m.touch(s)
 	}
 }

@@ -80,6 +80,9 @@ func (a *audit) part(s *service, p *part) error {
 	if p.kept != nil {
 		t.kept++
 	}
+	if p.brake != nil {
+		a.records(p.brake.base)
+	}
 	if p.held() > 0 {
 		a.records(p.brake.held)
 		t.withheld += p.held()

@@ -11,20 +11,26 @@ import "slices"
 //
 // Shares are counted net, per service, against what was there when the window
 // began: a service whose backends are all replaced has lost none, and one that
-// grew and shrank again has not either.
+// grew and shrank again has not either. Only services that the own cluster has
+// count, and a window lasts over lists that begin anew: neither filler nor
+// reconnecting hides a loss. Nothing is held but what was there when the window
+// began, so there is room for all of it whatever came and went since.
+//
+// What a cluster says is not ready is not withdrawn: it is believed, for it is
+// how a cluster keeps traffic from pods that fail.
 
 // withdrawn is what a part lost in a window, or while the brake holds.
 type withdrawn struct {
-	held  []record // sorted; none of them is said
+	held  []record // sorted; none of them is said, all of them are of base
 	epoch uint32   // of the window that base belongs to
-	base  int      // backends said when that window began
+	base  []record // in force when that window began, with references of its own
 }
 
 // window is a stretch of time in which withdrawals add up.
 type window struct {
 	open     bool
 	epoch    uint32
-	baseline int // backends of the cluster when it began
+	baseline int // backends in use of the cluster when it began
 	lost     int // of them, net per service
 }
 
@@ -43,8 +49,34 @@ func (m *Mesh) brakeOf(c *cluster) int {
 
 func exceeds(lost, baseline, percent int) bool { return lost*100 > percent*baseline }
 
-// noteWithdrawn remembers what p loses when it says next from now on.
-func (m *Mesh) noteWithdrawn(p *part, next []record) {
+// inUse counts the backends of a cluster in services that we have: those said,
+// or those kept while its list is not complete.
+func (m *Mesh) inUse(c *cluster) (n int) {
+	for _, s := range m.services {
+		if p := s.part(c); p == nil || !s.global() {
+			continue
+		} else if c.complete {
+			n += len(p.said)
+		} else {
+			n += len(p.kept)
+		}
+	}
+	return n
+}
+
+// hasInUse reports whether any service that we have uses backends of a cluster.
+func (m *Mesh) hasInUse(c *cluster) bool {
+	for _, s := range m.services {
+		if p := s.part(c); p != nil && s.global() && len(p.said)+len(p.kept)+p.inForce() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// noteWithdrawn remembers what p, a part of s, loses when it says next from now
+// on.
+func (m *Mesh) noteWithdrawn(s *service, p *part, next []record) {
 	c := p.cluster
 	if b := p.brake; b != nil && len(b.held) > 0 {
 		if left := difference(b.held, next); len(left) < len(b.held) { // brought back
@@ -52,22 +84,31 @@ func (m *Mesh) noteWithdrawn(p *part, next []record) {
 			m.setHeld(p, left)
 		}
 	}
-	if !c.complete || m.expelling || m.brakeOf(c) == 0 {
-		return
+	if c.complete && !m.expelling && s.global() && m.brakeOf(c) > 0 {
+		m.noteLoss(p, p.said, next)
 	}
+}
+
+// noteLoss counts what is lost if of what p had in force next is left, and
+// remembers it.
+func (m *Mesh) noteLoss(p *part, had, next []record) {
+	c := p.cluster
 	if !c.window.open {
-		c.window.open, c.window.baseline = true, c.backends
+		c.window.open, c.window.baseline = true, m.inUse(c)
 	}
-	if p.brake == nil {
-		p.brake = &withdrawn{epoch: c.window.epoch - 1}
-	}
-	b := p.brake
+	b := p.ensureBrake()
 	if b.epoch != c.window.epoch {
-		b.epoch, b.base = c.window.epoch, len(p.said)
+		m.share(had)
+		m.drop(b.base)
+		b.epoch, b.base = c.window.epoch, had
 	}
-	c.window.lost += max(0, b.base-len(next)) - max(0, b.base-len(p.said))
-	gone := difference(p.said, next)
-	if len(gone) == 0 || c.withheld+len(gone) > m.limitsOf(c).backends {
+	c.window.lost += max(0, len(b.base)-len(next)) - max(0, len(b.base)-len(had))
+	gone := difference(had, next)
+	gone = slices.DeleteFunc(gone, func(r record) bool {
+		_, old := slices.BinarySearchFunc(b.base, r, compareRecords)
+		return !old
+	})
+	if len(gone) == 0 || c.withheld+len(gone) > 2*m.limitsOf(c).backends {
 		return
 	}
 	all := make([]record, len(b.held)+len(gone))
@@ -76,20 +117,39 @@ func (m *Mesh) noteWithdrawn(p *part, next []record) {
 	m.setHeld(p, all)
 }
 
-// setHeld replaces what is held of p by records with their references.
-func (m *Mesh) setHeld(p *part, records []record) {
+// noteList counts as lost, and remembers, what c does not say any more now that
+// its list is complete, unless the operator changed what is accepted of it.
+func (m *Mesh) noteList(c *cluster) {
+	if m.brakeOf(c) == 0 || c.kept == 0 || c.ordered && !c.braked {
+		return
+	}
+	for _, s := range m.services {
+		if p := s.part(c); p != nil && s.global() && len(difference(p.kept, p.said)) > 0 {
+			m.noteLoss(p, p.kept, p.said)
+		}
+	}
+}
+
+func (p *part) ensureBrake() *withdrawn {
 	if p.brake == nil {
 		p.brake = &withdrawn{epoch: p.cluster.window.epoch - 1}
 	}
-	p.cluster.withheld += len(records) - len(p.brake.held)
-	m.drop(p.brake.held)
-	p.brake.held = records
+	return p.brake
 }
 
-// unhold forgets what is held of p.
+// setHeld replaces what is held of p by records with their references.
+func (m *Mesh) setHeld(p *part, records []record) {
+	b := p.ensureBrake()
+	p.cluster.withheld += len(records) - len(b.held)
+	m.drop(b.held)
+	b.held = records
+}
+
+// unhold forgets what is held of p, and what it had when the window began.
 func (m *Mesh) unhold(p *part) {
 	if p.brake != nil {
 		m.setHeld(p, nil)
+		m.drop(p.brake.base)
 		p.brake = nil
 	}
 }
@@ -100,7 +160,9 @@ func (m *Mesh) judge(c *cluster) {
 	switch {
 	case !c.complete:
 	case c.braked:
-		c.braked = c.withheld > 0
+		if c.withheld == 0 {
+			m.release(c)
+		}
 	case c.window.open && exceeds(c.window.lost, c.window.baseline, m.brakeOf(c)):
 		c.braked = true
 		for _, s := range m.services {
@@ -111,33 +173,11 @@ func (m *Mesh) judge(c *cluster) {
 	}
 }
 
-// brakesSync reports whether what c no longer says, now that its list is
-// complete, is to be held instead of dropped.
-func (m *Mesh) brakesSync(c *cluster) bool {
-	percent := m.brakeOf(c)
-	if percent == 0 || c.kept == 0 || c.braked || c.ordered {
-		return c.braked
-	}
-	baseline, lost := 0, 0
-	for _, s := range m.services {
-		if p := s.part(c); p != nil && p.kept != nil {
-			baseline += len(p.kept)
-			lost += max(0, len(p.kept)-len(p.said))
-		}
-	}
-	c.braked = exceeds(lost, baseline, percent)
-	return c.braked
-}
-
 // EndWindow says that what the cluster withdrew since [ClusterStatus.Window]
-// became true was not at once with what it withdraws from now on.
+// became true was not at once with what it withdraws from now on. While the brake
+// holds the window goes on: what came since is not held when it goes.
 func (m *Mesh) EndWindow(name string) {
-	c := m.clusters[name]
-	if c == nil {
-		return
-	}
-	c.window.close()
-	if !c.braked {
+	if c := m.clusters[name]; c != nil && !c.braked {
 		m.release(c)
 	}
 }
@@ -146,11 +186,12 @@ func (m *Mesh) EndWindow(name string) {
 // leave by it, 0 if it does not hold.
 //
 // A cluster whose content is complete and that withdraws more than the share of
-// [Policy.Brake] or [Config.Brake] of its backends at once has what it withdrew
-// held: it stays in use until this call, or until the cluster says it again.
-// While the brake holds, whatever else the cluster withdraws is held as well;
-// what it adds or changes counts as always. Content that a policy or an own
-// range does not accept is never held, and never more than is kept of a cluster.
+// [Policy.Brake] or [Config.Brake] of its backends in our services at once has what
+// it withdrew held: it stays in use until this call, or until the cluster says it
+// again. While the brake holds, whatever else the cluster withdraws of what it had
+// before is held as well; what it adds or changes counts as always. Content that a
+// policy or an own range does not accept is never held, and never more than the
+// cluster had.
 func (m *Mesh) Release(name string) int {
 	c := m.clusters[name]
 	if c == nil || !c.braked {

@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -173,6 +174,110 @@ func TestBrakeDoesNotHoldWhatTheOperatorDrops(t *testing.T) {
 	wantWest(t, m, 7, tenOf(10)...)
 	m.SetPolicy(remote, mesh.Policy{Brake: 50, Namespaces: []string{"bank"}})
 	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
+}
+
+// TestBrakeIsNotEvaded: what a cluster that means harm could do to empty services
+// here in spite of the brake.
+func TestBrakeIsNotEvaded(t *testing.T) {
+	t.Run("a wider own range explains no loss", func(t *testing.T) {
+		m := braking(t)
+		m.SetOwn(prefixes("10.9.9.9/32"))
+		m.Apply(remote, []mesh.Change{farTen(10), far(remote, "web", "10.9.9.9")})
+		if again := m.SetOwn(nil); !slices.Equal(again, []string{remote}) {
+			t.Fatalf("again %v", again)
+		}
+		m.Relist(remote)
+		m.Apply(remote, []mesh.Change{farTen(2)})
+		m.Synced(remote)
+		wantWest(t, m, 8, tenOf(10)...)
+	})
+	t.Run("lists in a row are one window", func(t *testing.T) {
+		m := braking(t)
+		for _, n := range []int{7, 5, 4} {
+			m.Relist(remote)
+			m.Apply(remote, []mesh.Change{farTen(n)})
+			m.Synced(remote)
+		}
+		wantWest(t, m, 6, tenOf(10)...)
+	})
+	t.Run("a list ends no window", func(t *testing.T) {
+		m := braking(t)
+		m.Apply(remote, []mesh.Change{farTen(6)})
+		wantWest(t, m, 0, tenOf(6)...)
+		m.Relist(remote)
+		m.Apply(remote, []mesh.Change{farTen(6)})
+		m.Synced(remote)
+		wantWest(t, m, 0, tenOf(6)...)
+		m.Apply(remote, []mesh.Change{farTen(4)})
+		wantWest(t, m, 6, tenOf(10)...)
+	})
+	t.Run("services that are not ours do not count", func(t *testing.T) {
+		m := braking(t)
+		var filler []mesh.Change
+		for i := range 50 {
+			filler = append(filler, far(remote, fmt.Sprintf("filler-%d", i), tenOf(10)...))
+		}
+		m.Apply(remote, filler)
+		m.EndWindow(remote)
+		m.Apply(remote, []mesh.Change{farTen(1)})
+		wantWest(t, m, 9, tenOf(10)...)
+		m = braking(t)
+		m.Apply(remote, filler)
+		m.Relist(remote)
+		m.Apply(remote, append(filler, farTen(1)))
+		m.Synced(remote)
+		wantWest(t, m, 9, tenOf(10)...)
+	})
+	t.Run("junk takes no room", func(t *testing.T) {
+		for _, relist := range []bool{false, true} {
+			cfg := config()
+			cfg.MaxBackends = 20
+			m := joined(t, cfg)
+			m.AddCluster("north", mesh.Policy{})
+			m.Connected("north", announce("north"))
+			m.Apply("north", []mesh.Change{far("north", "cart", "10.3.0.1")})
+			m.AddCluster(remote, mesh.Policy{Brake: 50})
+			m.Connected(remote, announce(remote))
+			m.Apply(own, []mesh.Change{local("web")})
+			m.Apply(remote, []mesh.Change{farTen(10), far(remote, "web", "10.1.7.1")})
+			m.Synced(remote)
+			for i := range 20 {
+				junk := []string{fmt.Sprintf("10.1.5.%d", i), fmt.Sprintf("10.1.6.%d", i)}
+				m.Apply(remote, []mesh.Change{far(remote, "web", junk...), far(remote, "cart", append(junk, tenOf(10)...)...)})
+				m.Apply(remote, []mesh.Change{far(remote, "web"), farTen(10)})
+				if i > 10 && relist {
+					m.Relist(remote)
+					m.Apply(remote, []mesh.Change{far(remote, "web"), farTen(10)})
+					m.Synced(remote)
+				}
+			}
+			m.Apply(remote, []mesh.Change{farTen(0)})
+			for _, a := range tenOf(10) {
+				if !slices.Contains(backends(m, svc("cart")), "west:"+a) {
+					t.Errorf("relist %v: %s is not held: %v", relist, a, backends(m, svc("cart")))
+				}
+			}
+			if n := len(m.Held(svc("cart"))) + len(m.Held(svc("web"))); n > 12 {
+				t.Errorf("relist %v: %d are held", relist, n)
+			}
+			if err := m.Audit(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("another id", func(t *testing.T) {
+		m := braking(t)
+		_, err := m.Connected(remote, schema.ClusterConfig{ID: 9})
+		if err == nil || !strings.Contains(err.Error(), "cluster-id: 9") || status(m, remote).State != mesh.Refused {
+			t.Errorf("got %v, state %v", err, status(m, remote).State)
+		}
+		wantWest(t, m, 0, tenOf(10)...)
+		m.SetPolicy(remote, mesh.Policy{Brake: 50, ID: 9})
+		if _, err := m.Connected(remote, schema.ClusterConfig{ID: 9}); err != nil {
+			t.Error(err)
+		}
+		wantWest(t, m, 0)
+	})
 }
 
 // TestHeldIsBounded: a cluster that replaces its backends for ever while they

@@ -163,6 +163,9 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 	if o := m.pinning(announced.ID); o != nil && c.policy.ID == 0 {
 		return fmt.Errorf("accept cluster %s: its id %d is pinned for cluster %s here; give it another id, or correct cluster-id in that one's peer file", c.name, announced.ID, o.name)
 	}
+	if c.id != 0 && announced.ID != c.id && c.policy.ID == 0 && m.brakeOf(c) > 0 && m.hasInUse(c) {
+		return fmt.Errorf("accept cluster %s: it announces id %d instead of %d, by which all its backends would go at once; they are held. If it changed its id, put cluster-id: %d into its peer file", c.name, announced.ID, c.id, announced.ID)
+	}
 	own := schema.ClusterConfig{ID: m.cfg.LocalID}
 	if err := schema.CheckCompatible(own, announced, m.cfg.MaxClusters); err != nil {
 		return fmt.Errorf("accept cluster %s: %w", c.name, err)
@@ -234,13 +237,8 @@ func (m *Mesh) Synced(name string) {
 		return
 	}
 	c.state = Synced
-	hold := m.brakesSync(c)
+	m.noteList(c)
 	for _, s := range m.services {
-		if p := s.part(c); hold && p != nil && p.kept != nil {
-			gone := difference(p.kept, p.said)
-			m.share(gone)
-			m.setHeld(p, gone)
-		}
 		m.confirm(c, s)
 	}
 	c.complete, c.ordered = true, false
@@ -259,11 +257,7 @@ func (m *Mesh) Relist(name string) {
 	if c.state == Synced {
 		c.state = Syncing
 	}
-	if !c.braked {
-		m.release(c)
-	}
 	c.complete = false
-	c.window.close()
 	for _, s := range m.services {
 		m.keep(c, s)
 	}

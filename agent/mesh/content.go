@@ -175,7 +175,13 @@ func (m *Mesh) ensure(name lb.ServiceName) *service {
 
 // tidy drops parts without content, and the service with its last one.
 func (m *Mesh) tidy(s *service) {
-	s.parts = slices.DeleteFunc(s.parts, func(p part) bool { return !p.present && p.kept == nil && p.held() == 0 })
+	s.parts = slices.DeleteFunc(s.parts, func(p part) bool {
+		empty := !p.present && p.kept == nil && p.held() == 0
+		if empty {
+			m.unhold(&p)
+		}
+		return empty
+	})
 	if len(s.parts) == 0 && !s.global() {
 		delete(m.services, s.name)
 	}
@@ -233,12 +239,12 @@ func (p *part) setKept(records []record) {
 	p.tally(1)
 }
 
-// setSaid replaces what p's cluster says, records with their references, and
-// reports whether that changed.
-func (m *Mesh) setSaid(p *part, present bool, records []record) bool {
+// setSaid replaces what the cluster of p, a part of s, says, records with their
+// references, and reports whether that changed.
+func (m *Mesh) setSaid(s *service, p *part, present bool, records []record) bool {
 	changed := p.present != present || !slices.Equal(p.said, records)
 	if changed && !p.cluster.local {
-		m.noteWithdrawn(p, records)
+		m.noteWithdrawn(s, p, records)
 	}
 	count(&p.cluster.services, p.present, present)
 	p.cluster.backends += len(records) - len(p.said)
@@ -299,12 +305,14 @@ func (m *Mesh) keep(c *cluster, s *service) {
 		all = all[len(all)-most:] // it came back with another list time and again; what was there first stays
 	}
 	slices.SortFunc(all, compareRecords)
-	m.share(all) // before the old references go
-	m.unhold(p)
+	m.share(all)  // before the old references go
+	if c.braked { // they are among those in force
+		m.setHeld(p, nil)
+	}
 	if p.kept != nil {
 		m.forget(p)
 	}
-	m.setSaid(p, false, nil)
+	m.setSaid(s, p, false, nil)
 	p.setKept(all)
 }
 

@@ -134,7 +134,6 @@ func (m *Mesh) reconsider(before, after ranges, except *cluster) (again []string
 	}
 	for _, c := range m.clusters {
 		if c != except && len(removed) > 0 && c.refusedAny(ReasonAddress) {
-			c.ordered = true
 			again = append(again, c.name)
 		}
 	}
@@ -234,7 +233,7 @@ func (e *expulsion) said(s *service, p *part, key string) {
 		return
 	}
 	if good, dropped := e.filter(p.said, key, s.name); dropped {
-		e.m.setSaid(p, true, good)
+		e.m.setSaid(s, p, true, good)
 		e.m.touch(s)
 	}
 }

@@ -181,7 +181,7 @@ func (m *Mesh) settle(c *cluster) {
 		p := s.part(c)
 		p.unsettled = false
 		records, cut := m.union(p.first)
-		if m.setSaid(p, p.present, m.curbSlices(p, s.name, records, cut)) {
+		if m.setSaid(s, p, p.present, m.curbSlices(p, s.name, records, cut)) {
 			m.touch(s)
 		}
 		m.tidy(s)
