@@ -31,6 +31,32 @@ func TestDeniedAddresses(t *testing.T) {
 	}
 }
 
+// TestAddressesOfASpecialMeaning: what leads to this host, to a link, to a cloud's
+// metadata, or by a translator to any of these is denied whatever the
+// configuration; what is merely unusual and that pods have somewhere is not.
+func TestAddressesOfASpecialMeaning(t *testing.T) {
+	for _, bad := range []string{
+		"64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:ffff:ffff:ffff:ffff:ffff", "2002:7f00:1::", "2002:a9fe:a9fe::1",
+		"2001::1", "2001:0:ffff:ffff:ffff:ffff:ffff:ffff", "::ffff:0:127.0.0.1", "::ffff:0:169.254.169.254", "fec0::1", "feff::1",
+		"192.0.0.1", "192.0.0.170", "192.0.0.192", "168.63.129.16", "100.100.100.200", "fd20:ce::254", "fd00:ec2::254", "255.255.255.255",
+	} {
+		m := joined(t, config(), remote)
+		m.Apply(remote, []mesh.Change{far(remote, "cart", bad, "10.1.0.2")})
+		wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.2")
+		if m.AdmitsNode(remote, netip.MustParseAddr(bad)) {
+			t.Errorf("%s is admitted as a node", bad)
+		}
+	}
+	for _, good := range []string{
+		"100.64.0.1", "100.100.100.199", "100.127.255.254", "168.63.129.17", "192.0.1.1", "198.18.0.1", "240.0.0.1", "255.255.255.254",
+		"64:ff9a::1", "64:ff9b:2::1", "2001:1::1", "2003::1", "fd20:ce::1", "fd00:ec2::1", "fd00:1::1", "2001:db8::1",
+	} {
+		m := joined(t, config(), remote)
+		m.Apply(remote, []mesh.Change{far(remote, "cart", good)})
+		wantBackends(t, m, "east:10.0.0.1", "west:"+good)
+	}
+}
+
 func TestPolicyOfACluster(t *testing.T) {
 	m := joined(t, config())
 	m.AddCluster(remote, mesh.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, Namespaces: []string{"shop"}})

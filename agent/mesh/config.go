@@ -57,11 +57,31 @@ const (
 
 // AlwaysDenied returns the ranges in which no remote backend may lie, whatever
 // the configuration: addresses that mean this host, this link, a group of
-// hosts, or a cloud's metadata service, and IPv4-compatible IPv6.
+// hosts, or a cloud's metadata service, and IPv6 that a host or translator turns
+// into an IPv4 address, which may be any of these. What some clusters give to
+// their pods is not among them, odd as it may be: 100.64.0.0/10 (RFC 6598) and
+// 240.0.0.0/4 (RFC 1112), which Google's clusters can use.
 func AlwaysDenied() []netip.Prefix {
 	text := []string{
-		"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
-		"::/96", "fe80::/10", "ff00::/8", "fd00:ec2::254/128",
+		"0.0.0.0/8",          // this network, RFC 791
+		"127.0.0.0/8",        // loopback, RFC 1122
+		"169.254.0.0/16",     // link-local, RFC 3927; most clouds' metadata
+		"192.0.0.0/24",       // protocol assignments, RFC 6890; Oracle's metadata at .192
+		"224.0.0.0/4",        // multicast, RFC 5771
+		"255.255.255.255/32", // broadcast, RFC 8190
+		"100.100.100.200/32", // Alibaba's metadata
+		"168.63.129.16/32",   // Azure's platform, which hands out credentials of the host
+		"::/96",              // unspecified, loopback, IPv4-compatible, RFC 4291
+		"::ffff:0:0:0/96",    // IPv4-translated (SIIT), RFC 2765
+		"64:ff9b::/96",       // NAT64, RFC 6052
+		"64:ff9b:1::/48",     // NAT64 of local use, RFC 8215
+		"2001::/32",          // Teredo, RFC 4380
+		"2002::/16",          // 6to4, RFC 3056
+		"fe80::/10",          // link-local, RFC 4291
+		"fec0::/10",          // site-local, RFC 3879
+		"ff00::/8",           // multicast, RFC 4291
+		"fd00:ec2::254/128",  // Amazon's metadata
+		"fd20:ce::254/128",   // Google's metadata
 	}
 	out := make([]netip.Prefix, len(text))
 	for i, s := range text {
