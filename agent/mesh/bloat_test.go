@@ -206,3 +206,27 @@ func TestABloatedServiceStaysBounded(t *testing.T) {
 	m.Synced(remote)
 	wantSum(t, m, 1, 200, "limit keys=0 total=5")
 }
+
+// TestListsWithoutEndAreBounded: a cluster that connects again and again, each
+// time with other services and never to the end of its list, fills no memory;
+// what is in use of it stays.
+func TestListsWithoutEndAreBounded(t *testing.T) {
+	cfg := config()
+	cfg.MaxServices, cfg.MaxBackends = 10, 40
+	m := joined(t, cfg, remote)
+	for turn := range 20 {
+		m.Relist(remote)
+		for i := range cfg.MaxServices {
+			m.Apply(remote, []mesh.Change{far(remote, fmt.Sprintf("other-%d-%d", turn, i), tenOf(4)...)})
+		}
+		if s := status(m, remote); s.Services != cfg.MaxServices || s.Restored > 2*cfg.MaxServices || s.Provisional.Backends > 2*cfg.MaxBackends {
+			t.Fatalf("after %d lists %d services are said, %d are kept with %d backends", turn+1, s.Services, s.Restored, s.Provisional.Backends)
+		}
+	}
+	wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.1")
+	if err := m.Audit(); err != nil {
+		t.Error(err)
+	}
+	m.Synced(remote)
+	wantBackends(t, m, "east:10.0.0.1")
+}

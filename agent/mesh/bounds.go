@@ -85,6 +85,27 @@ func (m *Mesh) curb(p *part, name lb.ServiceName, key string, records []record, 
 	return records
 }
 
+// shed drops what is kept of a cluster for services that we do not have if that is
+// more than one list may say. It comes of lists that begin anew without ever
+// coming to their end; what is in use stays, and is bounded by keep.
+func (m *Mesh) shed(c *cluster) {
+	services, backends := 0, 0
+	for _, s := range m.services {
+		if p := s.part(c); p != nil && p.kept != nil && !s.global() {
+			services, backends = services+1, backends+m.weight(p.kept)
+		}
+	}
+	if most := m.limitsOf(c); c.local || services <= most.services && backends <= most.backends {
+		return
+	}
+	for _, s := range m.services {
+		if p := s.part(c); p != nil && p.kept != nil && !s.global() {
+			m.forget(p)
+			m.tidy(s)
+		}
+	}
+}
+
 func namesError(c *cluster, name lb.ServiceName, cut int) error {
 	return fmt.Errorf("%d backends of %s have ports of more names than are kept of cluster %s: at most %d of a port are, the first in order; give the service fewer ports that lead to the same one", cut, name, c.name, maxPortNames)
 }

@@ -261,6 +261,7 @@ func (m *Mesh) Relist(name string) {
 	for _, s := range m.services {
 		m.keep(c, s)
 	}
+	m.shed(c)
 	m.forgetSlices(c)
 	c.forgetRefused()
 }
