@@ -238,3 +238,19 @@ func TestListsWithoutEndAreBounded(t *testing.T) {
 	m.Synced(remote)
 	wantBackends(t, m, "east:10.0.0.1")
 }
+
+// TestLongTextsAreKeptWhole: names and zones of any length that is accepted come
+// out as they went in.
+func TestLongTextsAreKeptWhole(t *testing.T) {
+	for _, n := range []int{1, 63, 127, 128, 253} {
+		m, codec := joinedBySlices(t, config()), &schema.SliceCodec{}
+		s := sliceOf(remote, "a", "10.1.0.1")
+		long := strings.Repeat("x", min(n, 63))
+		s.Ports = []schema.SlicePort{{Name: long, Protocol: schema.TCP, Port: 80}, {Name: "z", Protocol: schema.TCP, Port: 80}}
+		s.Endpoints[0].Zone = strings.Repeat("y", n)
+		m.Apply(remote, []mesh.Change{change(codec, s)})
+		if b := fromWest(served(t, m)); len(b) != 1 || b[0].Zone != s.Endpoints[0].Zone || !slices.Equal(b[0].Names, []string{long, "z"}) {
+			t.Errorf("%d bytes: %+v", n, b)
+		}
+	}
+}

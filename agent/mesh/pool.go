@@ -2,8 +2,6 @@ package mesh
 
 import (
 	"encoding/binary"
-	"slices"
-	"strings"
 )
 
 // pool gives equal lists of strings one small number, so that a backend's
@@ -54,11 +52,15 @@ func (p *pool) takeWord(word string) uint32 {
 }
 
 func (p *pool) add(list []string) uint32 {
-	own := slices.Clone(list)
-	for i := range own {
-		own[i] = strings.Clone(own[i])
+	e := poolEntry{list: make([]string, len(list)), key: string(p.key)}
+	rest := e.key
+	for i, s := range list { // as parts of the key: long names are there once
+		at := 1
+		for n := len(s); n >= 0x80; n >>= 7 {
+			at++
+		}
+		e.list[i], rest = rest[at:at+len(s)], rest[at+len(s):]
 	}
-	e := poolEntry{list: slices.Clip(own), key: string(p.key)}
 	var n uint32
 	if last := len(p.free) - 1; last >= 0 {
 		n, p.free = p.free[last], p.free[:last]
