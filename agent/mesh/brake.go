@@ -154,6 +154,27 @@ func (m *Mesh) unhold(p *part) {
 	}
 }
 
+// lostTooMuch reports whether a window's losses exceed the share. Services that
+// became ours since it began are looked for only if it seems so.
+func (m *Mesh) lostTooMuch(c *cluster) bool {
+	w, percent := &c.window, m.brakeOf(c)
+	if !w.open || !exceeds(w.lost, w.baseline, percent) {
+		return false
+	}
+	now := 0
+	for _, s := range m.services {
+		switch p := s.part(c); {
+		case p == nil || !s.global():
+		case p.brake != nil && p.brake.epoch == w.epoch:
+			now += len(p.brake.base)
+		default:
+			now += len(p.said)
+		}
+	}
+	w.baseline = max(w.baseline, now)
+	return exceeds(w.lost, w.baseline, percent)
+}
+
 // judge pulls the brake if the window's losses ask for it, and lets go when
 // nothing is held any more.
 func (m *Mesh) judge(c *cluster) {
@@ -163,7 +184,7 @@ func (m *Mesh) judge(c *cluster) {
 		if c.withheld == 0 {
 			m.release(c)
 		}
-	case c.window.open && exceeds(c.window.lost, c.window.baseline, m.brakeOf(c)):
+	case m.lostTooMuch(c):
 		c.braked = true
 		for _, s := range m.services {
 			if p := s.part(c); p.held() > 0 {

@@ -102,6 +102,28 @@ func TestBrakeLetsSmallAndSlowChangesPass(t *testing.T) {
 	wantWest(t, m, 0, "10.1.9.0", "10.1.9.1", "10.1.9.2", "10.1.9.3", "10.1.9.4")
 }
 
+// TestBrakeCountsServicesThatBecomeOurs: a service that is made while a window is
+// open counts with what its cluster had.
+func TestBrakeCountsServicesThatBecomeOurs(t *testing.T) {
+	m := braking(t)
+	web := func(n int) mesh.Change {
+		var addrs []string
+		for i := range n {
+			addrs = append(addrs, fmt.Sprintf("10.1.1.%d", i))
+		}
+		return far(remote, "web", addrs...)
+	}
+	m.Apply(remote, []mesh.Change{web(100)})
+	m.Apply(remote, []mesh.Change{farTen(9)})
+	m.Apply(own, []mesh.Change{local("web")})
+	m.Apply(remote, []mesh.Change{web(60)})
+	wantWest(t, m, 0, tenOf(9)...)
+	m.Apply(remote, []mesh.Change{web(40)})
+	if s := status(m, remote); !s.Braked || s.Held != 61 {
+		t.Errorf("%d held, braked %v", s.Held, s.Braked)
+	}
+}
+
 func TestReleasedBackendsLeave(t *testing.T) {
 	m := braking(t)
 	if n := m.Release(remote); n != 0 {
