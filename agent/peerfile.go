@@ -24,6 +24,7 @@ import (
 //	  max-keys: 10000                   # service records or endpoint slices
 //	  max-bytes: 67108864               # keys and values together
 //	  max-backends: 100000
+//	  max-service-backends: 10000       # in one service
 //	  withdrawal-brake-percent: 50      # 0 for no brake
 //
 // Each member may be left out. The members beside accepts are those of the
@@ -35,13 +36,14 @@ type peerFile struct {
 }
 
 type accepts struct {
-	ClusterID   *uint32  `yaml:"cluster-id"`
-	PodCIDRs    []string `yaml:"pod-cidrs"`
-	Namespaces  []string `yaml:"namespaces"`
-	MaxKeys     *int     `yaml:"max-keys"`
-	MaxBytes    *int64   `yaml:"max-bytes"`
-	MaxBackends *int     `yaml:"max-backends"`
-	Brake       *int     `yaml:"withdrawal-brake-percent"`
+	ClusterID          *uint32  `yaml:"cluster-id"`
+	PodCIDRs           []string `yaml:"pod-cidrs"`
+	Namespaces         []string `yaml:"namespaces"`
+	MaxKeys            *int     `yaml:"max-keys"`
+	MaxBytes           *int64   `yaml:"max-bytes"`
+	MaxBackends        *int     `yaml:"max-backends"`
+	MaxServiceBackends *int     `yaml:"max-service-backends"`
+	Brake              *int     `yaml:"withdrawal-brake-percent"`
 }
 
 // admission is what the operator says of one cluster: what the mesh accepts,
@@ -85,7 +87,7 @@ func (f *peerFile) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (a *accepts) UnmarshalYAML(n *yaml.Node) error {
-	if err := yamlfile.Known(n, "accepts.", "cluster-id", "pod-cidrs", "namespaces", "max-keys", "max-bytes", "max-backends", "withdrawal-brake-percent"); err != nil {
+	if err := yamlfile.Known(n, "accepts.", "cluster-id", "pod-cidrs", "namespaces", "max-keys", "max-bytes", "max-backends", "max-service-backends", "withdrawal-brake-percent"); err != nil {
 		return err
 	}
 	type plain accepts
@@ -141,7 +143,7 @@ func parsePeerFile(raw []byte, maxClusters uint32) (admission, error) {
 func (a *accepts) admission(maxClusters uint32) (admission, error) {
 	keys := orZero(a.MaxKeys)
 	out := admission{maxKeys: keys, maxBytes: orZero(a.MaxBytes), Policy: mesh.Policy{
-		ID: orZero(a.ClusterID), Namespaces: a.Namespaces, MaxServices: keys, MaxSlices: keys, MaxBackends: orZero(a.MaxBackends),
+		ID: orZero(a.ClusterID), Namespaces: a.Namespaces, MaxServices: keys, MaxSlices: keys, MaxBackends: orZero(a.MaxBackends), MaxServiceBackends: orZero(a.MaxServiceBackends),
 	}}
 	var errs []error
 	for _, text := range a.PodCIDRs {
@@ -180,7 +182,7 @@ func orZero[T any](p *T) (v T) {
 }
 
 func (a *accepts) checkNumbers() error {
-	return errors.Join(positive("max-keys", a.MaxKeys), positive("max-bytes", a.MaxBytes), positive("max-backends", a.MaxBackends))
+	return errors.Join(positive("max-keys", a.MaxKeys), positive("max-bytes", a.MaxBytes), positive("max-backends", a.MaxBackends), positive("max-service-backends", a.MaxServiceBackends))
 }
 
 // positive refuses 0, which would be no limit of its own and looks like one.

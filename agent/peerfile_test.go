@@ -26,13 +26,14 @@ accepts:
   max-keys: 10
   max-bytes: 4096
   max-backends: 20
+  max-service-backends: 5
   withdrawal-brake-percent: 0
 `), 255)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if a.ID != 3 || len(a.Allow) != 2 || a.Allow[0] != netip.MustParsePrefix("10.3.0.0/16") || a.Namespaces[0] != "shop" ||
-		a.MaxServices != 10 || a.MaxSlices != 10 || a.MaxBackends != 20 || a.maxKeys != 10 || a.maxBytes != 4096 || a.Brake != mesh.NoBrake {
+		a.MaxServices != 10 || a.MaxSlices != 10 || a.MaxBackends != 20 || a.MaxServiceBackends != 5 || a.maxKeys != 10 || a.maxBytes != 4096 || a.Brake != mesh.NoBrake {
 		t.Errorf("%+v", a)
 	}
 	if a, err := parsePeerFile([]byte("sees: all"), 255); err != nil || a.Brake != 0 || a.ID != 0 || a.Allow != nil {
@@ -52,6 +53,7 @@ func TestBadPeerFiles(t *testing.T) {
 		"accepts: {cluster-id: -1}":                "cannot unmarshal",
 		"accepts: {cluster-id: 0}":                 "accepts.cluster-id",
 		"accepts: {max-backends: 0}":               "accepts.max-backends 0: must be positive",
+		"accepts: {max-service-backends: 0}":       "accepts.max-service-backends 0: must be positive",
 		"accepts:":                                 `member "accepts" has no value`,
 		"accepts:\n  pod-cidrs:\n":                 `line 2: member "accepts.pod-cidrs" has no value`,
 		"sees:\n  nodes: all\n  accepts: {}\n":     "line 3: accepts is inside of sees",

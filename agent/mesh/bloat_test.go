@@ -156,7 +156,7 @@ func TestOneServiceOfAClusterIsBounded(t *testing.T) {
 		bloat.Endpoints = append(bloat.Endpoints, schema.Endpoint{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(k)})}})
 	}
 	m.Apply(remote, []mesh.Change{change(codec, bloat)})
-	wantSum(t, m, 1, 5000, "limit keys=1 total=1")
+	wantSum(t, m, 1, 10000, "limit keys=1 total=1")
 	if r := m.Refusals(); len(r) != 1 || !r[0].Concerns(svc("cart")) || !strings.Contains(r[0].Text, "98000") {
 		t.Errorf("refusals %+v", r)
 	}
@@ -167,7 +167,7 @@ func TestOneServiceOfAClusterIsBounded(t *testing.T) {
 	}
 	m.Apply(own, []mesh.Change{local("cart", "10.0.0.1", "10.0.0.2")})
 	m.Apply("north", []mesh.Change{far("north", "web", "10.3.0.2")})
-	for name, want := range map[string]int{"cart": 2 + 1 + 5000, "web": 1} {
+	for name, want := range map[string]int{"cart": 2 + 1 + 10000, "web": 1} {
 		s, _ := m.Service(svc(name))
 		n := 0
 		for _, c := range lb.Merge(s)[0].Backends {
@@ -196,23 +196,28 @@ func TestABloatedServiceStaysBounded(t *testing.T) {
 			Backends: map[netip.Addr]schema.PortMap{}}
 		for k := range n {
 			s.Backends[netip.AddrFrom4([4]byte{10, 1 + byte(turn), byte(k >> 8), byte(k)})] = schema.PortMap{
-				"a": {Protocol: schema.TCP, Port: 80}, "b": {Protocol: schema.TCP, Port: 81}}
+				"a": {Protocol: schema.TCP, Port: 80}, "b": {Protocol: schema.TCP, Port: 81}, "c": {Protocol: schema.TCP, Port: 82}}
 		}
 		return mesh.Change{Key: keyOf(remote, svc("cart")), Value: s.Encode()}
 	}
 	for turn := range 5 {
-		m.Apply(remote, []mesh.Change{wide(turn, 3000)})
-		wantSum(t, m, 1, 5000, fmt.Sprintf("limit keys=1 total=%d", turn+1))
-		if n := len(fromWest(served(t, m))); n > 3*5000 {
+		m.Apply(remote, []mesh.Change{wide(turn, 4000)})
+		wantSum(t, m, 1, 10000, fmt.Sprintf("limit keys=1 total=%d", turn+1))
+		if n := len(fromWest(served(t, m))); n > 3*10000 {
 			t.Errorf("%d backends after %d reconnects", n, turn)
 		}
 		m.Relist(remote)
 	}
+	m.SetPolicy(remote, mesh.Policy{MaxServiceBackends: 300})
+	m.Relist(remote)
+	m.Apply(remote, []mesh.Change{wide(0, 200)})
+	m.Synced(remote)
+	wantSum(t, m, 1, 300, "limit keys=1 total=6")
 	m.SetPolicy(remote, mesh.Policy{MaxBackends: 200})
 	m.Relist(remote)
-	m.Apply(remote, []mesh.Change{wide(0, 100)})
+	m.Apply(remote, []mesh.Change{wide(0, 66)})
 	m.Synced(remote)
-	wantSum(t, m, 1, 200, "limit keys=0 total=5")
+	wantSum(t, m, 1, 198, "limit keys=0 total=6")
 }
 
 // TestListsWithoutEndAreBounded: a cluster that connects again and again, each

@@ -28,7 +28,7 @@ func (m *Mesh) limitsOf(c *cluster) limits {
 		return b
 	}
 	l := limits{services: or(c.policy.MaxServices, m.cfg.MaxServices), slices: or(c.policy.MaxSlices, m.cfg.MaxSlices), backends: or(c.policy.MaxBackends, m.cfg.MaxBackends)}
-	l.ofService = min(m.cfg.MaxServiceBackends, l.backends)
+	l.ofService = min(or(c.policy.MaxServiceBackends, m.cfg.MaxServiceBackends), l.backends)
 	return l
 }
 

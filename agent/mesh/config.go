@@ -30,7 +30,8 @@ type Config struct {
 	// A backend counts once for each name of its port, of which 64 are kept.
 	MaxServices, MaxSlices, MaxBackends int
 	// MaxServiceBackends bounds what one remote cluster adds to one service; 0
-	// means 5,000. Of more the first in order are used, and the rest is refused
+	// means 10,000, which is as many pods as Kubernetes supports in a service, with two
+	// ports. Of more the first in order are used, and the rest is refused
 	// with reason "limit": a service that one cluster bloats stays one that the
 	// kernel's tables can hold, for the sake of the others' backends.
 	MaxServiceBackends int
@@ -52,7 +53,7 @@ const (
 	defaultMaxServices        = 10_000
 	defaultMaxSlices          = 30_000
 	defaultMaxBackends        = 100_000
-	defaultMaxServiceBackends = 5_000
+	defaultMaxServiceBackends = 10_000
 )
 
 // AlwaysDenied returns the ranges in which no remote backend may lie, whatever

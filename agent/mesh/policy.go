@@ -22,9 +22,9 @@ type Policy struct {
 	// Namespaces lists the namespaces whose services take backends of this
 	// cluster; empty means any.
 	Namespaces []string
-	// MaxServices, MaxSlices and MaxBackends take the place of the limits of
+	// MaxServices, MaxSlices, MaxBackends and MaxServiceBackends take the place of the limits of
 	// [Config]; 0 leaves those in force.
-	MaxServices, MaxSlices, MaxBackends int
+	MaxServices, MaxSlices, MaxBackends, MaxServiceBackends int
 	// Brake takes the place of [Config.Brake]; 0 leaves that in force, NoBrake
 	// means none.
 	Brake int
@@ -52,8 +52,8 @@ func (p Policy) Validate(maxClusters uint32) error {
 	if p.ID != 0 {
 		errs = append(errs, schema.ValidateClusterID(p.ID, maxClusters))
 	}
-	if p.MaxServices < 0 || p.MaxSlices < 0 || p.MaxBackends < 0 {
-		errs = append(errs, fmt.Errorf("check limits %d, %d and %d: none may be negative, 0 means the default", p.MaxServices, p.MaxSlices, p.MaxBackends))
+	if p.MaxServices < 0 || p.MaxSlices < 0 || p.MaxBackends < 0 || p.MaxServiceBackends < 0 {
+		errs = append(errs, fmt.Errorf("check limits %d, %d, %d and %d: none may be negative, 0 means the default", p.MaxServices, p.MaxSlices, p.MaxBackends, p.MaxServiceBackends))
 	}
 	if p.Brake != NoBrake {
 		errs = append(errs, ValidateBrake(p.Brake))
@@ -68,7 +68,7 @@ func (p Policy) Validate(maxClusters uint32) error {
 
 // equal reports whether both policies accept the same in the same words.
 func (p Policy) equal(o Policy) bool {
-	return p.ID == o.ID && p.MaxServices == o.MaxServices && p.MaxSlices == o.MaxSlices && p.MaxBackends == o.MaxBackends &&
+	return p.ID == o.ID && p.MaxServices == o.MaxServices && p.MaxSlices == o.MaxSlices && p.MaxBackends == o.MaxBackends && p.MaxServiceBackends == o.MaxServiceBackends &&
 		p.Brake == o.Brake && p.Refuse == o.Refuse && slices.Equal(p.Allow, o.Allow) && slices.Equal(p.Namespaces, o.Namespaces)
 }
 
