@@ -48,7 +48,7 @@ var imports = map[string][]string{
 	"certs":                     {"certs/internal/disk"},
 	"certs/internal/disk":       {},
 	"certs/join":                {"certs", "certs/internal/disk", "kvstore/yamlfile"},
-	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "apiserver/api", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance", "kvstore/report"},
+	"cmd/clustermesh":           {"agent", "agent/api", "agent/lb", "apiserver/api", "bpf", "certs", "certs/join", "cmd/clustermesh/demo", "cmd/internal/cli", "kvstore/clusterfile", "kvstore/conformance", "kvstore/peers", "kvstore/report"},
 	"cmd/clustermesh-agent":     {"agent", "agent/devices", "agent/sockets", "bpf", "cmd/internal/cli"},
 	"cmd/clustermesh-apiserver": {"apiserver", "cmd/internal/cli"},
 	"cmd/clustermesh/demo":      {"agent/api", "bpf", "certs", "deploy/examples"},

@@ -49,6 +49,21 @@ func TestPeersDecideWhoReadsWhat(t *testing.T) {
 	}
 }
 
+// TestPeerOfTheOwnCA: ca: own is what --tls-client-ca holds.
+func TestPeerOfTheOwnCA(t *testing.T) {
+	w := newWorld(t)
+	w.config.Peers = t.TempDir()
+	w.must(os.WriteFile(filepath.Join(w.config.Peers, "west.yaml"), []byte("ca: own\nidentity:\n  common-name: remote-west\nsees: all\n"), 0o600))
+	w.write("all.yaml", shopAndBank)
+	w.start()
+	if _, ok, err := w.dial(w.issue(certs.IssueRequest{Kind: certs.Remote, Cluster: "west"})).Get(t.Context(), schema.ServiceKey("east", "shop", "web")); err != nil || !ok {
+		t.Errorf("a peer with a certificate of the own CA does not read: %v %v", ok, err)
+	}
+	if _, err := w.tryDial(w.issue(certs.IssueRequest{Kind: certs.Remote, Cluster: "north"})); err == nil {
+		t.Error("a cluster without a peer file got in")
+	}
+}
+
 func (w *world) tryDial(f certs.Files) (*kvstore.Conn, error) {
 	config, err := certs.ClientTLS(certs.ClientFiles{Cert: f.Cert, Key: f.Key, CA: filepath.Join(w.pki, "ca.crt")}, w.config.Log)
 	w.must(err)

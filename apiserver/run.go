@@ -89,7 +89,7 @@ func prepare(ctx context.Context, config Config) (*apiserver, error) {
 	}
 	if config.Peers != "" {
 		// Read before anybody can connect, so that nobody is let in by mistake.
-		a.peers = peers.NewDirectory(config.Peers, a.log)
+		a.peers = peers.NewDirectory(config.Peers, a.certs.trust, a.log)
 		if err := a.peers.Load(); err != nil {
 			return nil, fmt.Errorf("--peers %q: %w; create the directory", config.Peers, err)
 		}

@@ -36,8 +36,9 @@ type Finding struct {
 	File    string    `json:"file"`
 	Problem string    `json:"problem"`
 	Remedy  string    `json:"remedy,omitempty"`
-	// Harmless is a CA that ends while another of its file goes on; the links
-	// that depend on it have findings of their own.
+	// Harmless is what needs no action by itself, such as a CA that ends while
+	// another of its file goes on; the links that depend on it have findings of
+	// their own.
 	Harmless bool `json:"harmless,omitempty"`
 }
 

@@ -53,21 +53,23 @@ func parseCRL(der []byte) (*x509.RevocationList, error) {
 // parseRevoked reads revocation lists and keeps those that one of the CAs has
 // signed. A file in which none is, is the file of somebody else. Lists past
 // their next update still count: forgetting who is revoked helps nobody.
-func parseRevoked(data []byte, cas []*x509.Certificate) (revoked, error) {
+func parseRevoked(data []byte, cas []*x509.Certificate) (revoked, editions, error) {
 	lists, err := parseCRLs(data)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := revoked{}
+	out, newest := revoked{}, editions{}
 	for _, list := range lists {
 		if ca := crlSigner(list, cas); ca != nil {
-			out.add(string(ca.RawSubjectPublicKeyInfo), list)
+			key := string(ca.RawSubjectPublicKeyInfo)
+			out.add(key, list)
+			newest.add(key, list)
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.New("no list in it is signed by a CA of the bundle")
+		return nil, nil, errors.New("no list in it is signed by a CA of the bundle")
 	}
-	return out, nil
+	return out, newest, nil
 }
 
 func (r revoked) add(key string, list *x509.RevocationList) {
@@ -76,6 +78,36 @@ func (r revoked) add(key string, list *x509.RevocationList) {
 	}
 	for _, e := range list.RevokedCertificateEntries {
 		r[key][fmt.Sprintf("%x", e.SerialNumber)] = true
+	}
+}
+
+// edition tells an older list of a CA from a newer one.
+type edition struct {
+	number *big.Int // nil: tools of others leave it out
+	at     time.Time
+}
+
+func (e edition) olderThan(o edition) bool {
+	if e.number != nil && o.number != nil && e.number.Cmp(o.number) != 0 {
+		return e.number.Cmp(o.number) < 0
+	}
+	return e.at.Before(o.at)
+}
+
+// String describes the edition to an operator.
+func (e edition) String() string {
+	if e.number == nil {
+		return "of " + stamp(e.at)
+	}
+	return fmt.Sprintf("number %s of %s", e.number, stamp(e.at))
+}
+
+// editions are the newest lists of CAs, by the CAs' public keys.
+type editions map[string]edition
+
+func (e editions) add(key string, list *x509.RevocationList) {
+	if now := (edition{list.Number, list.ThisUpdate}); e[key].olderThan(now) {
+		e[key] = now
 	}
 }
 
@@ -91,10 +123,14 @@ func crlSigner(list *x509.RevocationList, cas []*x509.Certificate) *x509.Certifi
 // signCRL makes a CA's list of entries, which follows the list before it (nil
 // for the first). It is due only when the CA ends: whoever publishes a list here
 // does it by replacing the file, and no reader waits for a date.
+//
+// Numbers are of the clock, as long as that goes forward: a list that is made
+// anew after the file was lost must not look older than the lost one to whoever
+// had that in force.
 func signCRL(ca issuer, before *x509.RevocationList, entries []x509.RevocationListEntry, now time.Time) ([]byte, error) {
-	number := big.NewInt(1)
-	if before != nil && before.Number != nil {
-		number.Add(before.Number, number)
+	number := big.NewInt(now.UnixNano())
+	if before != nil && before.Number != nil && before.Number.Cmp(number) >= 0 {
+		number.Add(before.Number, big.NewInt(1))
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
 		Number:                    number,

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 
 const issuedFile = "issued.json"
 
-// Issued is a certificate that a CA directory has issued and that is still
-// inside its validity period.
+// maxExpired bounds how many expired certificates are remembered.
+const maxExpired = 4096
+
+// Issued is a certificate that a CA directory has issued.
 type Issued struct {
 	Name     string    `json:"name"` // server-<cluster>, remote-<cluster>, local-<cluster> or remote
 	Serial   string    `json:"serial"`
@@ -37,13 +40,17 @@ func keyID(c *x509.Certificate) string {
 
 func serialOf(c *x509.Certificate) string { return fmt.Sprintf("%x", c.SerialNumber) }
 
-// record adds a certificate to issued.json and drops those that have expired.
+// record adds a certificate to issued.json and drops what is of no more use.
 func (a *authority) record(name string, c *x509.Certificate) error {
-	list, err := readIssued(a.dir, a.now)
+	list, err := readIssued(a.dir)
 	if err != nil {
 		return err
 	}
-	list = append(list, Issued{Name: name, Serial: serialOf(c), Issuer: keyID(a.issuer.cert), Issued: a.now.UTC(), NotAfter: c.NotAfter})
+	cas, err := readCerts(a.path(caCertFile))
+	if err != nil {
+		return err
+	}
+	list = append(pruned(list, cas, a.now), Issued{Name: name, Serial: serialOf(c), Issuer: keyID(a.issuer.cert), Issued: a.now.UTC(), NotAfter: c.NotAfter})
 	return writeIssued(a.dir, list)
 }
 
@@ -55,8 +62,32 @@ func writeIssued(dir string, list []Issued) error {
 	return disk.Replace(filepath.Join(dir, issuedFile), disk.KeyMode, append(data, '\n'))
 }
 
-// readIssued returns the recorded certificates that are valid at now.
-func readIssued(dir string, now time.Time) ([]Issued, error) {
+// pruned leaves out expired certificates, but only those that no CA of the bundle
+// stands for and, beyond a number of them, those that ended first: a clock that
+// is ahead for once takes all for expired, and what is forgotten then can never
+// be revoked.
+func pruned(list []Issued, cas []*x509.Certificate, now time.Time) []Issued {
+	live := map[string]bool{}
+	for _, ca := range cas {
+		live[keyID(ca)] = true
+	}
+	list = slices.DeleteFunc(list, func(i Issued) bool { return now.After(i.NotAfter) && !live[i.Issuer] })
+	var ends []time.Time
+	for _, i := range list {
+		if now.After(i.NotAfter) {
+			ends = append(ends, i.NotAfter)
+		}
+	}
+	if len(ends) <= maxExpired {
+		return list
+	}
+	slices.SortFunc(ends, time.Time.Compare)
+	first := ends[len(ends)-maxExpired]
+	return slices.DeleteFunc(list, func(i Issued) bool { return i.NotAfter.Before(first) })
+}
+
+// readIssued returns the recorded certificates, expired ones too.
+func readIssued(dir string) ([]Issued, error) {
 	path := filepath.Join(dir, issuedFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -69,13 +100,7 @@ func readIssued(dir string, now time.Time) ([]Issued, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the record of issued certificates %s: %w; restore it from a backup, or move it away if you know what is in use", path, err)
 	}
-	valid := list[:0]
-	for _, i := range list {
-		if !now.After(i.NotAfter) {
-			valid = append(valid, i)
-		}
-	}
-	return valid, nil
+	return list, nil
 }
 
 // IssuedBy lists what the CAs in dir have issued and is valid now, the newest
@@ -86,7 +111,7 @@ func IssuedBy(dir string) ([]Issued, error) {
 }
 
 func issuedBy(dir string, now time.Time) ([]Issued, error) {
-	list, err := readIssued(dir, now)
+	list, err := readIssued(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +119,7 @@ func issuedBy(dir string, now time.Time) ([]Issued, error) {
 	for _, i := range list {
 		known[i.Serial] = true
 	}
+	list = slices.DeleteFunc(list, func(i Issued) bool { return now.After(i.NotAfter) })
 	cas, err := readCerts(filepath.Join(dir, caCertFile))
 	if err != nil {
 		return nil, err

@@ -33,8 +33,9 @@ type Renewal struct {
 
 // Renew issues certificates in dir anew: the same name, names of hosts and
 // usages, a new key and as long a life as before. A certificate is due when half
-// of its life is over, when a CA other than the active one signed it, or when
-// its key does not belong to it (a renewal was interrupted). Certificates of
+// of its life is over, when a CA other than the active one signed it, when it
+// begins in the future, or when its key does not belong to it (a renewal was
+// interrupted). Certificates of
 // which dir holds no key are somebody else's and left alone.
 //
 // One certificate that cannot be renewed does not keep the others from it; the
@@ -106,6 +107,7 @@ const (
 	reasonHalf     = "half of its life is over"
 	reasonOtherCA  = "signed by a CA that does not issue any more"
 	reasonMismatch = "its key does not belong to it"
+	reasonFuture   = "it is not valid yet: the clock was ahead when it was issued"
 )
 
 func (a *authority) reason(l leaf, force bool) string {
@@ -117,6 +119,8 @@ func (a *authority) reason(l leaf, force bool) string {
 		return reasonOtherCA
 	case force:
 		return reasonForced
+	case a.now.Before(l.cert.NotBefore):
+		return reasonFuture
 	case !a.now.Before(halfLife(l.cert)):
 		return reasonHalf
 	}

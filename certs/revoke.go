@@ -49,7 +49,7 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 			return err
 		}
 		before := slices.DeleteFunc(known, func(i Issued) bool { return !i.Revoked }) // some perhaps from when it was not recorded
-		return remember(dir, append(before, out...), now)
+		return remember(dir, append(before, out...))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("revoke certificates: %w", err)
@@ -59,11 +59,11 @@ func Revoke(dir string, req RevokeRequest) ([]Issued, error) {
 
 // remember marks certificates as revoked in issued.json, from which a list that
 // got lost is made again.
-func remember(dir string, gone []Issued, now time.Time) error {
+func remember(dir string, gone []Issued) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	list, err := readIssued(dir, now)
+	list, err := readIssued(dir)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (r rotation) writeCRL(more []Issued, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	known, err := readIssued(r.dir, now)
+	known, err := readIssued(r.dir)
 	if err != nil {
 		return err
 	}

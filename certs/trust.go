@@ -1,11 +1,13 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 )
@@ -16,7 +18,9 @@ type anchors struct {
 	pool    *x509.CertPool
 	cas     []*x509.Certificate
 	revoked revoked
-	end     time.Time // when the last of the CAs ends
+	lists   editions
+	gone    []*x509.Certificate // CAs that were in the bundle while this process ran, and are not
+	end     time.Time           // when the last of the CAs ends
 }
 
 // loadTrust follows a CA bundle and, unless its path is empty, a revocation list.
@@ -24,30 +28,38 @@ func loadTrust(ca, crl string, log *slog.Logger) (*live[anchors], error) {
 	if err := needPath("CA", ca); err != nil {
 		return nil, err
 	}
-	if crl == "" {
-		l, err := newLive([]string{ca}, log, func(c [][]byte) (anchors, error) {
-			return parseAnchors(ca, c[0], "", nil)
-		})
-		return l, hint(err, caRemedy)
+	paths, remedy := []string{ca}, caRemedy
+	if crl != "" {
+		paths, remedy = append(paths, crl), caRemedy+"; make a revocation list with: clustermesh certs revoke --dir DIR"
 	}
-	var last anchors
-	l, err := newLive([]string{ca, crl}, log, func(c [][]byte) (anchors, error) {
-		now, err := parseAnchors(ca, c[0], crl, c[1])
-		if err == nil {
-			err = now.keeps(last)
+	f := &follower{ca: ca, crl: crl, log: log}
+	l, err := newLive(paths, log, f.parse)
+	l.gone = crl != "" // what the list no longer says, the bundle may
+	return l, hint(err, remedy)
+}
+
+// follower makes of each state of the files what is in force after the state
+// before: a file that is put back does not put back what was trusted then.
+type follower struct {
+	ca, crl string // paths; crl is empty without a list
+	log     *slog.Logger
+	last    anchors
+}
+
+func (f *follower) parse(contents [][]byte) (anchors, error) {
+	now, err := parseAnchors(f.ca, contents[0], f.crl, slices.Concat(contents[1:]...))
+	if err == nil {
+		err = now.keeps(f.last)
+	}
+	if err != nil {
+		var withdrawn bool
+		if now, withdrawn = f.last.without(f.ca, contents[0]); !withdrawn {
+			return anchors{}, err
 		}
-		if err != nil {
-			var withdrawn bool
-			if now, withdrawn = last.without(ca, c[0]); !withdrawn {
-				return anchors{}, err
-			}
-			log.Warn("withdrew CAs that are no longer in the bundle; those that stay keep the revocation list before", "err", err)
-		}
-		last = now
-		return now, nil
-	})
-	l.gone = true // what the list no longer says, the bundle may
-	return l, hint(err, caRemedy+"; make a revocation list with: clustermesh certs revoke --dir DIR")
+		f.log.Warn("withdrew CAs that are no longer in the bundle; those that stay keep the revocation list before", "err", err)
+	}
+	f.last = now.after(f.last)
+	return f.last, nil
 }
 
 const caRemedy = "it must hold the ca.crt of the peers; create a CA with: clustermesh certs init --dir DIR"
@@ -66,7 +78,7 @@ func parseAnchors(caPath string, ca []byte, crlPath string, crl []byte) (anchors
 	if crlPath == "" {
 		return out, nil
 	}
-	if out.revoked, err = parseRevoked(crl, cas); err != nil {
+	if out.revoked, out.lists, err = parseRevoked(crl, cas); err != nil {
 		return anchors{}, fmt.Errorf("read revocation list %s: %w", crlPath, err)
 	}
 	return out, nil
@@ -85,19 +97,44 @@ func (a anchors) without(path string, bundle []byte) (anchors, bool) {
 		return a, false
 	}
 	out := anchorsOf(stay)
-	out.revoked = a.revoked
+	out.revoked, out.lists = a.revoked, a.lists
 	return out, true
 }
 
-// keeps wants a list of each CA that stays and had one.
+// keeps wants a list of each CA that stays and had one, and none that is older
+// than one that was in force: it would forget what was revoked since.
 func (a anchors) keeps(before anchors) error {
 	for _, c := range a.cas {
 		key := string(c.RawSubjectPublicKeyInfo)
 		if before.revoked[key] != nil && a.revoked[key] == nil {
 			return fmt.Errorf("the revocation list of %q is gone; %s", c.Subject.CommonName, crlRemedy)
 		}
+		if now, was := a.lists[key], before.lists[key]; a.revoked[key] != nil && now.olderThan(was) {
+			return fmt.Errorf("the revocation list of %q, %s, is older than %s, which was in force before; put the newest ca.crl of the CA's directory in its place, or write one with: clustermesh certs revoke --dir DIR",
+				c.Subject.CommonName, now, was)
+		}
 	}
 	return nil
+}
+
+// after adds what is remembered of the state before: which CAs were in the
+// bundle, by their keys, and the newest list of each.
+func (a anchors) after(before anchors) anchors {
+	for _, c := range slices.Concat(before.gone, before.cas) {
+		same := func(o *x509.Certificate) bool {
+			return bytes.Equal(o.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo)
+		}
+		if !slices.ContainsFunc(a.cas, same) && !slices.ContainsFunc(a.gone, same) {
+			a.gone = append(a.gone, c)
+		}
+	}
+	lists := maps.Clone(before.lists)
+	if lists == nil {
+		lists = editions{}
+	}
+	maps.Copy(lists, a.lists)
+	a.lists = lists
+	return a
 }
 
 func anchorsOf(cas []*x509.Certificate) anchors {
@@ -150,30 +187,46 @@ func (t *Trust) Until(cs tls.ConnectionState) (time.Time, error) {
 		return time.Time{}, err
 	}
 	now := t.live.get()
-	chains, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{
-		Roots:         now.pool,
-		Intermediates: poolOf(cs.PeerCertificates[1:]),
-		CurrentTime:   time.Now(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	chains, err := now.chains(cs.PeerCertificates, time.Now())
 	if err != nil {
 		return time.Time{}, fmt.Errorf("verify client: %w", err)
 	}
 	return now.revoked.until(chains)
 }
 
-// Revoked returns an error that wraps [ErrRevoked] if one of these certificates
-// was issued by a CA of the bundle and is in its revocation list, whoever else
-// may believe it. Certificates of other CAs are none of its business.
+func (a anchors) chains(certificates []*x509.Certificate, now time.Time) ([][]*x509.Certificate, error) {
+	return certificates[0].Verify(x509.VerifyOptions{
+		Roots:         a.pool,
+		Intermediates: poolOf(certificates[1:]),
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+}
+
+// Chains returns the chains from a client's certificate, the first, to the CAs
+// of the bundle as it is now. Ask [Trust.Revoked] after it, not before: then a
+// CA that is withdrawn in between is noticed.
+func (t *Trust) Chains(certificates []*x509.Certificate, now time.Time) ([][]*x509.Certificate, error) {
+	return t.live.get().chains(certificates, now)
+}
+
+// Revoked returns an error if a CA of the bundle has taken back one of these
+// certificates, which wraps [ErrRevoked], or if it comes from a CA that was in
+// the bundle while this process ran and is not any more, whoever else may
+// believe it: with such a CA its revocation list is gone, too. Certificates of
+// other CAs are none of its business.
 func (t *Trust) Revoked(certificates []*x509.Certificate) error {
 	now := t.live.get()
-	if len(now.revoked) == 0 {
-		return nil
-	}
 	for _, c := range certificates {
 		for _, ca := range now.cas {
 			if now.revoked[string(ca.RawSubjectPublicKeyInfo)][serialOf(c)] && c.CheckSignatureFrom(ca) == nil {
 				return fmt.Errorf("certificate %q with serial %s: %w", c.Subject.CommonName, serialOf(c), ErrRevoked)
+			}
+		}
+		for _, ca := range now.gone {
+			if bytes.Equal(c.RawIssuer, ca.RawSubject) && c.CheckSignatureFrom(ca) == nil {
+				return fmt.Errorf("certificate %q with serial %s: its CA %q has been taken out of the own bundle: %w",
+					c.Subject.CommonName, serialOf(c), ca.Subject.CommonName, x509.UnknownAuthorityError{Cert: c})
 			}
 		}
 	}

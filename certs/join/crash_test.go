@@ -50,7 +50,7 @@ func (s *side) requireWhole(t *testing.T, when string, other *side) (connects, a
 	if _, err := os.Stat(s.home.Peers); err != nil {
 		return connects, false
 	}
-	d := peers.NewDirectory(s.home.Peers, nil)
+	d := peers.NewDirectory(s.home.Peers, trustOf(t, s.Dir), nil)
 	must(t, d.Load())
 	if p := d.Problems(); len(p) > 0 {
 		t.Errorf("%s: the apiserver of %s does not take its peers: %q", when, s.Cluster, p)

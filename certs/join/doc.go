@@ -17,9 +17,10 @@
 // On each side, [Home.Install] puts in place what running processes follow: in
 // the agents' clusters directory the cluster file and the certificates that it
 // names, in the apiserver's directory of peers the file of the new peer. That
-// file trusts the own CA, which signed the peer's certificate, for exactly the
-// name remote-<cluster>; as the own CA signs for every cluster that joins, these
-// files name each other in shares-ca-with. [Leave] takes it all away.
+// file trusts the own CA (ca: own), which signed the peer's certificate, for
+// exactly the name remote-<cluster>. It holds no copy of that CA: the apiserver
+// asks its --tls-client-ca, so that a CA can be replaced without these files.
+// [Leave] takes it all away.
 //
 // # Being cut off
 //

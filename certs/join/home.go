@@ -84,8 +84,7 @@ func (h Home) paths(cluster string) []string {
 	return out
 }
 
-// admit writes the peer's file. Those with the same CA say so of each other, the
-// others first: with a name that is nobody's yet they mean what they did before.
+// admit writes the peer's file.
 func (h Home) admit(p Peer) error {
 	if h.Peers == "" {
 		return nil
@@ -101,12 +100,10 @@ func (h Home) admit(p Peer) error {
 	if !p.Reads {
 		return disk.Remove(path)
 	}
-	shares, err := h.share(p)
-	if err != nil {
+	if err := h.alone(p); err != nil {
 		return err
 	}
-	h.reached("shared")
-	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), p.Trust, shares, members))
+	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), members))
 	h.reached("admitted")
 	return err
 }

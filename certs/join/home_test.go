@@ -19,10 +19,27 @@ import (
 	"github.com/clustermesh/clustermesh/kvstore/peers"
 )
 
-// table is what an apiserver makes of a directory of peers.
-func table(t *testing.T, dir string) *peers.Table {
+// trustOf is what an apiserver asks of its own CA.
+func trustOf(t *testing.T, dir string) *certs.Trust {
 	t.Helper()
-	d := peers.NewDirectory(dir, nil)
+	trust, err := certs.NewTrust(certs.ServerFiles{ClientCA: filepath.Join(dir, "ca.crt")}, nil)
+	must(t, err)
+	return trust
+}
+
+// table is what an apiserver makes of a directory of peers, with the CA of its own
+// directory or else with the one beside that of the peers.
+func table(t *testing.T, dir string, own ...string) *peers.Table {
+	t.Helper()
+	if len(own) == 0 {
+		beside, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", "ca.crt"))
+		must(t, err)
+		if len(beside) == 0 { // who has which certificate is not the question
+			beside = []string{filepath.Join(newSite(t, "nobody").Dir, "ca.crt")}
+		}
+		own = []string{filepath.Dir(beside[0])}
+	}
+	d := peers.NewDirectory(dir, trustOf(t, own[0]), nil)
 	must(t, d.Load())
 	if p := d.Problems(); len(p) > 0 {
 		t.Errorf("peers' files are not taken: %q", p)
@@ -168,8 +185,8 @@ func TestSecretsHoldWhatIsInstalled(t *testing.T) {
 	for name, data := range got["clustermesh-peers"] {
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o600))
 	}
-	for i, p := range table(t, dir).Peers() {
-		if q := table(t, east.home.Peers).Peers()[i]; p.Name != q.Name || p.Identity != q.Identity || !p.View.Equal(q.View) || len(p.CAs) != len(q.CAs) {
+	for i, p := range table(t, dir, east.Dir).Peers() {
+		if q := table(t, east.home.Peers).Peers()[i]; p.Name != q.Name || p.Identity != q.Identity || !p.View.Equal(q.View) || p.Own == nil || q.Own == nil {
 			t.Errorf("peer %+v, in the directory %+v", p, q)
 		}
 	}
@@ -258,4 +275,54 @@ func TestLeftoversOfKilledWritersGo(t *testing.T) {
 	if !exists(kept) {
 		t.Error("a file of another cluster was removed")
 	}
+}
+
+// TestFilesOfPeersHoldNoCopyOfTheCA: what joining writes goes on to work when the
+// CA has been replaced, and no longer lets in whom the CA before has signed for.
+// A file with a copy, as it was written once, does not stand in the way of others.
+func TestFilesOfPeersHoldNoCopyOfTheCA(t *testing.T) {
+	west, north, east := newSide(t, "west", nil), newSide(t, "north", nil), newSide(t, "east", nil)
+	joinFiles(t, west, east)
+	cert := func(s *side) []byte {
+		data, err := os.ReadFile(filepath.Join(s.home.Clusters, "east.etcd-client.crt"))
+		must(t, err)
+		return data
+	}
+	text, err := os.ReadFile(filepath.Join(east.home.Peers, "west.yaml"))
+	must(t, err)
+	if want := "ca: own\n"; !bytes.HasSuffix(text, []byte(want)) || bytes.Contains(text, []byte("CERTIFICATE")) || bytes.Contains(text, []byte("shares-ca-with")) {
+		t.Errorf("want %q and no copy in\n%s", want, text)
+	}
+	ca, err := os.ReadFile(filepath.Join(east.Dir, "ca.crt"))
+	must(t, err)
+	copied := "ca: |\n  " + strings.ReplaceAll(strings.TrimSpace(string(ca)), "\n", "\n  ") + "\n"
+	must(t, os.WriteFile(filepath.Join(east.home.Peers, "west.yaml"), bytes.Replace(text, []byte("ca: own\n"), []byte(copied), 1), 0o600))
+	joinFiles(t, north, east)
+	tab := table(t, east.home.Peers)
+	if got := []string{owner(t, tab, cert(west)), owner(t, tab, cert(north))}; !slices.Equal(got, []string{"west", "north"}) {
+		t.Errorf("with a copy in one file the peers are %q", got)
+	}
+
+	before := cert(north)
+	for _, step := range []func(string, certs.RotateOptions) (certs.Rotation, error){certs.PrepareCA, certs.ActivateCA, certs.RetireCA} {
+		_, err := step(east.Dir, certs.RotateOptions{Force: true})
+		must(t, err)
+	}
+	if got := owner(t, table(t, east.home.Peers), before); got == "north" {
+		t.Error("the certificate of the retired CA counts")
+	}
+}
+
+// TestNameOfAnotherFileIsTaken, whether that says so with a copy of the CA or not.
+func TestNameOfAnotherFileIsTaken(t *testing.T) {
+	west, east := newSide(t, "west", nil), newSide(t, "east", nil)
+	must(t, os.MkdirAll(east.home.Peers, 0o700))
+	must(t, os.WriteFile(filepath.Join(east.home.Peers, "other.yaml"), []byte("ca: own\nidentity: {common-name: remote-west}\nsees: all\n"), 0o600))
+	request, err := west.Request(0)
+	must(t, err)
+	approval, err := east.Approve(request, nothing)
+	must(t, err)
+	confirmation, err := west.AcceptApproval(approval, west.home.Install)
+	must(t, err)
+	wantReason(t, east.AcceptConfirmation(*confirmation, east.home.Install), NameTaken)
 }

@@ -39,7 +39,7 @@ func (p Peer) Secrets(o SecretOptions) ([]byte, error) {
 	if members[p.Cluster], err = o.joins(p); err != nil {
 		return nil, err
 	}
-	readers, err := o.readers(append([]Known{p.known()}, p.Others...), p.Trust, members)
+	readers, err := o.readers(append([]Known{p.known()}, p.Others...), members)
 	return append(out, readers...), err
 }
 
@@ -75,11 +75,11 @@ func (s Site) PeersSecret(o SecretOptions) ([]byte, error) {
 		return nil, err
 	}
 	list = slices.DeleteFunc(list, func(k Known) bool { return !k.Reads })
-	bundle, gone, err := s.trust()
+	_, gone, err := s.trust()
 	if err != nil {
 		return nil, err
 	}
-	return o.readers(revokedToo(list, gone), bundle, map[string]string{})
+	return o.readers(revokedToo(list, gone), map[string]string{})
 }
 
 // revokedToo adds to peers which of their certificates were taken back since they
@@ -95,16 +95,9 @@ func revokedToo(peers []Known, gone map[string][]string) []Known {
 
 // readers is the manifest of the Secret with the files of all peers that may read
 // here. members are those of peers for which they are known already.
-func (o SecretOptions) readers(all []Known, trust []byte, members map[string]string) ([]byte, error) {
+func (o SecretOptions) readers(all []Known, members map[string]string) ([]byte, error) {
 	files := map[string][]byte{}
 	for _, k := range all {
-		var shares []string
-		for _, other := range all {
-			if other.Cluster != k.Cluster {
-				shares = append(shares, other.Cluster)
-			}
-		}
-		slices.Sort(shares)
 		more, ok := members[k.Cluster]
 		if !ok {
 			var err error
@@ -112,7 +105,7 @@ func (o SecretOptions) readers(all []Known, trust []byte, members map[string]str
 				return nil, err
 			}
 		}
-		files[peerFile(k.Cluster)] = readerFile(k, trust, shares, more)
+		files[peerFile(k.Cluster)] = readerFile(k, more)
 	}
 	return secret(o.peersName(), o.Namespace, files), nil
 }

@@ -17,7 +17,8 @@ type Peer struct {
 	CA        []byte   // PEM, for verifying the peer's server
 	Cert, Key []byte   // PEM, what the own side presents there
 	// Reads says that the own CA issued the peer a certificate, with which it
-	// may read what View says. Trust is the bundle of the own CA, in PEM.
+	// may read what View says. Trust is the bundle of the own CA, in PEM, by which
+	// files with a copy of it are known.
 	Reads bool
 	View  View
 	Trust []byte
@@ -63,18 +64,15 @@ func (p Peer) Files(mount string) map[string][]byte {
 // peerFile is the name of a peer's file in the directory of peers.
 func peerFile(cluster string) string { return cluster + ".yaml" }
 
-// readerFile is the content of that file. All peers that shares names have
-// certificates of the same CA; their names tell them apart. more are the members
-// that joining does not decide: those of [plain] or [kept].
-func readerFile(k Known, trust []byte, shares []string, more string) []byte {
+// readerFile is the content of that file. Its certificates are issued here, so
+// its CA is our own, whatever that is by then: a copy of it would outlive it. Names
+// tell the peers of that CA apart. more are the members that joining does not
+// decide: those of [plain] or [kept].
+func readerFile(k Known, more string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Cluster %s with id %d; it joined with clustermesh join.\n", k.Cluster, k.ID)
 	fmt.Fprintf(&b, "identity:\n  common-name: %s\n", certs.Role{Kind: certs.Remote, Cluster: k.Cluster}.CommonName())
-	fmt.Fprintf(&b, "shares-ca-with: %s\n", flow(shares))
 	b.WriteString(more)
-	b.WriteString("ca: |\n")
-	for line := range strings.Lines(string(trust)) {
-		b.WriteString("  " + line)
-	}
+	b.WriteString("ca: own\n")
 	return []byte(b.String())
 }

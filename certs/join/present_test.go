@@ -151,7 +151,7 @@ func TestSecretHoldsWhatWasRevokedSince(t *testing.T) {
 	printed, err := east.PeersSecret(SecretOptions{})
 	must(t, err)
 	for when, manifest := range map[string][]byte{"north joined": joined, "printed": printed} {
-		if got := owner(t, table(t, applied(t, manifest)), cert); !strings.Contains(got, "revoked") {
+		if got := owner(t, table(t, applied(t, manifest), east.Dir), cert); !strings.Contains(got, "revoked") {
 			t.Errorf("%s: a certificate that was revoked is that of %q", when, got)
 		}
 	}
@@ -181,7 +181,7 @@ func TestReadPeersRefuses(t *testing.T) {
 		t.Error("a large file was read")
 	}
 	o := SecretOptions{Present: map[string][]byte{"west.yaml": []byte("identity: [")}}
-	if _, err := o.readers([]Known{{Cluster: "west"}}, nil, nil); err == nil || !strings.Contains(err.Error(), "west.yaml") {
+	if _, err := o.readers([]Known{{Cluster: "west"}}, nil); err == nil || !strings.Contains(err.Error(), "west.yaml") {
 		t.Errorf("a broken file was dropped: %v", err)
 	}
 }

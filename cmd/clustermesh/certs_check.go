@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,20 +18,21 @@ import (
 )
 
 type checkFlags struct {
-	dirs, clusters []string
-	simulate       time.Duration
+	dirs, clusters, peers []string
+	simulate              time.Duration
 }
 
 func newCertsCheck(a *app) *cobra.Command {
 	var f checkFlags
 	cmd := &cobra.Command{
-		Use:   "check [--dir DIR]... [--clusters DIR]...",
+		Use:   "check [--dir DIR]... [--clusters DIR]... [--peers DIR]...",
 		Short: "Find certificates that do not work, now or soon",
 		Long: `Check every certificate of CA directories (--dir) and of directories of cluster
 files (--clusters): validity, key, names, usage, chain and revocation. Where both
 ends of a link are given, the server certificate of a cluster is verified with
 the CA that the cluster file names, and the client certificate with the CA of
-the cluster. Only files are read.
+the cluster. Of peers' files (--peers, with the own CA's --dir) it is said which
+hold a CA that no rotation reaches. Only files are read.
 
 The answer is sorted by when a link breaks. The exit code is 1 if one is broken,
 or with --simulate if one will be within that time.`,
@@ -38,7 +40,10 @@ or with --simulate if one will be within that time.`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			var missing error
-			if len(f.dirs)+len(f.clusters) == 0 {
+			switch {
+			case len(f.dirs) == 0 && len(f.peers) > 0:
+				missing = errors.New("--peers needs --dir: give the directory of the own CA too")
+			case len(f.dirs)+len(f.clusters) == 0:
 				missing = errors.New("give --dir, --clusters or both")
 			}
 			if err := usage(missing, notNegative(f.simulate)); err != nil {
@@ -49,6 +54,7 @@ or with --simulate if one will be within that time.`,
 	}
 	cmd.Flags().StringArrayVar(&f.dirs, "dir", nil, "directory of a CA; may be repeated")
 	cmd.Flags().StringArrayVar(&f.clusters, "clusters", nil, "directory of cluster files; may be repeated")
+	cmd.Flags().StringArrayVar(&f.peers, "peers", nil, "directory of peers' files of an apiserver; may be repeated")
 	cmd.Flags().Var(asDays(&f.simulate), "simulate", "fail also if a link breaks within this time, such as 90d")
 	return cmd
 }
@@ -66,6 +72,11 @@ func (a *app) check(f checkFlags) error {
 	}
 	now := time.Now()
 	found := certs.Check(links, now)
+	for _, dir := range f.peers {
+		more, err := peerFindings(dir, f.dirs, now)
+		found, errs = append(found, more...), append(errs, err)
+	}
+	slices.SortStableFunc(found, func(a, b certs.Finding) int { return a.At.Compare(b.At) })
 	if err := a.printFindings(found, now, f.simulate); err != nil {
 		return err
 	}

@@ -34,7 +34,9 @@ const (
 // Directory follows a directory of peers: every file NAME.yaml is the peer
 // NAME, other files (CAs, for instance) are ignored.
 //
-//	ca-file: west-ca.crt        # PEM, relative to the directory; or ca: with the PEM text
+//	ca: own                     # our own CA signs its certificates, as for those who join;
+//	                            # or the PEM text of its CA, or in place of ca:
+//	# ca-file: west-ca.crt      # PEM, relative to the directory
 //	identity:
 //	  uri: spiffe://west.example/clustermesh   # or dns: a name, or common-name: remote-west
 //	sees: all                   # or:
@@ -51,6 +53,7 @@ const (
 // Its methods are safe for concurrent use.
 type Directory struct {
 	path string
+	own  Own
 	log  *slog.Logger
 	set  *Set
 
@@ -68,13 +71,13 @@ type entry struct {
 	caDir   string
 }
 
-// NewDirectory returns a directory that has not been read. A nil log is
-// discarded.
-func NewDirectory(path string, log *slog.Logger) *Directory {
+// NewDirectory returns a directory that has not been read. own is what ca: own
+// stands for; with nil such a file is refused. A nil log is discarded.
+func NewDirectory(path string, own Own, log *slog.Logger) *Directory {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Directory{path: filepath.Clean(path), log: log, set: NewSet(), files: map[string]*entry{}, problems: map[string]string{}}
+	return &Directory{path: filepath.Clean(path), own: own, log: log, set: NewSet(), files: map[string]*entry{}, problems: map[string]string{}}
 }
 
 // Set returns the set that holds the directory's peers.
@@ -213,7 +216,7 @@ func (d *Directory) read(name, path string) {
 	e.gone = time.Time{}
 	f, ca, content, err := d.load(path, e)
 	if err == nil && (content != e.content || e.peer == nil) {
-		e.peer, err = f.peer(name, ca)
+		e.peer, err = f.peer(name, ca, d.own)
 		e.content = content
 	}
 	if err != nil {

@@ -25,7 +25,7 @@ type folder struct {
 
 func newFolder(t *testing.T) *folder {
 	path := t.TempDir()
-	return &folder{t: t, path: path, d: NewDirectory(path, nil)}
+	return &folder{t: t, path: path, d: NewDirectory(path, nil, nil)}
 }
 
 func (f *folder) write(name, text string) {
@@ -346,7 +346,7 @@ func TestDirectoryThatIsGoneKeepsAllPeers(t *testing.T) {
 	}
 	f.write("north.yaml", goodFile(newAuthority(t, "CA"), "dns: n.b"))
 	f.until("both", func(n string) bool { return n == "north west" })
-	err := NewDirectory(filepath.Join(f.path, "none"), nil).Run(context.Background())
+	err := NewDirectory(filepath.Join(f.path, "none"), nil, nil).Run(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "create it or correct the setting") {
 		t.Error(err)
 	}

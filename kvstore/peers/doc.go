@@ -10,6 +10,11 @@
 // certificate of another. A CA that two peers trust, directly or because one
 // signed the other, is refused unless both peers say that they share it.
 //
+// Clusters that join have their certificates from our own CA. Their files say
+// ca: own, which is whatever that CA is when somebody connects: it can be
+// replaced, and what it revokes or withdraws counts at once. Names alone tell
+// such peers apart, for nobody but us can give them.
+//
 // # Files
 //
 // Files are followed while the process runs. A file that becomes bad leaves its

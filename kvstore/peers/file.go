@@ -113,11 +113,8 @@ func parseFile(raw []byte) (*file, error) {
 
 // peer makes the peer that a file describes; ca is the content of its CA file,
 // if it has one. The error joins all problems.
-func (f *file) peer(name string, ca []byte) (*Peer, error) {
-	member := "ca-file"
-	if f.CA != "" {
-		member, ca = "ca", []byte(f.CA)
-	}
+// own are the cluster's own CAs, nil where there are none.
+func (f *file) peer(name string, ca []byte, own Own) (*Peer, error) {
 	p := &Peer{
 		Name: name, SharesCAWith: f.SharesWith, Identity: Identity(f.Identity), Revoked: f.Revoked,
 		View: View{
@@ -129,18 +126,40 @@ func (f *file) peer(name string, ca []byte) (*Peer, error) {
 		namespace, service, _ := strings.Cut(s, "/")
 		p.View.Services = append(p.View.Services, Service{namespace, service})
 	}
-	var errCA, errSums, errExpires error
-	p.CAs, errCA = parseCAs(ca)
+	var errSums, errExpires error
 	p.RevokedCertificates, errSums = parseSums(f.RevokedOne)
 	p.Expires, errExpires = parseTime(f.Expires)
-	if errCA != nil {
-		return nil, fmt.Errorf("%s: %w", member, errCA)
+	if err := f.trust(p, ca, own); err != nil {
+		return nil, err
 	}
 	if err := errors.Join(p.Validate(), errSums, errExpires); err != nil {
 		return nil, err
 	}
 	p.prepare()
 	return p, nil
+}
+
+// ownWord is written as ca for a peer whose certificates our own CA signs.
+const ownWord = "own"
+
+// trust sets what the peer's certificates are verified with.
+func (f *file) trust(p *Peer, ca []byte, own Own) (err error) {
+	switch {
+	case f.CA == ownWord && own == nil:
+		return errors.New("ca: own: the own CAs are not known here; give clustermesh-apiserver --tls-client-ca, or write the CA's PEM text")
+	case f.CA == ownWord:
+		p.Own = own
+		return nil
+	case f.CA != "":
+		if p.CAs, err = parseCAs([]byte(f.CA)); err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+		return nil
+	}
+	if p.CAs, err = parseCAs(ca); err != nil {
+		return fmt.Errorf("ca-file: %w", err)
+	}
+	return nil
 }
 
 // parseCAs reads every certificate of a PEM bundle. Anything else in it is an

@@ -14,6 +14,7 @@ func FuzzFile(f *testing.F) {
 	ca := newAuthority(f, "CA")
 	f.Add([]byte(goodFile(ca, "uri: "+westURI)), []byte(ca.pem()))
 	f.Add([]byte("ca-file: x\nidentity: {dns: a.b}\nsees: {services: [a/b], nodes: all}\nexpires: 2030-01-01\n"), []byte(ca.pem()))
+	f.Add([]byte(ownFile+"west}\n"), []byte{})
 	f.Add([]byte("a: &a [*a]\n"), []byte{})
 	f.Add([]byte("shares-ca-with: ["+strings.Repeat("?1,", 2000)+"]\n"), []byte{})
 	f.Add([]byte("sees: {services: ["+strings.Repeat("&a:b,", 4000)+"]}\n"), []byte{})
@@ -33,5 +34,5 @@ func fileOf(raw, ca []byte) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parsed.peer("west", ca)
+	return parsed.peer("west", ca, new(ownCAs))
 }

@@ -19,6 +19,9 @@ type Peer struct {
 	// CAs sign the peer's certificates; intermediates that the peer sends with
 	// its certificate are used too.
 	CAs []*x509.Certificate
+	// Own, in place of CAs, says that this cluster's own CA signs the peer's
+	// certificates, as it does for clusters that join.
+	Own Own
 	// SharesCAWith names the peers that may have a CA of this one too. Both
 	// must name each other.
 	SharesCAWith []string
@@ -37,6 +40,16 @@ type Peer struct {
 
 	roots  *x509.CertPool
 	issued []*x509.Certificate // of CAs, those that another CA signed
+}
+
+// Own are the cluster's own CAs as they are at the moment they are asked, so
+// that one that is added or withdrawn counts without anybody writing peers'
+// files anew. What they have revoked is not looked at here, where nobody knows
+// of it.
+type Own interface {
+	// Chains returns the chains from a client's certificate, the first, to the
+	// CAs; the others may be links of them. The error is one of crypto/x509.
+	Chains(certificates []*x509.Certificate, now time.Time) ([][]*x509.Certificate, error)
 }
 
 // Identity is the name in a certificate, compared byte by byte. Exactly one of
@@ -95,6 +108,12 @@ func (p *Peer) Validate() error {
 }
 
 func (p *Peer) validateCAs() error {
+	if p.Own != nil {
+		if len(p.CAs) > 0 {
+			return fmt.Errorf("ca: own, and %d certificates beside it; give one of them", len(p.CAs))
+		}
+		return nil
+	}
 	if len(p.CAs) == 0 || len(p.CAs) > maxCAs {
 		return fmt.Errorf("ca: %d certificates; give the 1 to %d CA certificates that sign this peer's certificates", len(p.CAs), maxCAs)
 	}

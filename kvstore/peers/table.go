@@ -73,13 +73,17 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 // Peers returns all peers by name. They must not be changed.
 func (t *Table) Peers() []*Peer { return t.peers }
 
-// conflict says why two peers cannot both be in force, or nil.
+// conflict says why two peers cannot both be in force, or nil. Those whose
+// certificates our own CA signs need not say that they share it: whoever holds
+// it is us, and decides who has which name.
 func conflict(p, q *Peer) error {
 	if p.Name == q.Name {
 		return fmt.Errorf("name %q: used twice; rename one of the files", p.Name)
 	}
 	ca := common(p, q)
 	switch {
+	case p.Own != nil && q.Own != nil && p.Identity == q.Identity:
+		return fmt.Errorf("identity: peer %q has the same name and ca: own too; give each peer a name of its own", q.Name)
 	case ca == nil:
 		return nil
 	case p.Identity == q.Identity:
@@ -153,7 +157,8 @@ const maxChain = 5
 // Authenticate returns whose certificate is at the head of a chain that a TLS
 // client sent, and when its access ends: with its certificate, the CA's, or the
 // peer's own. The error is a *[RefusedError]. It does not prove that the client
-// has the certificate's key; TLS does.
+// has the certificate's key; TLS does. Nor does it know the revocation lists of
+// the cluster's own CAs; who has them asks them.
 func (t *Table) Authenticate(chain []*x509.Certificate, now time.Time) (p *Peer, until time.Time, err error) {
 	if err := checkChain(chain); err != nil {
 		return nil, time.Time{}, err
@@ -215,9 +220,7 @@ func (t *Table) find(chain []*x509.Certificate, now time.Time) (found *Peer, cha
 // verify checks the chain against the peer's CAs and returns the ways to them, of
 // strong keys alone.
 func (p *Peer) verify(chain []*x509.Certificate, now time.Time) ([][]*x509.Certificate, *RefusedError) {
-	chains, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: p.roots, Intermediates: poolOf(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	chains, err := p.chains(chain, now)
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -226,6 +229,15 @@ func (p *Peer) verify(chain []*x509.Certificate, now time.Time) ([][]*x509.Certi
 		return nil, refuse(WeakKey, "key of a CA of certificate %q", chain[0].Subject)
 	}
 	return chains, nil
+}
+
+func (p *Peer) chains(chain []*x509.Certificate, now time.Time) ([][]*x509.Certificate, error) {
+	if p.Own != nil {
+		return p.Own.Chains(chain, now)
+	}
+	return chain[0].Verify(x509.VerifyOptions{
+		Roots: p.roots, Intermediates: poolOf(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
 }
 
 // lifetime returns the earliest end in a chain, or false if a key is weak.

@@ -33,7 +33,7 @@ type peerFiles struct {
 
 func newPeerFiles(t testing.TB) *peerFiles {
 	path := t.TempDir()
-	f := &peerFiles{t: t, path: path, dir: peers.NewDirectory(path, nil)}
+	f := &peerFiles{t: t, path: path, dir: peers.NewDirectory(path, nil, nil)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- f.dir.Run(ctx) }()

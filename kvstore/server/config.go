@@ -49,6 +49,8 @@ type Config struct {
 	// verified with the CAs of TLS are therefore looked at again every second, and
 	// closed when their certificate is revoked, its CA has been withdrawn, or one
 	// of its chain has expired. Without it they last until their certificate ends.
+	// It is also asked about peers: many have their certificates from the own CA.
+	// Peers with ca: own need it, and it must be what that stands for.
 	Trust *certs.Trust
 	// Reports, if not nil, takes what the cluster's own agents report of their
 	// nodes (clustermesh.report.v1). For other readers the call does not exist. It

@@ -290,9 +290,13 @@ func (c *conn) paying() (requests purse.Purses, news *purse.Purse) {
 // or that may see something else now.
 func (s *connSet) reconsider(c *conn) {
 	now, _ := s.registry.current()
-	if _, same := now.grants[c.grant.peer]; same {
-		return
+	if _, same := now.grants[c.grant.peer]; !same {
+		s.again(c, now)
 	}
+}
+
+// again asks anew whose connection this is.
+func (s *connSet) again(c *conn, now *roster) {
 	p, until, err := now.table.Authenticate(c.chain, time.Now())
 	switch {
 	case err != nil:
@@ -329,7 +333,7 @@ func whyWithdrawn(err error) refusal {
 
 // vet closes the connections that would not get in any more by what TLS trusts:
 // those that its CAs have admitted, and those of configured peers whose
-// certificate is in its revocation list. Most are not looked at: only when what is trusted has
+// certificate it has taken back. Most are not looked at: only when what is trusted has
 // changed, or when their time is over, can the answer be another.
 func (s *connSet) vet(trust *certs.Trust) {
 	if trust == nil {
@@ -349,7 +353,12 @@ func (s *connSet) vet(trust *certs.Trust) {
 
 func (s *connSet) vetOne(c *conn, trust *certs.Trust) error {
 	if c.grant.peer != nil {
-		return trust.Revoked(c.chain)
+		if err := trust.Revoked(c.chain); err != nil {
+			return err
+		}
+		now, _ := s.registry.current()
+		s.again(c, now) // its CAs may be the own ones
+		return nil
 	}
 	until, err := trust.Until(tls.ConnectionState{PeerCertificates: c.chain})
 	if err == nil {

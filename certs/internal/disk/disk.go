@@ -18,8 +18,9 @@ const (
 	CertMode fs.FileMode = 0o644
 )
 
-// Ensure creates dir for its owner alone. A directory that others may write to
-// is refused: they could put their own CA in place.
+// Ensure creates dir for its owner alone. A directory that others may write to,
+// or that belongs to another user, is refused: they could put their own CA in
+// place.
 func Ensure(dir string) error {
 	if err := os.MkdirAll(dir, DirMode); err != nil {
 		return fmt.Errorf("create certificate directory: %w", err)
@@ -31,8 +32,15 @@ func Ensure(dir string) error {
 	if perm := st.Mode().Perm(); perm&0o022 != 0 {
 		return fmt.Errorf("use certificate directory %s: others may write to it (mode %04o); run chmod 0700 %s or choose another directory", dir, perm, dir)
 	}
+	if uid, known := ownerOf(st); known && foreign(uid, os.Geteuid()) {
+		return fmt.Errorf("use certificate directory %s: it belongs to user %d, who may change it at any time; run this as that user, run chown %d %s, or choose another directory", dir, uid, os.Geteuid(), dir)
+	}
 	return nil
 }
+
+// foreign reports whether a directory of owner is none that user may rely on:
+// its own, or root's, who can change every file anyway.
+func foreign(owner, user int) bool { return owner != user && owner != 0 }
 
 // Replace makes data the whole content of path in one step: a reader sees the
 // old file or the new one.

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
@@ -80,5 +81,42 @@ func TestLockIsForOneAtATime(t *testing.T) {
 	}
 	if _, err := Lock(filepath.Join(dir, "missing")); err == nil {
 		t.Error("locked a directory that does not exist")
+	}
+}
+
+// TestEnsureRefusesWhatIsAnothersDirectory: its owner can change it, whatever its
+// mode says. CI runs as root, where this is not skipped.
+func TestEnsureRefusesWhatIsAnothersDirectory(t *testing.T) {
+	for _, row := range []struct {
+		owner, user int
+		want        bool
+	}{{0, 0, false}, {0, 1000, false}, {1000, 1000, false}, {1000, 0, true}, {1001, 1000, true}} {
+		if got := foreign(row.owner, row.user); got != row.want {
+			t.Errorf("a directory of user %d is foreign to user %d: %v", row.owner, row.user, got)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "pki")
+	must(t, Ensure(dir))
+	must(t, Ensure(dir))
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a directory away")
+	}
+	must(t, os.Chown(dir, 12345, -1))
+	if err := Ensure(dir); err == nil || !strings.Contains(err.Error(), "user 12345") || !strings.Contains(err.Error(), "chown") {
+		t.Errorf("a directory of another user was taken: %v", err)
+	}
+}
+
+// TestLockFollowsNoLink: who may write to the directory for a moment must not
+// make this process create or hold a file elsewhere.
+func TestLockFollowsNoLink(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	must(t, os.Symlink(elsewhere, filepath.Join(dir, ".lock")))
+	if unlock, err := Lock(dir); err == nil {
+		unlock()
+		t.Error("a lock that is a link was taken")
+	}
+	if _, err := os.Lstat(elsewhere); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the link's target was made: %v", err)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,22 +13,20 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/clustermesh/clustermesh/certs"
-	"github.com/clustermesh/clustermesh/certs/internal/disk"
 	"github.com/clustermesh/clustermesh/kvstore/yamlfile"
 )
 
-// share looks for the peers' files that trust the CA of a new peer too, and adds
-// its name to them. It returns their names, which the new peer's file must have.
-func (h Home) share(p Peer) ([]string, error) {
+// alone refuses a peer whose name another file gives to somebody else already:
+// a certificate of the own CA could then be that of either.
+func (h Home) alone(p Peer) error {
 	cas, err := certs.ParseBundle(p.Trust)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	paths, err := filepath.Glob(filepath.Join(escapeGlob(h.Peers), "*.yaml"))
 	if err != nil {
-		return nil, fmt.Errorf("list peers: %w", err)
+		return fmt.Errorf("list peers: %w", err)
 	}
-	var shares []string
 	for _, path := range paths {
 		name := strings.TrimSuffix(filepath.Base(path), ".yaml")
 		if name == p.Cluster || strings.HasPrefix(name, ".") {
@@ -37,20 +34,13 @@ func (h Home) share(p Peer) ([]string, error) {
 		}
 		f, err := readReader(path)
 		if err != nil {
-			return nil, fmt.Errorf("read peer %q: %s: %w; correct or remove it first", name, path, err)
+			return fmt.Errorf("read peer %q: %s: %w; correct or remove it first", name, path, err)
 		}
-		if !f.trusts(cas) {
-			continue
-		}
-		if f.commonName() == "remote-"+p.Cluster {
-			return nil, refuse(NameTaken, "cluster %q: the file of another peer has the common name remote-%s and the same CA", p.Cluster, p.Cluster).locally("it is %s; remove one of them", path)
-		}
-		shares = append(shares, name)
-		if err := f.shareWith(p.Cluster); err != nil {
-			return nil, err
+		if f.trusts(cas) && f.commonName() == "remote-"+p.Cluster {
+			return refuse(NameTaken, "cluster %q: the file of another peer has the common name remote-%s and the same CA", p.Cluster, p.Cluster).locally("it is %s; remove one of them", path)
 		}
 	}
-	return shares, nil
+	return nil
 }
 
 func escapeGlob(dir string) string {
@@ -59,10 +49,8 @@ func escapeGlob(dir string) string {
 
 // reader is a peer's file, kept as its author wrote it.
 type reader struct {
-	path string
-	mode fs.FileMode
-	doc  *yaml.Node
-	ca   []byte
+	doc *yaml.Node
+	ca  []byte
 }
 
 const maxReader = 1 << 20 // as the apiserver takes
@@ -83,7 +71,6 @@ func readReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.path, f.mode = path, info.Mode().Perm()
 	if at := f.text("ca-file"); at != "" {
 		if !filepath.IsAbs(at) {
 			at = filepath.Join(filepath.Dir(path), at)
@@ -132,8 +119,11 @@ func (f *reader) commonName() string {
 	return ""
 }
 
-// trusts reports whether one of the CAs has the key of a CA of the file.
+// trusts reports whether one of the CAs, our own, has the key of a CA of the file.
 func (f *reader) trusts(cas []*x509.Certificate) bool {
+	if string(f.ca) == "own" {
+		return true
+	}
 	theirs, err := certs.ParseBundle(f.ca)
 	if err != nil {
 		return false // the apiserver does not take it either
@@ -143,23 +133,4 @@ func (f *reader) trusts(cas []*x509.Certificate) bool {
 			return bytes.Equal(c.RawSubjectPublicKeyInfo, t.RawSubjectPublicKeyInfo)
 		})
 	})
-}
-
-// shareWith adds a name to the file's list, if it is not there.
-func (f *reader) shareWith(name string) error {
-	list := member(f.root(), "shares-ca-with")
-	if list == nil {
-		list = &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
-		f.root().Content = append(f.root().Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "shares-ca-with"}, list)
-	}
-	if slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return n.Value == name }) {
-		return nil
-	}
-	list.Kind, list.Tag, list.Value = yaml.SequenceNode, "", ""
-	list.Content = append(list.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: name})
-	text, err := yaml.Marshal(f.doc)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", f.path, err)
-	}
-	return disk.Replace(f.path, f.mode, text)
 }
