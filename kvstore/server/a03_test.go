@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -28,6 +29,9 @@ func trickKeys() []string {
 	} {
 		short := p[:len(p)-1]
 		keys = append(keys, p, short, short+string(p[len(p)-1]+1), p+"\x00", p+"\xff", short+string(p[len(p)-1]-1))
+	}
+	for _, n := range []int{maxKey, maxKey + 1} {
+		keys = append(keys, "cilium/state/"+strings.Repeat("k", n-len("cilium/state/")))
 	}
 	return keys
 }
@@ -133,6 +137,9 @@ func checkRange(t *testing.T, w *world, c class, req *pb.RangeRequest, have []st
 		}
 		t.Fatalf("%s: %v: %v", c.name, req, err)
 	}
+	if len(req.Key) > maxKey || len(req.RangeEnd) > maxKey {
+		t.Errorf("%s: a key or range end of more than %d bytes was taken: %v", c.name, maxKey, req)
+	}
 	end := string(req.RangeEnd)
 	if end == "" {
 		end = string(req.Key) + "\x00"
@@ -168,6 +175,47 @@ func keysOf(r *pb.RangeResponse) (keys []string) {
 		keys = append(keys, string(kv.Key))
 	}
 	return keys
+}
+
+// TestA03_LongKeysAreNotKept creates as many watches as a connection may have,
+// each of a range as long as a request can be: none is kept, and each is told why.
+func TestA03_LongKeysAreNotKept(t *testing.T) {
+	west := westGuest(t)
+	w, _ := startPeers(t, []guest{west}, generous)
+	long := []byte("cilium/state/" + strings.Repeat("k", 30<<10))
+	create := func(key, end []byte) *pb.WatchResponse {
+		c := openCall(t, w.dialAs(west))
+		return c.create(&pb.WatchCreateRequest{Key: key, RangeEnd: end})
+	}
+	if r := create(long, []byte("cilium/state0")); !r.Canceled || !strings.Contains(r.CancelReason, "key of 30733 bytes") {
+		t.Errorf("a long key: %v", r)
+	}
+	if r := create([]byte("cilium/state/"), long); !r.Canceled || !strings.Contains(r.CancelReason, "range_end of 30733 bytes") {
+		t.Errorf("a long end: %v", r)
+	}
+	conn, before := w.dialAs(west), heap()
+	var calls []watchCall
+	for range 4 {
+		c := openCall(t, conn)
+		for range 64 {
+			c.create(&pb.WatchCreateRequest{Key: long, RangeEnd: append(long, 'x')})
+		}
+		calls = append(calls, c)
+	}
+	if grown := heap() - before; grown > 4<<20 && !raceEnabled {
+		t.Errorf("%d calls with 256 refused watches of 60 KiB hold %d KiB", len(calls), grown>>10)
+	}
+	if n := w.accountOf("west").watches.Load(); n != 0 {
+		t.Errorf("%d watches are kept", n)
+	}
+}
+
+func openCall(t *testing.T, conn *grpc.ClientConn) watchCall {
+	s, err := pb.NewWatchClient(conn).Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return watchCall{t, s}
 }
 
 // FuzzView compares the windows of a view with what the view says, for any key

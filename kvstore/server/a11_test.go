@@ -184,6 +184,30 @@ func TestA11_RestrictedWatchKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// TestA11_StatusTellsNothingOfTheRest asks for the store's status: a restricted
+// peer does not learn how large the whole is, or how much goes on in it.
+func TestA11_StatusTellsNothingOfTheRest(t *testing.T) {
+	west, north := westGuest(t), northGuest(t)
+	w, _ := startPeers(t, []guest{west, north})
+	seed(w)
+	ask := func(g guest) *pb.StatusResponse {
+		r, err := pb.NewMaintenanceClient(w.dialAs(g)).Status(w.ctx(), &pb.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Header.GetRevision() == 0 || r.Header.GetRaftTerm() == 0 || r.Version == "" || r.Leader == 0 {
+			t.Errorf("%s: incomplete: %v", g.peer.Name, r)
+		}
+		return r
+	}
+	if r := ask(north); r.DbSize|r.DbSizeInUse|r.DbSizeQuota != 0 || r.RaftIndex|r.RaftAppliedIndex != 0 {
+		t.Errorf("a restricted peer is told of the whole store: %v", r)
+	}
+	if r := ask(west); r.DbSize == 0 || r.DbSizeInUse == 0 || r.DbSizeQuota == 0 || r.RaftIndex == 0 || r.RaftAppliedIndex == 0 {
+		t.Errorf("a peer that sees everything: %v", r)
+	}
+}
+
 // TestA11_LogsHoldNoContent reads the whole log at its most detailed level.
 func TestA11_LogsHoldNoContent(t *testing.T) {
 	west, north := westGuest(t), northGuest(t)

@@ -78,7 +78,7 @@ type Reports interface {
 // field means its default.
 type Limits struct {
 	// Connections is the number of established connections; more are closed at
-	// once. Default 8192.
+	// once. A quarter of them is kept for the cluster's own agents. Default 8192.
 	Connections int
 	// Pending is the number of connections before the end of their handshake. One
 	// more closes the oldest that has not sent a byte, or else the oldest that has
@@ -95,7 +95,9 @@ type Limits struct {
 	// address (of IPv6 a /64) may take for long that come to nothing: of strangers,
 	// bad certificates, peers over their rate of connections. HandshakeBurst is how
 	// much processor time they may take before. More wait, as long as
-	// HandshakeTimeout allows. Defaults 0.005 and 1 s.
+	// HandshakeTimeout allows, and go on in an order drawn by lot; while a
+	// handshake could be computed, those of all such addresses have four times
+	// HandshakeShare besides. Defaults 0.005 and 1 s.
 	HandshakeShare float64
 	HandshakeBurst time.Duration
 	// HandshakeTimeout bounds a connection from accept to the end of its TLS
@@ -143,7 +145,8 @@ type Limits struct {
 	// before its next one has to wait. Default 8 MiB.
 	UnreadBytes int64
 	// SendTimeout is how long a reader may leave a reply unread before its
-	// connection is closed. Default 20 s.
+	// connection is closed; half as long may the one request of a call take from
+	// its start to its end. Default 20 s.
 	SendTimeout time.Duration
 	// RingRevisions and RingBytes are the history that watches can start in or
 	// fall behind by. Defaults 65536 and 64 MiB.

@@ -45,6 +45,9 @@ type conn struct {
 	lastSent atomic.Int64  // when unread last became smaller or began, in Unix nanoseconds
 	held     atomic.Int64  // not to be read from before then, in Unix nanoseconds; 0 is no limit
 	node     string        // that it reports for; under the lock of the set's speakers
+	resumed  atomic.Int64  // when it was read from again after a pause of ours, in Unix nanoseconds
+	writing  atomic.Int64  // when the write in progress began, in Unix nanoseconds; 0 is none
+	ended    atomic.Bool   // by cut
 	done     chan struct{} // closed by Close
 	closed   sync.Once
 
@@ -53,6 +56,7 @@ type conn struct {
 	queue    *list.List    // the list that place is in
 	waiting  time.Time     // the handshake waits for the peer since then
 	parked   chan struct{} // closed to end its wait for processor time
+	payer    *purse.Purse  // pays for the handshake if that comes to nothing
 	evicted  bool          // closed to make room
 	admitted bool          // counted as established
 	until    time.Time     // the end of its access, by the wall clock; zero is none
@@ -90,6 +94,23 @@ func (c *conn) await() {
 	case <-timer.C:
 	case <-c.done:
 	}
+	c.resumed.Store(time.Now().UnixNano())
+}
+
+// readable returns for how long the connection has been read from without a
+// pause of ours, at most since then.
+func (c *conn) readable(since time.Time) time.Duration {
+	now := time.Now()
+	if c.owes() || c.held.Load() > now.UnixNano() {
+		return 0
+	}
+	return now.Sub(time.Unix(0, max(since.UnixNano(), c.resumed.Load())))
+}
+
+// stuck reports whether the reader has not taken since then what is sent to it.
+func (c *conn) stuck(then int64) bool {
+	begun := c.writing.Load()
+	return begun != 0 && begun < then || c.unread.n.Load() > 0 && c.lastSent.Load() < then
 }
 
 // Close closes the connection and forgets it.
@@ -112,19 +133,23 @@ func (c *conn) account() *account {
 	return c.grant.account
 }
 
-// cut closes the connection because of its reader.
+// cut closes the connection because of its reader, for the first reason that
+// there is.
 func (c *conn) cut(why refusal) {
+	if c.ended.Swap(true) {
+		return
+	}
 	c.refuse(why)
 	c.set.log.Warn("reader disconnected", "peer", c.RemoteAddr().String(), "name", c.grant.name, "reason", string(why))
 	c.Close()
 }
 
-// buffer wraps encoded bytes so that they count as unread until gRPC has sent
-// them.
+// smallestBuffer is the capacity from which on gRPC tells when a buffer was sent.
+const smallestBuffer = 1<<10 + 1
+
+// buffer wraps encoded bytes, with at least that capacity, so that they count as
+// unread until gRPC has sent them.
 func (c *conn) buffer(b []byte) mem.Buffer {
-	if mem.IsBelowBufferPoolingThreshold(cap(b)) {
-		return mem.SliceBuffer(b)
-	}
 	c.lastSent.Store(time.Now().UnixNano())
 	c.count(cap(b))
 	return mem.NewBuffer(&b, unreadPool{c})
@@ -167,10 +192,14 @@ type connSet struct {
 	registry *registry
 	speakers *speakers
 	closing  <-chan struct{} // set before the first connection
+	slots    chan struct{}   // one per handshake being computed
+	spare    *purse.Purse    // for handshakes whose address cannot pay
+	waiting  chan struct{}   // holds a token when handshakes wait for their turn
 
 	mu          sync.Mutex
 	open        map[*conn]struct{}
 	established int
+	guests      int // of them, those that are no own agents
 	origins     *origins
 	silent      *list.List // of *conn: in the handshake, and no byte has come
 	shaking     *list.List // of *conn: in the handshake, by the time of the first byte
@@ -180,6 +209,7 @@ type connSet struct {
 func newConnSet(l Limits, log *slog.Logger, m *metrics, r *registry) *connSet {
 	return &connSet{
 		limits: l, log: log, metrics: m, registry: r, speakers: newSpeakers(), origins: newOrigins(l), open: map[*conn]struct{}{},
+		slots: make(chan struct{}, l.Handshakes), spare: newSpare(l), waiting: make(chan struct{}, 1),
 		silent: list.New(), shaking: list.New(), parking: list.New(),
 	}
 }
@@ -201,6 +231,9 @@ func (s *connSet) add(raw net.Conn) (*conn, bool) {
 // leave takes a connection out of the lists of handshakes.
 func (s *connSet) leave(c *conn) {
 	if c.place != nil {
+		if c.queue == s.parking {
+			c.origin.parked--
+		}
 		c.queue.Remove(c.place)
 		c.place, c.queue = nil, nil
 	}
@@ -215,6 +248,9 @@ func (s *connSet) remove(c *conn) {
 	s.metrics.connections.Dec()
 	if c.admitted {
 		s.established--
+		if !c.grant.own {
+			s.guests--
+		}
 		c.account().conns.Add(-1)
 		c.settle()
 	}
@@ -240,7 +276,7 @@ func (s *connSet) admit(c *conn, a admission) error {
 	}
 	s.leave(c)
 	c.grant, c.chain = a.grant, a.chain
-	why := s.afford(c.account())
+	why := s.afford(c)
 	if why == "" {
 		s.equip(c, a.until)
 	}
@@ -255,9 +291,13 @@ func (s *connSet) admit(c *conn, a admission) error {
 	return nil
 }
 
-func (s *connSet) afford(a *account) refusal {
+// afford says which limit another connection would break. A quarter of all is
+// kept for the cluster's own agents.
+func (s *connSet) afford(c *conn) refusal {
+	a, most := c.account(), s.limits.Connections
+	full := s.established >= most || !c.grant.own && s.guests >= most-most/4
 	switch {
-	case s.established >= s.limits.Connections || !take(&a.conns, a.limits.Connections):
+	case full || !take(&a.conns, a.limits.Connections):
 		return refusedConnections
 	case !a.connects.Allow():
 		a.conns.Add(-1)
@@ -270,6 +310,9 @@ func (s *connSet) afford(a *account) refusal {
 func (s *connSet) equip(c *conn, until time.Time) {
 	c.admitted = true
 	s.established++
+	if !c.grant.own {
+		s.guests++
+	}
 	c.creates = rate.NewLimiter(rate.Limit(s.limits.CreatesPerSecond), 2*s.limits.WatchesPerConnection)
 	c.requests = rate.NewLimiter(rate.Limit(s.limits.RequestsPerSecond), burst(2*s.limits.RequestsPerSecond))
 	c.purses, c.news = c.paying()
@@ -408,8 +451,8 @@ func (s *connSet) guard(ctx context.Context, trust *certs.Trust) {
 				s.reconsider(c)
 			}
 		case now := <-tick.C:
-			stuck := now.Add(-s.limits.SendTimeout).UnixNano()
-			for _, c := range s.which(func(c *conn) bool { return c.unread.n.Load() > 0 && c.lastSent.Load() < stuck }) {
+			then := now.Add(-s.limits.SendTimeout).UnixNano()
+			for _, c := range s.which(func(c *conn) bool { return c.stuck(then) }) {
 				c.cut(refusedUnread)
 			}
 			s.expire(now)

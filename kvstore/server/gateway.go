@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -32,6 +33,10 @@ const (
 	pingAfter   = 20 * time.Second
 	pingTimeout = 20 * time.Second
 	maxIdle     = 10 * time.Minute
+
+	// streamWindow and connWindow are how much a reader may send ahead.
+	streamWindow = 64 << 10
+	connWindow   = 256 << 10
 
 	// Calls in progress are cut after drainTimeout, and abandoned if that does not
 	// end them.
@@ -81,9 +86,10 @@ func (g *gateway) run(ctx context.Context, l *life, lis net.Listener) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(newListener(ctx, lis, g.conns)) }()
-	guarded := make(chan struct{})
-	go func() { defer close(guarded); g.conns.guard(ctx, g.cfg.Trust) }()
-	defer func() { <-guarded }()
+	var guards sync.WaitGroup
+	guards.Go(func() { g.conns.guard(ctx, g.cfg.Trust) })
+	guards.Go(func() { g.conns.draw(ctx) })
+	defer guards.Wait()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve readers: %w", err)
@@ -117,6 +123,11 @@ func (g *gateway) options() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(l.StreamsPerConnection),
 		grpc.MaxHeaderListSize(l.HeaderBytes),
 		grpc.MaxRecvMsgSize(l.ReceiveBytes),
+		// What readers say is little. Windows that grow with their speed would let
+		// them send megabytes that nobody reads; a message that is being read may be
+		// larger than its stream's window.
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.WaitForHandlers(true),
 		grpc.SharedWriteBuffer(true), // most connections are idle most of the time
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
@@ -142,7 +153,7 @@ func (g *gateway) readServices() []*grpc.ServiceDesc {
 		{
 			ServiceName: "grpc.health.v1.Health",
 			Methods:     []grpc.MethodDesc{unary(g, "Check", g.health.Check)},
-			Streams:     []grpc.StreamDesc{stream("Watch", g.begun(g.serveHealthWatch))},
+			Streams:     []grpc.StreamDesc{answers("Watch", g.begun(g.serveHealthWatch))},
 		},
 	}
 }
@@ -156,16 +167,55 @@ func unary[Req, Res any](g *gateway, name string, serve func(context.Context, *R
 		}
 		defer end()
 		req := new(Req)
-		if err := decode(req); err != nil {
+		if err := g.receive(ctx, func() error { return decode(req) }); err != nil {
 			return nil, err
 		}
 		return serve(ctx, req)
 	}}
 }
 
+// receive waits for the one request of a call, and for the word that there is
+// no other. A reader that owes that for long would keep the call for ever; its
+// connection is closed. While we do not read from it, its time does not run.
+func (g *gateway) receive(ctx context.Context, decode func() error) error {
+	c, err := connOf(ctx)
+	if err != nil {
+		return err
+	}
+	begin, done := time.Now(), make(chan struct{})
+	late := time.AfterFunc(g.cfg.Limits.SendTimeout/2, func() { g.hurry(c, begin, done) })
+	defer func() { late.Stop(); close(done) }()
+	return decode()
+}
+
+// hurry closes a connection unless the request that it owes is there in time.
+func (g *gateway) hurry(c *conn, begin time.Time, done <-chan struct{}) {
+	for {
+		left := g.cfg.Limits.SendTimeout/2 - c.readable(begin)
+		select {
+		case <-done:
+			return
+		case <-c.done:
+			return
+		case <-time.After(left):
+		}
+		if left <= 0 {
+			c.cut(refusedIncomplete)
+			return
+		}
+	}
+}
+
 func stream(name string, serve func(grpc.ServerStream) error) grpc.StreamDesc {
+	desc := answers(name, serve)
+	desc.ClientStreams = true
+	return desc
+}
+
+// answers describes a method with one request and many replies.
+func answers(name string, serve func(grpc.ServerStream) error) grpc.StreamDesc {
 	return grpc.StreamDesc{
-		StreamName: name, ServerStreams: true, ClientStreams: true,
+		StreamName: name, ServerStreams: true,
 		Handler: func(_ any, s grpc.ServerStream) error { return serve(s) },
 	}
 }
@@ -191,7 +241,7 @@ func (g *gateway) refuseCall(c *conn, method string) error {
 
 func (g *gateway) serveHealthWatch(s grpc.ServerStream) error {
 	req := new(healthpb.HealthCheckRequest)
-	if err := s.RecvMsg(req); err != nil {
+	if err := g.receive(s.Context(), func() error { return s.RecvMsg(req) }); err != nil {
 		return err
 	}
 	return g.health.Watch(req, &grpc.GenericServerStream[healthpb.HealthCheckRequest, healthpb.HealthCheckResponse]{ServerStream: s})
@@ -226,24 +276,27 @@ func (g *gateway) header(rev int64) *pb.ResponseHeader {
 	}
 }
 
-func (g *gateway) serveStatus(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+// serveStatus answers Maintenance.Status. Who sees a part of the store is not
+// told how large all of it is, nor how much goes on in it.
+func (g *gateway) serveStatus(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
 	g.metrics.requests.WithLabelValues(kindStatus).Inc()
+	c, err := connOf(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if g.life.enter() != nil {
 		return nil, errStopping()
 	}
 	defer g.life.leave()
 	etcd := g.life.etcd
-	return &pb.StatusResponse{
-		Header:           g.header(etcd.KV().Rev()),
-		Version:          version.Version,
-		DbSize:           etcd.Backend().Size(),
-		DbSizeInUse:      etcd.Backend().SizeInUse(),
-		DbSizeQuota:      g.cfg.QuotaBytes,
-		Leader:           uint64(etcd.Leader()),
-		RaftIndex:        etcd.CommittedIndex(),
-		RaftAppliedIndex: etcd.AppliedIndex(),
-		RaftTerm:         etcd.Term(),
-	}, nil
+	r := &pb.StatusResponse{
+		Header: g.header(etcd.KV().Rev()), Version: version.Version, Leader: uint64(etcd.Leader()), RaftTerm: etcd.Term(),
+	}
+	if !c.grant.restricted {
+		r.DbSize, r.DbSizeInUse, r.DbSizeQuota = etcd.Backend().Size(), etcd.Backend().SizeInUse(), g.cfg.QuotaBytes
+		r.RaftIndex, r.RaftAppliedIndex = etcd.CommittedIndex(), etcd.AppliedIndex()
+	}
+	return r, nil
 }
 
 // revision returns the store's current revision.

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/clustermesh/clustermesh/kvstore/peers"
 	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
@@ -27,6 +30,24 @@ func spanOf(key, rangeEnd []byte) (span, bool) {
 	}
 	s := span{string(key), string(rangeEnd)}
 	return s, s.start != "" && s.end != "\x00" && s.start < s.end
+}
+
+// maxKey is the longest key or range end that can be asked for. Ours are
+// shorter, and a watch keeps both for as long as it lives.
+const maxKey = 1 << 10
+
+// tooLong refuses a key or range end that no key of ours is as long as.
+func (g *gateway) tooLong(c *conn, key, rangeEnd []byte) error {
+	for _, f := range []struct {
+		field string
+		bytes int
+	}{{"key", len(key)}, {"range_end", len(rangeEnd)}} {
+		if f.bytes > maxKey {
+			c.refuse(refusedSize)
+			return status.Errorf(codes.InvalidArgument, "%s of %d bytes is longer than any key here: use at most %d bytes", f.field, f.bytes, maxKey)
+		}
+	}
+	return nil
 }
 
 // grant is what the holder of a certificate may read.

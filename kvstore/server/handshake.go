@@ -88,7 +88,6 @@ type handshaker struct {
 	cfg     Config
 	conns   *connSet
 	metrics *metrics
-	slots   chan struct{} // one per handshake being computed
 	logs    *rate.Limiter // a flood of bad connections must not flood the log
 }
 
@@ -102,8 +101,7 @@ const (
 func newHandshaker(cfg Config, conns *connSet, m *metrics) *handshaker {
 	return &handshaker{
 		cfg: cfg, conns: conns, metrics: m,
-		slots: make(chan struct{}, cfg.Limits.Handshakes),
-		logs:  rate.NewLimiter(logsPerSecond, logsAtOnce),
+		logs: rate.NewLimiter(logsPerSecond, logsAtOnce),
 	}
 }
 
@@ -151,7 +149,7 @@ func (h *handshaker) secure(c *conn) (net.Conn, error) {
 		return nil, err
 	}
 	if c.purses.Take(c.shook+connectCost) == 0 {
-		c.origin.handshakes.Take(-c.shook) // it was not in vain
+		c.payer.Take(-c.shook) // it was not in vain
 	}
 	return &metered{Conn: tc, c: c}, nil
 }
@@ -159,14 +157,14 @@ func (h *handshaker) secure(c *conn) (net.Conn, error) {
 // shake does the TLS handshake.
 func (h *handshaker) shake(c *conn) (who admission, tc *tls.Conn, err error) {
 	deadline := time.Now().Add(h.cfg.Limits.HandshakeTimeout)
-	g := &gate{c: c, slots: h.slots}
+	g := &gate{c: c, slots: h.conns.slots}
 	if err = g.await(deadline); err == nil {
 		err = g.afford(deadline)
 	}
 	if err == nil {
 		tc, err = h.compute(g, deadline, &who)
 		c.shook = g.spent
-		c.origin.handshakes.Take(g.spent - handshakeCost)
+		c.payer.Take(g.spent - handshakeCost)
 	}
 	if err != nil && (g.busy || h.conns.wasEvicted(c)) {
 		err = errBusy

@@ -165,6 +165,45 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestPlacesAreKeptForOwnAgents lets remote readers take all connections that
+// they can: an own agent still gets in, with configured peers and without.
+func TestPlacesAreKeptForOwnAgents(t *testing.T) {
+	west := westGuest(t)
+	few := func(c *Config) { c.Limits.Connections = 8 }
+	old := start(t, generous, few)
+	now, _ := startPeers(t, []guest{west}, generous, few)
+	for _, test := range []struct {
+		w      *world
+		remote func() *grpc.ClientConn
+	}{
+		{old, func() *grpc.ClientConn { return old.dial("remote") }},
+		{now, func() *grpc.ClientConn { return now.dialAs(west) }},
+	} {
+		ask := func(conn *grpc.ClientConn) error {
+			_, err := pb.NewMaintenanceClient(conn).Status(test.w.ctx(), &pb.StatusRequest{})
+			return err
+		}
+		for i := range 6 {
+			if err := ask(test.remote()); err != nil {
+				t.Errorf("remote reader %d: %v", i, err)
+			}
+		}
+		for range 4 {
+			if ask(test.remote()) == nil {
+				t.Error("a remote reader took a place that is kept for own agents")
+			}
+		}
+		for i := range 2 {
+			if err := ask(test.w.dial("local-" + testCluster)); err != nil {
+				t.Errorf("own agent %d: %v", i, err)
+			}
+		}
+		if ask(test.w.dial("local-"+testCluster)) == nil {
+			t.Error("more connections than the limit")
+		}
+	}
+}
+
 // TestConfigPerConnection changes the server's CA while it runs.
 func TestConfigPerConnection(t *testing.T) {
 	next := newAuthority(t)

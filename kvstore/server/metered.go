@@ -49,7 +49,9 @@ func (m *metered) Read(b []byte) (int, error) {
 // Write implements [net.Conn].
 func (m *metered) Write(b []byte) (int, error) {
 	begin := time.Now()
+	m.c.writing.Store(begin.UnixNano())
 	n, err := m.Conn.Write(b)
+	m.c.writing.Store(0)
 	took := min(time.Since(begin), mostForSending(len(b)))
 	news := took * time.Duration(m.c.takeFresh(len(b))) / time.Duration(max(1, len(b)))
 	m.c.news.Take(news)
@@ -79,6 +81,7 @@ func (c *conn) payOff(wait time.Duration) {
 		c.refuse(refusedProcessor)
 	}
 	c.sleep(wait)
+	c.resumed.Store(time.Now().UnixNano())
 }
 
 // sleep waits unless the connection or the server ends.

@@ -18,6 +18,7 @@ const (
 	refusedCreates       refusal = "creates"
 	refusedCompacted     refusal = "compacted"
 	refusedUnread        refusal = "unread"
+	refusedIncomplete    refusal = "incomplete"
 	refusedSize          refusal = "size"
 	refusedConnects      refusal = "connects"
 	refusedStreams       refusal = "streams"
@@ -32,7 +33,7 @@ const (
 func refusals() []refusal {
 	return []refusal{
 		refusedConnections, refusedPermission, refusedUnsupported, refusedUnimplemented,
-		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedSize,
+		refusedWatches, refusedCreates, refusedCompacted, refusedUnread, refusedIncomplete, refusedSize,
 		refusedConnects, refusedStreams, refusedRequests, refusedProcessor, refusedRemoved, refusedExpired, refusedRevoked, refusedAuthority,
 	}
 }

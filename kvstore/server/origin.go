@@ -16,6 +16,7 @@ type origin struct {
 	handshakes *purse.Purse // those that came to nothing
 	requests   purse.Purses // of readers without a peer
 	news       *purse.Purse // of the same
+	parked     int          // handshakes that wait for their turn; under the lock of the connections
 }
 
 // maxOrigins bounds how many addresses are remembered.

@@ -70,15 +70,12 @@ func (s *connSet) hasRoom(now time.Time) bool {
 }
 
 // evict closes, under the lock, the handshake that is least likely to come to
-// an end: the last that waits because others from its address have used up
-// theirs, the oldest that has not said a word, for honest clients speak at once,
+// an end: one that waits because others from its address have used up theirs,
+// drawn by lot, the oldest that has not said a word, for honest clients speak at once,
 // or else the oldest that has let us wait for too long. It reports whether there
 // was one.
 func (s *connSet) evict(now time.Time) bool {
-	var c *conn
-	if last := s.parking.Back(); last != nil {
-		c = last.Value.(*conn)
-	}
+	c := s.anyone()
 	if c == nil {
 		c = oldest(s.silent, now)
 	}
@@ -139,22 +136,6 @@ func (s *connSet) waits(c *conn, since time.Time, heard bool) {
 	c.waiting = since
 }
 
-// park notes that a handshake waits for processor time (out is closed to end
-// that), or, with nil, that it goes on.
-func (s *connSet) park(c *conn, out chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.place == nil {
-		return
-	}
-	s.leave(c)
-	c.queue, c.parked = s.parking, out
-	if out == nil {
-		c.queue = s.shaking
-	}
-	c.place = c.queue.PushBack(c)
-}
-
 func (s *connSet) wasEvicted(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,28 +188,25 @@ func (g *gate) await(deadline time.Time) error {
 const handshakeCost = 500 * time.Microsecond
 
 // afford waits until the address that the peer comes from has paid for the
-// handshakes that it wasted before. Meanwhile the peer costs nothing but its
-// place.
+// handshakes that it wasted before, or it is its turn all the same. Meanwhile the
+// peer costs nothing but its place.
 func (g *gate) afford(deadline time.Time) error {
-	from := g.c.origin.handshakes
-	wait := from.Take(handshakeCost)
-	if wait == 0 {
+	turn := g.c.set.enter(g.c)
+	if turn == nil {
 		return nil
 	}
-	left := time.Until(deadline)
-	timer, out := time.NewTimer(min(wait, left)), make(chan struct{})
+	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	g.c.set.park(g.c, out)
-	defer g.c.set.park(g.c, nil)
 	select {
 	case <-timer.C:
-		if wait <= left {
-			return nil
-		}
-	case <-out:
+		g.c.set.giveUp(g.c)
+		return errBusy
+	case <-turn:
 	}
-	from.Take(-handshakeCost)
-	return errBusy
+	if g.c.set.wasEvicted(g.c) {
+		return errBusy
+	}
+	return nil
 }
 
 func (g *gate) acquire() error {

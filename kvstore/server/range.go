@@ -40,6 +40,9 @@ func (g *gateway) parseRange(c *conn, r *pb.RangeRequest) (listing, error) {
 		c.refuse(refusedPermission)
 		return listing{}, rpctypes.ErrGRPCEmptyKey
 	}
+	if err := g.tooLong(c, r.Key, r.RangeEnd); err != nil {
+		return listing{}, err
+	}
 	s, ok := spanOf(r.Key, r.RangeEnd)
 	if !ok || !c.grant.allows(s) {
 		return listing{}, g.deny(c, r.Key, r.RangeEnd)
@@ -178,36 +181,50 @@ func (g *gateway) awaitMeter(ctx context.Context, m *meter, limit int64) error {
 // list reads the range in chunks at one revision and encodes each key once.
 func (g *gateway) list(ctx context.Context, c *conn, l listing) (*frame, error) {
 	page := &page{listing: l, conn: c, chunk: chunkFor(c), soft: g.cfg.Limits.ReplyBytes, hard: g.cfg.Limits.UnpagedBytes}
-	windows := c.grant.visible(l.span)
-	header := int64(0)
-	for next := l.span.start; next != ""; {
-		begin, size := time.Now(), page.size
-		kvs, rev, err := g.life.read(ctx, windows, next, page.options())
-		if err != nil {
-			page.parts.Free()
-			return nil, rangeError(err)
-		}
-		if header == 0 {
-			header = rev
-			page.pin(rev)
-		}
-		if next, err = page.add(kvs); err != nil {
-			page.parts.Free()
-			c.refuse(refusedSize)
-			return nil, err
-		}
-		page.pay(min(time.Since(begin), mostForReading(len(kvs), page.size-size)))
-		if next != "" {
-			page.chunk = g.breathe(ctx, c)
-		}
+	if err := g.walk(ctx, page, page.add); err != nil {
+		page.parts.Free()
+		return nil, err
 	}
-	c.account().listing.Store(int64(page.busy))
-	return g.rangeFrame(page.response(g.header(header)), page.parts)
+	return g.rangeFrame(page.response(g.header(page.header)), page.parts)
 }
 
-// mostForReading is the most that is paid for reading and encoding so many keys
-// of so many bytes together: what takes longer waited for the store, which is
-// being written to, or for a processor.
+// walk reads a listing part by part, each at the reader's expense, and lets take
+// say where it goes on.
+func (g *gateway) walk(ctx context.Context, page *page, take func(part) (next string, err error)) error {
+	windows, asked := page.conn.grant.visible(page.span), page.revision
+	for next := page.span.start; next != ""; {
+		begin, size := time.Now(), page.size
+		found, err := g.life.read(ctx, windows, next, page.options(), page.chunk)
+		if err != nil {
+			return rangeError(err)
+		}
+		if page.header == 0 {
+			page.header = found.rev
+			page.pin(found.rev)
+		}
+		if next, err = take(found); err != nil {
+			page.conn.refuse(refusedSize)
+			return err
+		}
+		most := mostForReading(found.looked, page.size-size)
+		if found.sparse && asked > 0 && asked < found.rev {
+			most = longestLook // at keys that did not exist yet
+		}
+		page.pay(min(time.Since(begin), most))
+		if next != "" {
+			page.chunk = g.breathe(ctx, page.conn)
+		}
+	}
+	page.conn.account().listing.Store(int64(page.busy))
+	return nil
+}
+
+// longestLook is the most that is paid where it is unknown how much was looked at.
+const longestLook = time.Second
+
+// mostForReading is the most that is paid for looking at so many keys and
+// encoding so many bytes together: what takes longer waited for the store, which
+// is being written to, or for a processor.
 func mostForReading(keys, bytes int) time.Duration {
 	return 200*time.Microsecond + 5*time.Microsecond*time.Duration(keys) + 4*time.Duration(bytes)
 }
@@ -256,15 +273,16 @@ func rangeError(err error) error {
 // page is the reply to a listing while it is being put together.
 type page struct {
 	listing
-	conn  *conn
-	soft  int // size at which a page with a limit ends early
-	hard  int // size at which a listing without limit fails
-	parts mem.BufferSlice
-	size  int
-	n     int64
-	more  bool
-	chunk int64         // keys to be read next
-	busy  time.Duration // what it took
+	conn   *conn
+	soft   int // size at which a page with a limit ends early
+	hard   int // size at which a listing without limit fails
+	parts  mem.BufferSlice
+	size   int
+	n      int64
+	more   bool
+	header int64         // the store's revision when it began
+	chunk  int64         // keys to be read next
+	busy   time.Duration // what it took
 }
 
 func (p *page) pay(took time.Duration) {
@@ -291,9 +309,9 @@ func (p *page) pin(rev int64) {
 	}
 }
 
-// add encodes a chunk and returns the key to go on from, "" at the end.
-func (p *page) add(kvs []*mvccpb.KeyValue) (next string, err error) {
-	want := p.want()
+// add encodes a part and returns the key to go on from, "" at the end.
+func (p *page) add(found part) (next string, err error) {
+	kvs, want := found.kvs, p.want()
 	rest := int64(len(kvs)) > want
 	if rest {
 		kvs = kvs[:want]
@@ -308,8 +326,11 @@ func (p *page) add(kvs []*mvccpb.KeyValue) (next string, err error) {
 	p.n += int64(taken)
 	rest = rest || taken < len(kvs)
 	p.more = rest && p.limit > 0 && (p.n >= p.limit || p.size >= p.soft)
-	if !rest || p.more {
+	switch {
+	case p.more:
 		return "", nil
+	case !rest:
+		return found.next, nil
 	}
 	return string(kvs[taken-1].Key) + "\x00", nil
 }
@@ -327,7 +348,10 @@ func (p *page) encode(kvs []*mvccpb.KeyValue) (b []byte, taken int, err error) {
 	if p.limit == 0 && p.size+size > p.hard {
 		return nil, 0, status.Errorf(codes.ResourceExhausted, "listing is larger than %d bytes: set a limit and read pages", p.hard)
 	}
-	b = make([]byte, 0, size)
+	if taken == 0 {
+		return nil, 0, nil
+	}
+	b = make([]byte, 0, max(size, smallestBuffer))
 	for _, kv := range kvs[:taken] {
 		b = protowire.AppendTag(b, kvsField, protowire.BytesType)
 		b = protowire.AppendVarint(b, uint64(proto.Size(kv)))

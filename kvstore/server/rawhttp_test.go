@@ -25,7 +25,10 @@ const (
 	frameSettings     = 0x4
 	framePing         = 0x6
 	frameGoAway       = 0x7
+	frameWindowUpdate = 0x8
 	frameContinuation = 0x9
+
+	settingInitialWindow = 0x4
 
 	flagAck        = 0x1
 	flagEndStream  = 0x1
@@ -34,7 +37,12 @@ const (
 
 func (w *world) rawHTTP(cfg *tls.Config) *rawHTTP {
 	w.t.Helper()
-	c, err := tls.Dial("tcp", w.s.Addr().String(), cfg)
+	return w.rawHTTPBy(&net.Dialer{}, cfg)
+}
+
+func (w *world) rawHTTPBy(d *net.Dialer, cfg *tls.Config) *rawHTTP {
+	w.t.Helper()
+	c, err := tls.DialWithDialer(d, "tcp", w.s.Addr().String(), cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -2,35 +2,70 @@ package server
 
 import (
 	"context"
+	"sort"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 )
 
-// read returns the first keys of the windows from the given key on, at most
-// o.Limit of them, all of one revision, and the store's revision.
-func (l *life) read(ctx context.Context, windows []window, from string, o mvcc.RangeOptions) (kvs []*mvccpb.KeyValue, rev int64, err error) {
+// part is a piece of a listing.
+type part struct {
+	kvs    []*mvccpb.KeyValue // those that may be seen
+	rev    int64              // the store's
+	looked int                // keys that were looked at, seen or not, and ranges, in keys
+	sparse bool               // a range was looked at to its end, and how many keys were skipped there is unknown
+	next   string             // where it goes on, "" at the end
+}
+
+// rangeKeys is what asking etcd for a range costs beside its keys, in keys.
+const rangeKeys = 8
+
+// read returns keys of the windows from the given key on, at most o.Limit of
+// them, all of one revision. It ends early when it has looked at most keys, for
+// those that may not be seen cost as much.
+func (l *life) read(ctx context.Context, windows []window, from string, o mvcc.RangeOptions, most int64) (p part, err error) {
 	want := o.Limit
-	for _, w := range windows {
-		for next := max(w.start, from); next < w.end && int64(len(kvs)) < want; {
-			o.Limit = want - int64(len(kvs))
-			r, err := l.etcd.KV().Range(ctx, []byte(next), []byte(w.end), o)
-			if err != nil {
-				return nil, 0, err
+	i := sort.Search(len(windows), func(i int) bool { return windows[i].end > from })
+	for ; i < len(windows); i++ {
+		w := windows[i]
+		for p.next = max(w.start, from); p.next < w.end; {
+			if int64(len(p.kvs)) >= want || int64(p.looked) >= most {
+				return p, nil
 			}
-			rev, o.Rev = pinned(rev, o.Rev, r.Rev)
-			kvs = appendShown(kvs, w, r.KVs)
-			if int64(len(r.KVs)) < o.Limit {
-				break
+			o.Limit = want - int64(len(p.kvs))
+			if w.services != nil {
+				o.Limit = most - int64(p.looked)
 			}
-			next = string(r.KVs[len(r.KVs)-1].Key) + "\x00"
+			if o.Rev, err = l.readRange(ctx, &p, w, o); err != nil {
+				return part{}, err
+			}
 		}
 	}
-	if rev == 0 {
-		rev, err = l.probe(ctx, o.Rev)
+	p.next = ""
+	if p.rev == 0 {
+		p.rev, err = l.probe(ctx, o.Rev)
 	}
-	return kvs, rev, err
+	return p, err
+}
+
+// readRange adds to a part what etcd gives of a window, and returns the revision
+// that it was read at.
+func (l *life) readRange(ctx context.Context, p *part, w window, o mvcc.RangeOptions) (at int64, err error) {
+	r, err := l.etcd.KV().Range(ctx, []byte(p.next), []byte(w.end), o)
+	if err != nil {
+		return 0, err
+	}
+	p.rev, at = pinned(p.rev, o.Rev, r.Rev)
+	p.kvs = appendShown(p.kvs, w, r.KVs)
+	p.looked += len(r.KVs) + rangeKeys
+	p.next = w.end
+	if int64(len(r.KVs)) < o.Limit {
+		p.sparse = true
+	} else {
+		p.next = string(r.KVs[len(r.KVs)-1].Key) + "\x00"
+	}
+	return at, nil
 }
 
 // pinned keeps the revision of the first read for those after it.
@@ -66,34 +101,17 @@ func (l *life) probe(ctx context.Context, asked int64) (int64, error) {
 	return r.Rev, nil
 }
 
-// count answers a listing that asks for the number of keys alone.
+// count answers a listing that asks for the number of keys alone. etcd would
+// count without a pause, and keep writers waiting meanwhile.
 func (g *gateway) count(ctx context.Context, c *conn, l listing) (*frame, error) {
-	n, rev, at := int64(0), int64(0), l.revision
-	for _, w := range c.grant.visible(l.span) {
-		found, now, err := g.life.countWindow(ctx, w, at)
-		if err != nil {
-			return nil, rangeError(err)
-		}
-		n += found
-		rev, at = pinned(rev, at, now)
-	}
-	if rev == 0 {
-		var err error
-		if rev, err = g.life.probe(ctx, at); err != nil {
-			return nil, rangeError(err)
-		}
-	}
-	return g.rangeFrame(&pb.RangeResponse{Header: g.header(rev), Count: n}, nil)
-}
-
-func (l *life) countWindow(ctx context.Context, w window, at int64) (n, rev int64, err error) {
-	partly := w.services != nil // then the names must be seen
-	r, err := l.etcd.KV().Range(ctx, []byte(w.start), []byte(w.end), mvcc.RangeOptions{Rev: at, CountOnly: !partly, FastKeysOnly: partly})
+	l.keysOnly, l.limit = true, 0
+	page := &page{listing: l, conn: c, chunk: chunkFor(c)}
+	err := g.walk(ctx, page, func(p part) (next string, err error) {
+		page.n += int64(len(p.kvs))
+		return p.next, nil
+	})
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	if !partly {
-		return int64(r.Count), r.Rev, nil
-	}
-	return int64(len(appendShown(nil, w, r.KVs))), r.Rev, nil
+	return g.rangeFrame(&pb.RangeResponse{Header: g.header(page.header), Count: page.n}, nil)
 }

@@ -41,7 +41,7 @@ func (g *gateway) serveReport(ctx context.Context, decode func(any) error) (any,
 	}
 	g.metrics.requests.WithLabelValues(kindReport).Inc()
 	r := &report.NodeReport{}
-	if err := decode(bounded{r}); err != nil {
+	if err := g.receive(ctx, func() error { return decode(bounded{r}) }); err != nil {
 		return nil, err
 	}
 	if err := g.hear(c, r); err != nil {

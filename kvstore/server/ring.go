@@ -146,10 +146,11 @@ func (r *ring) reset(head int64) {
 
 // view is what a reader sees of the ring at one moment.
 type view struct {
-	revs  []*revision   // from the revision asked for on, in order
-	upTo  int64         // complete up to here once revs are handled
-	floor int64         // watches below it have to list again
-	moved chan struct{} // closed when there is more to see
+	revs   []*revision   // from the revision asked for on, in order
+	events int           // in all of them
+	upTo   int64         // complete up to here once revs are handled
+	floor  int64         // watches below it have to list again
+	moved  chan struct{} // closed when there is more to see
 }
 
 // read returns the revisions from the given one on, as many as fit into
@@ -166,7 +167,7 @@ func (r *ring) read(from int64, maxBytes int, scratch []*revision) view {
 			v.upTo = v.revs[len(v.revs)-1].rev
 			break
 		}
-		v.revs = append(v.revs, rev)
+		v.revs, v.events = append(v.revs, rev), v.events+len(rev.events)
 	}
 	return v
 }

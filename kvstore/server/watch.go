@@ -199,19 +199,23 @@ func (ws *watchStream) sendProgress(w *watcher, upTo int64) error {
 	return ws.send(&pb.WatchResponse{Header: ws.g.header(upTo), WatchId: w.id})
 }
 
-// lookCost is what looking at a revision takes for one watch.
+// lookCost is what looking at an event takes for one watch, twice as much where
+// it has to be found out whether its reader may see it.
 const lookCost = 100 * time.Nanosecond
 
 // pay takes what it costs to tell a watch something, and waits as long as the
 // reader owes: more is then told at once, which is cheaper. What it asked to be
-// told again is not news.
+// told again is not news, and is paid by event.
 func (ws *watchStream) pay(w *watcher, v view) {
-	cost := time.Duration(len(v.revs)) * lookCost
 	wait := time.Duration(0)
 	if w.next <= w.born {
+		cost := time.Duration(v.events) * lookCost
+		if w.grant.restricted {
+			cost *= 2
+		}
 		wait = ws.c.purses.Take(cost)
 	} else {
-		wait = ws.c.news.Take(cost)
+		wait = ws.c.news.Take(time.Duration(len(v.revs)) * lookCost)
 	}
 	ws.g.pause(ws.grpc.Context(), min(wait, longestPace))
 }
@@ -410,6 +414,9 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 
 // parseWatch makes a watch from a request, or says what it may not ask for.
 func (ws *watchStream) parseWatch(r *pb.WatchCreateRequest, now int64) (*watcher, error) {
+	if err := ws.g.tooLong(ws.c, r.Key, r.RangeEnd); err != nil {
+		return nil, err
+	}
 	s, ok := spanOf(r.Key, r.RangeEnd)
 	if !ok || !ws.c.grant.allows(s) {
 		return nil, ws.g.deny(ws.c, r.Key, r.RangeEnd)
