@@ -266,8 +266,8 @@ func (w *world) checkTokens(t *testing.T, east, west *joiner, used string) {
 		{"another secret", forged.Token(), "unknown: there is no such invitation here", north},
 		{"another CA", elsewhere.Token(), "the server's CA is not the one in the token", north},
 		{"for somebody else", invite("--for", "south"), `not-invited: the invitation is for cluster "south"`, north},
-		{"a name that is taken", fresh, `name-taken: cluster "west": its file`, &impostor},
-		{"an id that is taken", fresh, `id-taken: cluster id 2 of "north": peer "west" of "east" has it`, &namesake},
+		{"a name that is taken", fresh, `name-taken: cluster "west" is a peer since`, &impostor},
+		{"an id that is taken", fresh, `id-taken: cluster id 2 of "north": another peer of "east" has it`, &namesake},
 	} {
 		_, said, err := command(flags([]string{"join", row.token}, row.by.site(), row.by.home())...)
 		if err == nil || !strings.Contains(said, row.says) {
