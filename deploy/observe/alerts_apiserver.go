@@ -120,9 +120,9 @@ func gatewayAlerts() []Alert {
 		},
 		{
 			Name: "ClustermeshNodesSilent", Severity: Warning, For: 10 * time.Minute,
-			Expr:        `clustermesh_agents{state=~"silent|missing"} > 0`,
-			Summary:     "Nodes do not report to their cluster's apiserver.",
-			Description: "{{ $value }} nodes of {{ $labels.instance }} are {{ $labels.state }}: no agent runs there, or it does not reach its own apiserver.",
+			Expr:        `clustermesh_agents{state=~"silent|missing|disputed"} > 0`,
+			Summary:     "Nodes do not report to their cluster's apiserver, or two report for one.",
+			Description: "{{ $value }} nodes of {{ $labels.instance }} are {{ $labels.state }}: no agent runs there, it does not reach its own apiserver, or (disputed) somebody else reports for it.",
 		},
 		{
 			Name: "ClustermeshNobodyImports", Severity: Info, For: time.Hour,
