@@ -138,7 +138,7 @@ func (w *world) accountOf(peer string) *account {
 func TestA05_RequestsWithoutEnd(t *testing.T) {
 	t.Parallel()
 	west := westGuest(t)
-	w, _ := startPeers(t, []guest{west}, patient, func(c *Config) { c.Limits.SendTimeout = 8 * time.Second })
+	w, _ := startPeers(t, []guest{west}, patient, func(c *Config) { c.Limits.SendTimeout = 16 * time.Second })
 	account := w.accountOf("west")
 	for n, path := range []string{
 		healthpb.Health_Watch_FullMethodName, healthpb.Health_Check_FullMethodName, pb.KV_Range_FullMethodName, pb.Maintenance_Status_FullMethodName,

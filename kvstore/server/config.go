@@ -78,7 +78,7 @@ type Reports interface {
 // field means its default.
 type Limits struct {
 	// Connections is the number of established connections; more are closed at
-	// once. A quarter of them is kept for the cluster's own agents. Default 8192.
+	// once. A quarter of them is kept for the cluster's own agents. Default 10240.
 	Connections int
 	// Pending is the number of connections before the end of their handshake. One
 	// more closes the oldest that has not sent a byte, or else the oldest that has
@@ -228,7 +228,7 @@ func orDefault[T int | int64 | uint32 | float64 | time.Duration](v *T, d T) {
 }
 
 func (l Limits) withDefaults() Limits {
-	orDefault(&l.Connections, 8192)
+	orDefault(&l.Connections, 10240)
 	orDefault(&l.Pending, 512)
 	orDefault(&l.AcceptsPerSecond, 10000)
 	orDefault(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))

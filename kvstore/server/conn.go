@@ -42,11 +42,13 @@ type conn struct {
 	unread   *meter        // bytes of listings handed to gRPC and not yet sent
 	counting sync.Mutex    // for changes of unread together with the account's
 	settled  bool          // under counting: the account no longer knows of unread
-	lastSent atomic.Int64  // when unread last became smaller or began, in Unix nanoseconds
-	held     atomic.Int64  // not to be read from before then, in Unix nanoseconds; 0 is no limit
+	lastSent atomic.Int64  // when unread last became smaller or began, a stamp
+	held     atomic.Int64  // not to be read from before then, a stamp; 0 is no limit
 	node     string        // that it reports for; under the lock of the set's speakers
-	resumed  atomic.Int64  // when it was read from again after a pause of ours, in Unix nanoseconds
-	writing  atomic.Int64  // when the write in progress began, in Unix nanoseconds; 0 is none
+	late     bool          // it was heard once more after another had replaced it; under that lock, too
+	resumed  atomic.Int64  // when it was read from again after a pause of ours, a stamp
+	writing  atomic.Int64  // when the write in progress began, a stamp; 0 is none
+	paused   atomic.Bool   // it is not read from because of us
 	ended    atomic.Bool   // by cut
 	done     chan struct{} // closed by Close
 	closed   sync.Once
@@ -76,10 +78,16 @@ func (c *conn) Read(b []byte) (int, error) {
 
 // hold stops reading from the connection for a while.
 func (c *conn) hold(d time.Duration) {
-	if until := time.Now().Add(d).UnixNano(); d > 0 && until > c.held.Load() {
+	if until := stamp() + int64(d); d > 0 && until > c.held.Load() {
 		c.held.Store(until)
 	}
 }
+
+var epoch = time.Now()
+
+// stamp is the time in nanoseconds since the process began, which a step of the
+// wall clock does not move.
+func stamp() int64 { return int64(time.Since(epoch)) }
 
 // await returns when the connection may be read from.
 func (c *conn) await() {
@@ -87,30 +95,40 @@ func (c *conn) await() {
 	if until == 0 {
 		return
 	}
+	c.paused.Store(true)
+	defer c.resume()
 	c.held.CompareAndSwap(until, 0)
-	timer := time.NewTimer(time.Until(time.Unix(0, until)))
+	timer := time.NewTimer(time.Duration(until - stamp()))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-c.done:
 	}
-	c.resumed.Store(time.Now().UnixNano())
+}
+
+func (c *conn) resume() {
+	c.resumed.Store(stamp())
+	c.paused.Store(false)
 }
 
 // readable returns for how long the connection has been read from without a
-// pause of ours, at most since then.
-func (c *conn) readable(since time.Time) time.Duration {
-	now := time.Now()
-	if c.owes() || c.held.Load() > now.UnixNano() {
+// pause of ours, at most since then, a stamp.
+func (c *conn) readable(since int64) time.Duration {
+	now := stamp()
+	if c.paused.Load() || c.owes() || c.held.Load() > now {
 		return 0
 	}
-	return now.Sub(time.Unix(0, max(since.UnixNano(), c.resumed.Load())))
+	return time.Duration(now - max(since, c.resumed.Load()))
 }
+
+// littleUnread is what may stay unread: gRPC never says of replies to calls that
+// ended meanwhile that they were sent.
+const littleUnread = 16 << 10
 
 // stuck reports whether the reader has not taken since then what is sent to it.
 func (c *conn) stuck(then int64) bool {
 	begun := c.writing.Load()
-	return begun != 0 && begun < then || c.unread.n.Load() > 0 && c.lastSent.Load() < then
+	return begun != 0 && begun < then || c.unread.n.Load() > littleUnread && c.lastSent.Load() < then
 }
 
 // Close closes the connection and forgets it.
@@ -150,7 +168,7 @@ const smallestBuffer = 1<<10 + 1
 // buffer wraps encoded bytes, with at least that capacity, so that they count as
 // unread until gRPC has sent them.
 func (c *conn) buffer(b []byte) mem.Buffer {
-	c.lastSent.Store(time.Now().UnixNano())
+	c.lastSent.Store(stamp())
 	c.count(cap(b))
 	return mem.NewBuffer(&b, unreadPool{c})
 }
@@ -180,7 +198,7 @@ type unreadPool struct{ c *conn }
 func (unreadPool) Get(n int) *[]byte { b := make([]byte, n); return &b }
 
 func (p unreadPool) Put(b *[]byte) {
-	p.c.lastSent.Store(time.Now().UnixNano())
+	p.c.lastSent.Store(stamp())
 	p.c.count(-cap(*b))
 }
 
@@ -451,7 +469,7 @@ func (s *connSet) guard(ctx context.Context, trust *certs.Trust) {
 				s.reconsider(c)
 			}
 		case now := <-tick.C:
-			then := now.Add(-s.limits.SendTimeout).UnixNano()
+			then := stamp() - int64(s.limits.SendTimeout)
 			for _, c := range s.which(func(c *conn) bool { return c.stuck(then) }) {
 				c.cut(refusedUnread)
 			}

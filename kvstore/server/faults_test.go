@@ -56,7 +56,7 @@ func TestReaderThatStopsReading(t *testing.T) {
 func TestReaderThatLeavesListingsUnread(t *testing.T) {
 	t.Parallel()
 	w := start(t, plain("remote"), func(c *Config) {
-		c.Limits.SendTimeout, c.Limits.UnreadBytes = 500*time.Millisecond, 1<<20
+		c.Limits.SendTimeout, c.Limits.UnreadBytes = 5*time.Second, 1<<20
 	})
 	for i := range 8 {
 		w.put(fmt.Sprintf("cilium/state/%d=%s", i, strings.Repeat("v", 256<<10)))

@@ -182,14 +182,14 @@ func (g *gateway) receive(ctx context.Context, decode func() error) error {
 	if err != nil {
 		return err
 	}
-	begin, done := time.Now(), make(chan struct{})
+	begin, done := stamp(), make(chan struct{})
 	late := time.AfterFunc(g.cfg.Limits.SendTimeout/2, func() { g.hurry(c, begin, done) })
 	defer func() { late.Stop(); close(done) }()
 	return decode()
 }
 
 // hurry closes a connection unless the request that it owes is there in time.
-func (g *gateway) hurry(c *conn, begin time.Time, done <-chan struct{}) {
+func (g *gateway) hurry(c *conn, begin int64, done <-chan struct{}) {
 	for {
 		left := g.cfg.Limits.SendTimeout/2 - c.readable(begin)
 		select {

@@ -49,7 +49,7 @@ func (m *metered) Read(b []byte) (int, error) {
 // Write implements [net.Conn].
 func (m *metered) Write(b []byte) (int, error) {
 	begin := time.Now()
-	m.c.writing.Store(begin.UnixNano())
+	m.c.writing.Store(stamp())
 	n, err := m.Conn.Write(b)
 	m.c.writing.Store(0)
 	took := min(time.Since(begin), mostForSending(len(b)))
@@ -80,8 +80,9 @@ func (c *conn) payOff(wait time.Duration) {
 		c.indebted = true
 		c.refuse(refusedProcessor)
 	}
+	c.paused.Store(true)
+	defer c.resume()
 	c.sleep(wait)
-	c.resumed.Store(time.Now().UnixNano())
 }
 
 // sleep waits unless the connection or the server ends.

@@ -208,7 +208,7 @@ func (g *gateway) walk(ctx context.Context, page *page, take func(part) (next st
 		}
 		most := mostForReading(found.looked, page.size-size)
 		if found.sparse && asked > 0 && asked < found.rev {
-			most = longestLook // at keys that did not exist yet
+			most = max(most, longestLook) // at keys that did not exist yet
 		}
 		page.pay(min(time.Since(begin), most))
 		if next != "" {
@@ -219,8 +219,10 @@ func (g *gateway) walk(ctx context.Context, page *page, take func(part) (next st
 	return nil
 }
 
-// longestLook is the most that is paid where it is unknown how much was looked at.
-const longestLook = time.Second
+// longestLook is the most that is paid where it is unknown how much was looked at:
+// what some hundred thousand keys take. Longer lists end with such a look, so it
+// must not be what an honest reader waits for.
+const longestLook = 20 * time.Millisecond
 
 // mostForReading is the most that is paid for looking at so many keys and
 // encoding so many bytes together: what takes longer waited for the store, which

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -44,16 +45,16 @@ func (g *gateway) serveReport(ctx context.Context, decode func(any) error) (any,
 	if err := g.receive(ctx, func() error { return decode(bounded{r}) }); err != nil {
 		return nil, err
 	}
-	if err := g.hear(c, r); err != nil {
+	if err := g.hear(ctx, c, r); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return &report.Received{}, nil
 }
 
 // hear hands a report on with whether somebody else speaks for the node too.
-func (g *gateway) hear(c *conn, r *report.NodeReport) error {
-	if err := report.ValidateNode(r.GetNode()); err != nil {
-		return err
+func (g *gateway) hear(ctx context.Context, c *conn, r *report.NodeReport) error {
+	if err := errors.Join(ctx.Err(), report.ValidateNode(r.GetNode())); err != nil {
+		return err // who has given a connection up speaks on another one
 	}
 	rival, err := g.conns.speakers.speak(c, r.GetNode())
 	if err != nil {

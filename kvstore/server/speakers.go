@@ -17,7 +17,8 @@ type speakers struct {
 func newSpeakers() *speakers { return &speakers{last: map[string]*conn{}} }
 
 // speak notes that a connection reports for a node, and names the one that
-// reported last if this one had been replaced by it. A connection speaks for one
+// reported last if this one had been replaced by it and goes on all the same: one
+// more report of it may come late. A connection speaks for one
 // node only.
 func (s *speakers) speak(c *conn, node string) (rival string, err error) {
 	s.mu.Lock()
@@ -34,6 +35,10 @@ func (s *speakers) speak(c *conn, node string) (rival string, err error) {
 		rival = "closed by now"
 	} else if c.node != "" && last != c {
 		rival = last.RemoteAddr().String()
+	}
+	if rival != "" && !c.late { // a report that was under way when the agent connected again
+		c.late = true
+		return "", nil
 	}
 	c.node, s.last[node] = node, c
 	return rival, nil
