@@ -394,14 +394,16 @@ func (c *core) disconnected(name string, err error) {
 	l.lastError = err.Error()
 }
 
-// update takes what a cluster said, and returns for how many records that is work.
-func (c *core) update(name string, u kvstore.Update) (records int) {
+// update takes what a cluster said, and returns for how many records of how many
+// services that is work.
+func (c *core) update(name string, u kvstore.Update) (records, services int) {
 	c.mesh.Work() // that of others
 	changes, now := make([]mesh.Change, len(u.Changes)), time.Now().Unix()
 	for i, ch := range u.Changes {
 		changes[i] = mesh.Change{Key: ch.Key, Value: ch.Value, Deleted: ch.Deleted, Heard: mesh.Heard{Revision: ch.ModRevision, At: now}}
 	}
 	c.mesh.Apply(name, changes)
+	records, services = c.mesh.Work()
 	if u.Complete {
 		c.link(name).progress.through = u.Revision
 	}
@@ -413,5 +415,5 @@ func (c *core) update(name string, u kvstore.Update) (records int) {
 		c.log.Info("cluster synced", "cluster", name, "rev", u.Revision)
 	}
 	c.followBrake(name)
-	return c.mesh.Work()
+	return records, services
 }

@@ -386,8 +386,11 @@ func TestUpdatesArriveInPieces(t *testing.T) {
 	if n, bytes := f.cut(changes[3:]); n != 1 || bytes != pieceBytes+1 {
 		t.Errorf("a large value makes a piece of %d changes and %d bytes", n, bytes)
 	}
-	if err := f.settle(t.Context(), piece{changes: firstPiece, took: 10 * pieceTime}, 0); err != nil || f.piece != 1 {
+	if err := f.settle(t.Context(), piece{changes: firstPiece, services: 2, took: 100 * pieceTime}, 0); err != nil || f.piece != 1 {
 		t.Errorf("after a slow piece the next one has %d changes (%v)", f.piece, err)
+	}
+	if _ = f.settle(t.Context(), piece{changes: 1, services: 1, took: 100 * pieceTime}, 0); f.piece != leastOfOne {
+		t.Errorf("after a slow piece of one service the next one has %d changes", f.piece)
 	}
 	for range 20 {
 		_ = f.settle(t.Context(), piece{changes: f.piece, took: time.Nanosecond}, 0)

@@ -28,6 +28,7 @@ const (
 	pieceTime  = 100 * time.Microsecond
 	firstPiece = 16
 	mostPiece  = 256
+	leastOfOne = 8
 	pieceBytes = 64 << 10
 	// changeCost and byteCost are what reading a change takes.
 	changeCost = 3 * time.Microsecond
@@ -74,6 +75,7 @@ func (f *flow) cut(changes []kvstore.Change) (n, bytes int) {
 type piece struct {
 	changes, bytes int
 	records        int // that it had looked at, see [mesh.Mesh.Work]
+	services       int // that they are of
 	took           time.Duration
 }
 
@@ -86,7 +88,11 @@ func (p piece) price() time.Duration {
 // until the cluster has paid for both.
 func (f *flow) settle(ctx context.Context, p piece, read time.Duration) error {
 	if p.changes > 0 {
-		f.piece = max(1, min(2*f.piece, mostPiece, int(int64(p.changes)*int64(pieceTime)/max(1, int64(p.took)))))
+		least := 1
+		if p.services <= 1 { // changes of one service cost little more than one of them
+			least = leastOfOne
+		}
+		f.piece = max(least, min(2*f.piece, mostPiece, int(int64(p.changes)*int64(pieceTime)/max(1, int64(p.took)))))
 	}
 	return f.await(ctx, f.purse.Take(p.price()+read))
 }
@@ -133,7 +139,7 @@ func (r *remote) deliverOne(ctx context.Context, u kvstore.Update, read time.Dur
 		n, part := p.changes, u
 		last := n == len(changes)
 		part.Changes, part.Complete, part.Synced = changes[:n], u.Complete && last, u.Synced && last
-		took, err := r.core.turn(ctx, func(c *core) { p.records = c.update(r.name, part) })
+		took, err := r.core.turn(ctx, func(c *core) { p.records, p.services = c.update(r.name, part) })
 		if p.took = took; err == nil {
 			err = r.flow.settle(ctx, p, read)
 		}

@@ -24,7 +24,7 @@ import (
 //	  max-keys: 10000                   # service records or endpoint slices
 //	  max-bytes: 67108864               # keys and values together
 //	  max-backends: 100000
-//	  max-service-backends: 10000       # in one service
+//	  max-service-backends: 10000       # of one port of a service and address family
 //	  withdrawal-brake-percent: 50      # 0 for no brake
 //
 // Each member may be left out. The members beside accepts are those of the

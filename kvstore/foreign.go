@@ -5,15 +5,18 @@ import (
 	"strings"
 )
 
-// maxForeign bounds what a server's text adds to an error.
-const maxForeign = 200
+// maxForeign bounds what a server's text adds to an error. What went wrong is often
+// said last.
+const maxForeign = 400
 
 // foreign is text that a server chose as it may stand in an error of ours: short,
 // on one line, without control characters, and without the semicolon behind which
 // our errors say what to do.
 func foreign(text string) string {
-	cut := text[:min(len(text), maxForeign)]
-	shown := strings.Map(func(r rune) rune {
+	if len(text) > maxForeign {
+		text = text[:maxForeign/2] + "..." + text[len(text)-maxForeign/2:]
+	}
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r == ';':
 			return ','
@@ -21,11 +24,7 @@ func foreign(text string) string {
 			return '?'
 		}
 		return r
-	}, cut)
-	if len(cut) < len(text) {
-		shown += "..."
-	}
-	return shown
+	}, text)
 }
 
 // shownKey is a key that a server chose.

@@ -31,6 +31,8 @@ func (m *merger) worth(i int32) int {
 	case b.State == NotReady || b.State == Maintenance:
 		return worthNotReady
 	case b.State == Quarantined:
+		class = 4
+	case s.lost && b.State == Terminating:
 		class = 3
 	case s.lost:
 		class = 2

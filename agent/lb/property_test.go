@@ -128,6 +128,8 @@ func claim(s lb.Service, f lb.Frontend, b lb.Backend) []int {
 	case b.State == lb.NotReady || b.State == lb.Maintenance:
 		return append([]int{8, 0}, order...)
 	case b.State == lb.Quarantined:
+		return append([]int{5, j.rank}, order...)
+	case j.lost && b.State == lb.Terminating:
 		return append([]int{4, j.rank}, order...)
 	case j.lost:
 		return append([]int{3, j.rank}, order...)

@@ -41,11 +41,13 @@ func (m *Mesh) Apply(name string, changes []Change) {
 	if c == nil || !c.accepted || c.state == Refused {
 		return
 	}
+	m.speaker = c
 	for i := range changes {
 		m.apply(c, &changes[i])
 	}
 	m.settle(c)
 	m.judge(c)
+	m.speaker = nil
 }
 
 func (m *Mesh) apply(c *cluster, ch *Change) {

@@ -190,7 +190,9 @@ func fromWest(in []lb.Backend) []lb.Backend {
 // TestABloatedServiceStaysBounded: not by a record either, nor by reconnecting
 // with another list each time, nor if the operator keeps less of the cluster.
 func TestABloatedServiceStaysBounded(t *testing.T) {
-	m := joined(t, config(), remote)
+	cfg := config()
+	cfg.MaxServiceBackends = 3000
+	m := joined(t, cfg, remote)
 	wide := func(turn, n int) mesh.Change {
 		s := schema.Service{Cluster: remote, ClusterID: ids[remote], Namespace: "shop", Name: "cart", Shared: true, IncludeExternal: true,
 			Backends: map[netip.Addr]schema.PortMap{}}
@@ -202,13 +204,13 @@ func TestABloatedServiceStaysBounded(t *testing.T) {
 	}
 	for turn := range 5 {
 		m.Apply(remote, []mesh.Change{wide(turn, 4000)})
-		wantSum(t, m, 1, 10000, fmt.Sprintf("limit keys=1 total=%d", turn+1))
-		if n := len(fromWest(served(t, m))); n > 3*10000 {
+		wantSum(t, m, 1, 3*3000, fmt.Sprintf("limit keys=1 total=%d", turn+1))
+		if n := len(fromWest(served(t, m))); n > 3*3*3000 {
 			t.Errorf("%d backends after %d reconnects", n, turn)
 		}
 		m.Relist(remote)
 	}
-	m.SetPolicy(remote, mesh.Policy{MaxServiceBackends: 300})
+	m.SetPolicy(remote, mesh.Policy{MaxServiceBackends: 100})
 	m.Relist(remote)
 	m.Apply(remote, []mesh.Change{wide(0, 200)})
 	m.Synced(remote)
@@ -256,6 +258,38 @@ func TestLongTextsAreKeptWhole(t *testing.T) {
 		m.Apply(remote, []mesh.Change{change(codec, s)})
 		if b := fromWest(served(t, m)); len(b) != 1 || b[0].Zone != s.Endpoints[0].Zone || !slices.Equal(b[0].Names, []string{long, "z"}) {
 			t.Errorf("%d bytes: %+v", n, b)
+		}
+	}
+}
+
+// TestEachFrontendHasItsShare: the bound is on what one frontend takes. Neither does
+// one address family or port leave another without backends, nor do those that
+// cannot be used take the places of those that can.
+func TestEachFrontendHasItsShare(t *testing.T) {
+	cfg := config()
+	cfg.MaxServiceBackends = 10
+	m, codec := joinedBySlices(t, cfg), &schema.SliceCodec{}
+	for _, family := range []schema.IPFamily{schema.IPv4, schema.IPv6} {
+		s := sliceOf(remote, "cart-"+strings.ToLower(string(family)))
+		s.AddressType = family
+		s.Ports = append(s.Ports, schema.SlicePort{Name: "metrics", Protocol: schema.TCP, Port: 9090})
+		for k := range 20 {
+			a := netip.AddrFrom4([4]byte{10, 1, 0, byte(k)})
+			if family == schema.IPv6 {
+				a = netip.MustParseAddr(fmt.Sprintf("fd00:1::%x", k+1))
+			}
+			e := schema.Endpoint{Addresses: []netip.Addr{a}}
+			if k < 10 {
+				e.Ready, e.Serving = schema.ConditionFalse, schema.ConditionFalse
+			}
+			s.Endpoints = append(s.Endpoints, e)
+		}
+		m.Apply(remote, []mesh.Change{change(codec, s)})
+	}
+	wantSum(t, m, 1, 4*10, "limit keys=1 total=2")
+	for _, b := range fromWest(served(t, m)) {
+		if b.State != lb.Active {
+			t.Errorf("%s, which is not ready, takes the place of one that is", b.Addr)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/clustermesh/clustermesh/agent/lb"
@@ -17,7 +18,7 @@ const maxPortNames = 64
 const anyNames = int(^uint(0) >> 1)
 
 // limits are what may be kept of one cluster; ofService is what may be of one
-// of its services.
+// of its services' ports, of each address family.
 type limits struct{ services, slices, backends, ofService int }
 
 func (m *Mesh) limitsOf(c *cluster) limits {
@@ -70,19 +71,71 @@ func addNames(names, list []string) (_ []string, cut bool) {
 // part, and cut counts the records that lost names.
 func (m *Mesh) curb(p *part, name lb.ServiceName, key string, records []record, cut int) []record {
 	p.curbed = false
-	most := m.limitsOf(p.cluster).ofService
-	if over := len(records); over > most {
-		m.drop(records[most:])
-		records = slices.Clone(records[:most])
+	said, most := len(records), m.limitsOf(p.cluster).ofService
+	records, left := m.fitting(records, most)
+	if len(left) > 0 {
+		m.drop(left)
 		p.curbed = true
 		p.cluster.reject(refusal{key: key, service: name, reason: ReasonLimit},
-			fmt.Errorf("cluster %s has %d backends of %s: at most %d of one service are kept, the first in order of address and port; spread them over more services", p.cluster.name, over, name, most))
+			fmt.Errorf("cluster %s has %d backends of %s, of which %d are left out: at most %d of one port and address family are kept, first those that can be used, in order of address; raise max-service-backends in its peer file, or spread them over more services",
+				p.cluster.name, said, name, len(left), most))
 	}
 	if cut > 0 {
 		p.curbed = true
 		p.cluster.reject(refusal{key: key, service: name, reason: ReasonLimit}, namesError(p.cluster, name, cut))
 	}
 	return records
+}
+
+// stream is what one frontend may take of a service: a record is of one for each
+// name of its port.
+type stream struct {
+	four  bool
+	proto lb.Protocol
+	name  string
+}
+
+// fitting parts records into those that fit, at most so many of each stream, and
+// the others. Those that can be used come first, then those in front. The records
+// themselves stay as they are.
+func (m *Mesh) fitting(records []record, most int) (fit, left []record) {
+	if len(records) <= most {
+		return records, nil
+	}
+	taken, fits := map[stream]int{}, make([]bool, len(records))
+	for _, usable := range []bool{true, false} {
+		for i := range records {
+			if s := records[i].state &^ here; usable == (s == lb.Active || s == lb.Terminating) {
+				fits[i] = m.take(taken, &records[i], most)
+			}
+		}
+	}
+	for i := range records {
+		if fits[i] {
+			fit = append(fit, records[i])
+		} else {
+			left = append(left, records[i])
+		}
+	}
+	return fit, left
+}
+
+// take counts a record in all its streams if there is room in each.
+func (m *Mesh) take(taken map[stream]int, r *record, most int) bool {
+	names := []string{""}
+	if r.names != 0 {
+		names = m.words.list(r.names)
+	}
+	of := stream{four: netip.AddrFrom16(r.addr).Is4In6(), proto: r.proto}
+	for _, of.name = range names {
+		if taken[of] >= most {
+			return false
+		}
+	}
+	for _, of.name = range names {
+		taken[of]++
+	}
+	return true
 }
 
 // shed drops what is kept of a cluster for services that we do not have if that is
@@ -114,7 +167,7 @@ func namesError(c *cluster, name lb.ServiceName, cut int) error {
 // of them has no key of its own, so it gets one that no slice can have.
 func (m *Mesh) curbSlices(p *part, name lb.ServiceName, records []record, cut int) []record {
 	c := p.cluster
-	if !p.curbed && cut == 0 && len(records) <= m.limitsOf(c).ofService {
+	if !p.curbed && cut == 0 && len(records) <= m.limitsOf(c).ofService { // what is more may fit, too
 		return records
 	}
 	key := schema.WatchPrefix(c.kind, c.name, c.cached) + name.String() + " (all slices)"

@@ -29,9 +29,9 @@ type Config struct {
 	// matters: the keys that came first stay.
 	// A backend counts once for each name of its port, of which 64 are kept.
 	MaxServices, MaxSlices, MaxBackends int
-	// MaxServiceBackends bounds what one remote cluster adds to one service; 0
-	// means 10,000, which is as many pods as Kubernetes supports in a service, with two
-	// ports. Of more the first in order are used, and the rest is refused
+	// MaxServiceBackends bounds what one remote cluster adds to one port of a
+	// service, of each address family; 0 means 10,000, twice as many as Kubernetes
+	// supports. Of more the first in order are used, and the rest is refused
 	// with reason "limit": a service that one cluster bloats stays one that the
 	// kernel's tables can hold, for the sake of the others' backends.
 	MaxServiceBackends int

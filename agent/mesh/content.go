@@ -192,24 +192,35 @@ func (m *Mesh) touch(s *service) {
 	if !s.global() {
 		return
 	}
-	records := 1
+	records, others := 1, 0
 	for i := range s.parts {
-		records += len(s.parts[i].said)
+		if s.parts[i].cluster == m.speaker {
+			records += len(s.parts[i].said)
+		} else {
+			others += len(s.parts[i].said)
+		}
 	}
+	records += min(others, records+mostOfOthers)
 	if _, already := m.dirty[s.name]; !already {
 		m.dirty[s.name] = struct{}{}
 		m.work += records * len(s.frontends())
+		m.worked++
 	}
 	m.work += records
 }
 
+// mostOfOthers is how many records of others count as work of a cluster whatever it
+// has itself: who changes little in a service that others fill does not pay for
+// all of that.
+const mostOfOthers = 100
+
 // Work returns about how many records have to be looked at for what changed since
-// the last call: all of a service's when one of them changes, and once more for
-// each of its frontends.
-func (m *Mesh) Work() int {
-	n := m.work
-	m.work = 0
-	return n
+// the last call, and of how many services: all of a service's when one of them
+// changes, and once more for each of its frontends.
+func (m *Mesh) Work() (records, services int) {
+	records, services = m.work, m.worked
+	m.work, m.worked = 0, 0
+	return records, services
 }
 
 // provisional counts the kept records that no said one replaces.
@@ -301,8 +312,12 @@ func (m *Mesh) keep(c *cluster, s *service) {
 	}
 	all := make([]record, 0, len(p.said)+len(p.kept)+p.inForce())
 	p.each(func(r *record) { all = append(all, *r) })
-	if most := 2 * m.limitsOf(c).ofService; !c.local && len(all) > most {
-		all = all[len(all)-most:] // it came back with another list time and again; what was there first stays
+	if !c.local { // it may have come back with another list time and again; what was there first stays
+		var left []record
+		slices.Reverse(all)
+		if all, left = m.fitting(all, 2*m.limitsOf(c).ofService); len(left) > 0 {
+			m.touch(s)
+		}
 	}
 	slices.SortFunc(all, compareRecords)
 	m.share(all)  // before the old references go

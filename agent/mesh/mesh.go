@@ -20,6 +20,7 @@ type Mesh struct {
 	claims   map[claim][]*service
 	dirty    map[lb.ServiceName]struct{}
 	work     int                   // see Work
+	worked   int
 	special  map[*service]struct{} // that have terms
 	words    pool
 	codec    schema.SliceCodec
@@ -36,6 +37,7 @@ type Mesh struct {
 	// ranks are those of SetRanks; never changed, only replaced.
 	ranks map[string]uint8
 
+	speaker   *cluster   // whose change is under way
 	heard     Heard      // of the change under way
 	unsettled []*service // whose slices changed in the Apply under way
 

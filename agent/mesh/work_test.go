@@ -16,7 +16,8 @@ func TestR07_WorkOfSmallChanges(t *testing.T) {
 		m.Work()
 		m.Apply(remote, []mesh.Change{change(codec, s)})
 		m.Dirty()
-		return m.Work()
+		records, _ := m.Work()
+		return records
 	}
 	for i := range 10 {
 		var all []string
@@ -33,7 +34,11 @@ func TestR07_WorkOfSmallChanges(t *testing.T) {
 	if n := put(elsewhere); n != 0 {
 		t.Errorf("work for %d records of a service that is not here", n)
 	}
-	if n := m.Work(); n != 0 {
+	if n, services := m.Work(); n != 0 || services != 0 {
 		t.Errorf("%d records are counted twice", n)
+	}
+	m.Apply("north", []mesh.Change{far("north", "cart", "10.3.0.9")})
+	if n, services := m.Work(); n < 2 || n > 300 || services != 1 {
+		t.Errorf("a cluster with one backend works for %d records of %d services", n, services)
 	}
 }
