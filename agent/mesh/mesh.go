@@ -19,7 +19,7 @@ type Mesh struct {
 	services map[lb.ServiceName]*service
 	claims   map[claim][]*service
 	dirty    map[lb.ServiceName]struct{}
-	work     int                   // see Work
+	work     int // see Work
 	worked   int
 	special  map[*service]struct{} // that have terms
 	words    pool
