@@ -14,7 +14,8 @@ import "slices"
 // grew and shrank again has not either. Only services that the own cluster has
 // count, and a window lasts over lists that begin anew: neither filler nor
 // reconnecting hides a loss. Nothing is held but what was there when the window
-// began, so there is room for all of it whatever came and went since.
+// began, so there is room for all of it whatever came and went since; and nothing
+// of a service that has as many as then, or that the own cluster has no more.
 //
 // What a cluster says is not ready is not withdrawn: it is believed, for it is
 // how a cluster keeps traffic from pods that fail.
@@ -24,6 +25,7 @@ type withdrawn struct {
 	held  []record // sorted; none of them is said, all of them are of base
 	epoch uint32   // of the window that base belongs to
 	base  []record // in force when that window began, with references of its own
+	lost  int      // of them, net, as the window counts it
 }
 
 // window is a stretch of time in which withdrawals add up.
@@ -100,9 +102,15 @@ func (m *Mesh) noteLoss(p *part, had, next []record) {
 	if b.epoch != c.window.epoch {
 		m.share(had)
 		m.drop(b.base)
-		b.epoch, b.base = c.window.epoch, had
+		b.epoch, b.base, b.lost = c.window.epoch, had, 0
 	}
-	c.window.lost += max(0, len(b.base)-len(next)) - max(0, len(b.base)-len(had))
+	lost := max(0, len(b.base)-len(next))
+	c.window.lost += lost - b.lost
+	b.lost = lost
+	if c.braked && lost == 0 { // what is gone has been replaced
+		m.setHeld(p, nil)
+		return
+	}
 	gone := difference(had, next)
 	gone = slices.DeleteFunc(gone, func(r record) bool {
 		_, old := slices.BinarySearchFunc(b.base, r, compareRecords)
@@ -118,15 +126,49 @@ func (m *Mesh) noteLoss(p *part, had, next []record) {
 }
 
 // noteList counts as lost, and remembers, what c does not say any more now that
-// its list is complete, unless the operator changed what is accepted of it.
+// its list is complete, unless the operator changed what is accepted of it. What
+// was lost in the window and is said again is lost no more.
 func (m *Mesh) noteList(c *cluster) {
-	if m.brakeOf(c) == 0 || c.kept == 0 || c.ordered && !c.braked {
+	if m.brakeOf(c) == 0 || c.kept == 0 && !c.window.open || c.ordered && !c.braked {
 		return
 	}
 	for _, s := range m.services {
-		if p := s.part(c); p != nil && s.global() && len(difference(p.kept, p.said)) > 0 {
+		p := s.part(c)
+		if p == nil || !s.global() {
+			continue
+		}
+		if p.counts() || len(difference(p.kept, p.said)) > 0 {
 			m.noteLoss(p, p.kept, p.said)
 		}
+	}
+}
+
+// counts reports whether something of p changed in the open window.
+func (p *part) counts() bool {
+	w := &p.cluster.window
+	return w.open && p.brake != nil && p.brake.epoch == w.epoch
+}
+
+// disown forgets what remote clusters lost of s if it is not ours any more. Nobody
+// uses that, so it must not keep the brake on for everything else they withdraw.
+func (m *Mesh) disown(s *service) {
+	if s.global() {
+		return
+	}
+	var had []*cluster
+	for i := range s.parts {
+		p := &s.parts[i]
+		if p.brake == nil {
+			continue
+		}
+		if p.counts() {
+			p.cluster.window.lost -= p.brake.lost
+		}
+		m.unhold(p)
+		had = append(had, p.cluster)
+	}
+	for _, c := range had { // not before: it may drop parts of s
+		m.judge(c)
 	}
 }
 
@@ -165,7 +207,7 @@ func (m *Mesh) lostTooMuch(c *cluster) bool {
 	for _, s := range m.services {
 		switch p := s.part(c); {
 		case p == nil || !s.global():
-		case p.brake != nil && p.brake.epoch == w.epoch:
+		case p.counts():
 			now += len(p.brake.base)
 		default:
 			now += len(p.said)
@@ -176,7 +218,8 @@ func (m *Mesh) lostTooMuch(c *cluster) bool {
 }
 
 // judge pulls the brake if the window's losses ask for it, and lets go when
-// nothing is held any more.
+// nothing is held any more. A service that has as many as when the window began
+// lost none: beside the replacements what is gone would only fail.
 func (m *Mesh) judge(c *cluster) {
 	switch {
 	case !c.complete:
@@ -187,7 +230,11 @@ func (m *Mesh) judge(c *cluster) {
 	case m.lostTooMuch(c):
 		c.braked = true
 		for _, s := range m.services {
-			if p := s.part(c); p.held() > 0 {
+			switch p := s.part(c); {
+			case p.held() == 0:
+			case p.brake.lost == 0:
+				m.setHeld(p, nil)
+			default:
 				m.touch(s)
 			}
 		}

@@ -374,6 +374,14 @@ func drawBrakeStep(t *rapid.T, stores map[string]map[string]mesh.Change) func(*m
 		}
 		return func(m *mesh.Mesh) { m.Relist(c); m.Apply(c, all); m.Synced(c) }
 	}
+	if rapid.IntRange(0, 5).Draw(t, "own") == 0 {
+		name := rapid.SampledFrom([]string{"cart", "web"}).Draw(t, "service")
+		ch := local(name)
+		if rapid.Bool().Draw(t, "deleted") {
+			ch = mesh.Change{Key: keyOf(own, svc(name)), Deleted: true}
+		}
+		return func(m *mesh.Mesh) { m.Apply(own, []mesh.Change{ch}) }
+	}
 	var batch []mesh.Change
 	for range rapid.IntRange(1, 3).Draw(t, "changes") {
 		name := rapid.SampledFrom([]string{"cart", "web"}).Draw(t, "service")

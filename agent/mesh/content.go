@@ -357,6 +357,7 @@ func (m *Mesh) reface(s *service, change func()) {
 	m.touch(s)
 	before := s.frontends()
 	change()
+	m.disown(s)
 	m.enlist(s)
 	after := s.frontends()
 	for _, f := range before {
