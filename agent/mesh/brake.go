@@ -1,6 +1,9 @@
 package mesh
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // The brake keeps a mistake in another cluster from emptying services here: a
 // cluster whose content is complete and that withdraws more than a share of its
@@ -260,13 +263,59 @@ func (m *Mesh) EndWindow(name string) {
 // before is held as well; what it adds or changes counts as always. Content that a
 // policy or an own range does not accept is never held, and never more than the
 // cluster had.
+//
+// A cluster that announces another id is refused under a brake, since all that is
+// in use of it would go. This call lets it connect with the id that it announced
+// last, once; all that is in use of it counts as leaving then. Should it come back
+// with the id that it had, that is over.
 func (m *Mesh) Release(name string) int {
 	c := m.clusters[name]
-	if c == nil || !c.braked {
+	if c == nil {
 		return 0
 	}
-	n := c.withheld
-	m.release(c)
+	n := m.heldOf(c)
+	c.mayMove = c.mayMove || m.holdsID(c)
+	if c.braked {
+		m.release(c)
+	}
+	return n
+}
+
+// checkMove refuses another id than c has, by which all of it that is in use
+// would go, unless that was released.
+func (m *Mesh) checkMove(c *cluster, id uint32) error {
+	switch {
+	case id == c.id:
+		c.nextID, c.mayMove = 0, false
+		return nil
+	case c.id == 0 || c.nextID == id && c.mayMove:
+		return nil
+	}
+	c.nextID, c.mayMove = id, false
+	if !m.holdsID(c) {
+		return nil
+	}
+	return fmt.Errorf("accept cluster %s: it announces id %d instead of %d, by which all its backends would go at once; they are held. If it changed its id, run clustermesh release %s, or put cluster-id: %d into its peer file", c.name, id, c.id, c.name, id)
+}
+
+// holdsID reports whether c is refused the id that it announced last because of
+// what is in use of it.
+func (m *Mesh) holdsID(c *cluster) bool {
+	return c.nextID != 0 && !c.mayMove && c.policy.ID == 0 && m.brakeOf(c) > 0 && m.hasInUse(c)
+}
+
+// heldOf counts the backends that are in use of c only because of the brake.
+func (m *Mesh) heldOf(c *cluster) (n int) {
+	switch {
+	case m.holdsID(c):
+		for _, s := range m.services {
+			if p := s.part(c); p != nil && s.global() {
+				p.each(func(*record) { n++ })
+			}
+		}
+	case c.braked:
+		n = c.withheld
+	}
 	return n
 }
 
@@ -308,7 +357,8 @@ func difference(a, b []record) []record {
 }
 
 // BrakeState is how far the brake on a cluster is. The fields are those of
-// [ClusterStatus].
+// [ClusterStatus], but while it keeps the cluster from taking another id they
+// count all that is in use of it as held; the status has an error that says so.
 type BrakeState struct {
 	Window, Braked bool
 	Held           int
@@ -320,9 +370,5 @@ func (m *Mesh) Brake(name string) BrakeState {
 	if c == nil {
 		return BrakeState{}
 	}
-	s := BrakeState{Window: c.window.open, Braked: c.braked}
-	if c.braked {
-		s.Held = c.withheld
-	}
-	return s
+	return BrakeState{Window: c.window.open, Braked: c.braked || m.holdsID(c), Held: m.heldOf(c)}
 }

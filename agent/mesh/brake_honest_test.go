@@ -2,9 +2,11 @@ package mesh_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/clustermesh/clustermesh/agent/mesh"
+	"github.com/clustermesh/clustermesh/kvstore/schema"
 )
 
 // TestBrakeIsFairToHonestClusters: what a cluster that means no harm does, and what
@@ -98,4 +100,53 @@ func TestBrakeIsFairToHonestClusters(t *testing.T) {
 		m.Apply(remote, []mesh.Change{farTen(9)})
 		wantWest(t, m, 0, tenOf(9)...)
 	})
+}
+
+// TestReleaseLetsAClusterChangeItsID: once, and only to the id that was refused.
+func TestReleaseLetsAClusterChangeItsID(t *testing.T) {
+	connect := func(m *mesh.Mesh, id uint32) error {
+		_, err := m.Connected(remote, schema.ClusterConfig{ID: id})
+		return err
+	}
+	wantHeld := func(m *mesh.Mesh, n int) {
+		t.Helper()
+		if b := m.Brake(remote); b.Held != n || b.Braked != (n > 0) {
+			t.Errorf("the brake is %+v, want %d held", b, n)
+		}
+	}
+	m := braking(t)
+	m.Apply(remote, []mesh.Change{farTen(3)}) // some of it is held already
+	if err := connect(m, 9); err == nil || !strings.Contains(err.Error(), "clustermesh release west") {
+		t.Errorf("got %v", err)
+	}
+	wantHeld(m, 10)
+	if n := m.Release(remote); n != 10 {
+		t.Errorf("released %d", n)
+	}
+	wantHeld(m, 0)
+	wantWest(t, m, 0, tenOf(3)...) // until it connects
+	if n := m.Release(remote); n != 0 {
+		t.Errorf("released %d again", n)
+	}
+	if err := connect(m, 8); err == nil {
+		t.Error("an id is accepted that nobody released")
+	}
+	wantHeld(m, 3)
+	m.Release(remote)
+	if err := connect(m, ids[remote]); err != nil { // it did not mean it
+		t.Error(err)
+	}
+	wantHeld(m, 0)
+	if err := connect(m, 8); err == nil {
+		t.Error("a release counts twice")
+	}
+	if err := connect(m, ids["north"]); err == nil || strings.Contains(err.Error(), "release") {
+		t.Errorf("another cluster's id is to be released: %v", err)
+	}
+	m.Release(remote)
+	if err := connect(m, 8); err != nil || status(m, remote).ID != 8 {
+		t.Error(err)
+	}
+	wantWest(t, m, 0)
+	wantHeld(m, 0)
 }

@@ -49,7 +49,9 @@ type cluster struct {
 
 	window   window
 	braked   bool
-	withheld int // records withdrawn in the window, or since the brake holds
+	withheld int    // records withdrawn in the window, or since the brake holds
+	nextID   uint32 // that the brake refused last, 0 for none
+	mayMove  bool   // to nextID, once
 
 	slices map[string]*slice // by <namespace>/<slice>
 	held   int               // weight of the slices' records
@@ -109,7 +111,8 @@ func (m *Mesh) Connecting(name string) {
 // are.
 //
 // The error says why the cluster is refused and what to do: its id is 0, too
-// large, ours, pinned for another cluster or held by one that was first; or its
+// large, ours, pinned for another cluster or held by one that was first, or another one than
+// before while the brake keeps what is in use of it, see [Mesh.Release]; or its
 // configuration cannot be meshed with ours. Nothing changes then but the state; the
 // connection should be closed and tried again later.
 //
@@ -163,9 +166,6 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 	if o := m.pinning(announced.ID); o != nil && c.policy.ID == 0 {
 		return fmt.Errorf("accept cluster %s: its id %d is pinned for cluster %s here; give it another id, or correct cluster-id in that one's peer file", c.name, announced.ID, o.name)
 	}
-	if c.id != 0 && announced.ID != c.id && c.policy.ID == 0 && m.brakeOf(c) > 0 && m.hasInUse(c) {
-		return fmt.Errorf("accept cluster %s: it announces id %d instead of %d, by which all its backends would go at once; they are held. If it changed its id, put cluster-id: %d into its peer file", c.name, announced.ID, c.id, announced.ID)
-	}
 	own := schema.ClusterConfig{ID: m.cfg.LocalID}
 	if err := schema.CheckCompatible(own, announced, m.cfg.MaxClusters); err != nil {
 		return fmt.Errorf("accept cluster %s: %w", c.name, err)
@@ -173,7 +173,7 @@ func (m *Mesh) checkID(c *cluster, announced schema.ClusterConfig) error {
 	if holder := m.ids[announced.ID]; holder != nil && holder != c {
 		return fmt.Errorf("accept cluster %s: its id %d is held by cluster %s, which was first; give one of the two another id", c.name, announced.ID, holder.name)
 	}
-	return nil
+	return m.checkMove(c, announced.ID)
 }
 
 // pinning is a configured cluster whose policy pins an id.
@@ -299,5 +299,5 @@ func (m *Mesh) releaseID(c *cluster) {
 	if c.id != 0 && m.ids[c.id] == c {
 		delete(m.ids, c.id)
 	}
-	c.id, c.accepted = 0, false
+	c.id, c.accepted, c.nextID, c.mayMove = 0, false, 0, false
 }
