@@ -228,3 +228,31 @@ func (s *simulation) release(cluster string) (n int) {
 	_ = s.agent.core.do(s.t.Context(), func(c *core) { n = c.release(cluster, "a test asked for it") })
 	return n
 }
+
+// TestAnotherIDIsHeldForATime: a cluster that was rebuilt with another id is
+// accepted once an operator, or the time, lets go of what it had.
+func TestAnotherIDIsHeldForATime(t *testing.T) {
+	for _, hold := range []time.Duration{time.Hour, 100 * time.Millisecond} {
+		s := newSimulationWith(t, func(c *Config) {
+			c.WithdrawalBrakePercent, c.WithdrawalBrakeWindow, c.WithdrawalBrakeHold = 50, time.Hour, hold
+		})
+		s.say("home", "s1")
+		s.say("east", "s1", "10.2.0.1:80")
+		s.settle()
+		s.clusters["east"].down.Store(true) // while it is rebuilt
+		s.clusters["east"].BreakWatches(nil)
+		s.clusters["east"].id = 9
+		s.clusters["east"].publishAll()
+		s.clusters["east"].down.Store(false)
+		if hold == time.Hour {
+			s.awaitCluster("east", "refused", func(c *api.Cluster) bool { return strings.Contains(c.GetLastError(), "clustermesh release east") })
+			s.await(frontend("10.2.0.1:80"))
+			if n := s.release("east"); n != 1 {
+				t.Errorf("released %d", n)
+			}
+		}
+		s.awaitCluster("east", "accepted", func(c *api.Cluster) bool { return c.GetId() == 9 && c.GetState() == "synced" })
+		s.await(frontend("10.2.0.1:80"))
+		s.stop()
+	}
+}

@@ -216,6 +216,7 @@ func (r *remote) announce(ctx context.Context, conn connection) (announcement, e
 	var admitted error
 	if err := r.core.do(ctx, func(c *core) {
 		fresh, admitted = c.connected(r.name, conn.Endpoint(), config)
+		c.followBrake(r.name) // refused or not: the time to hold what another id would drop runs from here
 		c.announced(r.name, revision)
 	}); err != nil {
 		return announcement{}, err
