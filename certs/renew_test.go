@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -298,5 +299,23 @@ func TestRecordThatCannotBeReadStopsIssuing(t *testing.T) {
 	}
 	if _, err := IssuedBy(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without a CA: %v", err)
+	}
+}
+
+// TestRenewerSaysWhoseDirectoryItIs: a renewal that is refused for its
+// directory's owner is a problem like any other, and not a silent one.
+func TestRenewerSaysWhoseDirectoryItIs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a directory away")
+	}
+	t.Setenv("SUDO_UID", "")
+	b := newBench(t)
+	must(t, os.Chown(b.dir, 12345, -1))
+	logs := &syncBuffer{}
+	var told error
+	r, err := NewRenewer(RenewerConfig{Dir: b.dir, Log: slog.New(slog.NewTextHandler(logs, nil)), Looked: func(_ time.Time, err error) { told = err }})
+	must(t, err)
+	if _, err := r.Look(); err == nil || told == nil || !strings.Contains(told.Error(), "user 12345") || !strings.Contains(logs.String(), "could not renew certificates") {
+		t.Errorf("look: %v, told: %v, logged:\n%s", err, told, logs)
 	}
 }

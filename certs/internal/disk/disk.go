@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // Modes of what a certificate directory holds.
@@ -19,8 +20,8 @@ const (
 )
 
 // Ensure creates dir for its owner alone. A directory that others may write to,
-// or that belongs to another user, is refused: they could put their own CA in
-// place.
+// or that belongs to another user than this one and root, is refused: they could
+// put their own CA in place.
 func Ensure(dir string) error {
 	if err := os.MkdirAll(dir, DirMode); err != nil {
 		return fmt.Errorf("create certificate directory: %w", err)
@@ -32,15 +33,19 @@ func Ensure(dir string) error {
 	if perm := st.Mode().Perm(); perm&0o022 != 0 {
 		return fmt.Errorf("use certificate directory %s: others may write to it (mode %04o); run chmod 0700 %s or choose another directory", dir, perm, dir)
 	}
-	if uid, known := ownerOf(st); known && foreign(uid, os.Geteuid()) {
-		return fmt.Errorf("use certificate directory %s: it belongs to user %d, who may change it at any time; run this as that user, run chown %d %s, or choose another directory", dir, uid, os.Geteuid(), dir)
+	if uid, known := ownerOf(st); known && foreign(uid, os.Geteuid(), os.Getenv("SUDO_UID")) {
+		// No chown: it would take the directory from a service that lives in it.
+		return fmt.Errorf("use certificate directory %s: it belongs to user %d, who may change it at any time; run this as that user, with sudo -u '#%d' clustermesh and what follows, or choose another directory", dir, uid, uid)
 	}
 	return nil
 }
 
 // foreign reports whether a directory of owner is none that user may rely on:
-// its own, or root's, who can change every file anyway.
-func foreign(owner, user int) bool { return owner != user && owner != 0 }
+// its own, or root's, who can change every file anyway. Root may rely on that of
+// the user who became root by sudo, too: that one's word is what is carried out.
+func foreign(owner, user int, sudo string) bool {
+	return owner != user && owner != 0 && (user != 0 || sudo != strconv.Itoa(owner))
+}
 
 // Replace makes data the whole content of path in one step: a reader sees the
 // old file or the new one.
