@@ -103,7 +103,7 @@ func (h Home) admit(p Peer) error {
 	if err := h.alone(p); err != nil {
 		return err
 	}
-	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), members))
+	err = disk.Replace(path, disk.KeyMode, readerFile(p.known(), members, ownCA))
 	h.reached("admitted")
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/clustermesh/clustermesh/certs"
 )
 
 // SecretOptions describe the Kubernetes Secrets of a peer.
@@ -39,7 +41,7 @@ func (p Peer) Secrets(o SecretOptions) ([]byte, error) {
 	if members[p.Cluster], err = o.joins(p); err != nil {
 		return nil, err
 	}
-	readers, err := o.readers(append([]Known{p.known()}, p.Others...), members)
+	readers, err := o.readers(append([]Known{p.known()}, p.Others...), p.Trust, members)
 	return append(out, readers...), err
 }
 
@@ -75,11 +77,11 @@ func (s Site) PeersSecret(o SecretOptions) ([]byte, error) {
 		return nil, err
 	}
 	list = slices.DeleteFunc(list, func(k Known) bool { return !k.Reads })
-	_, gone, err := s.trust()
+	bundle, gone, err := s.trust()
 	if err != nil {
 		return nil, err
 	}
-	return o.readers(revokedToo(list, gone), map[string]string{})
+	return o.readers(revokedToo(list, gone), bundle, map[string]string{})
 }
 
 // revokedToo adds to peers which of their certificates were taken back since they
@@ -94,18 +96,30 @@ func revokedToo(peers []Known, gone map[string][]string) []Known {
 }
 
 // readers is the manifest of the Secret with the files of all peers that may read
-// here. members are those of peers for which they are known already.
-func (o SecretOptions) readers(all []Known, members map[string]string) ([]byte, error) {
+// here. members are those of peers for which they are known already; trust is the
+// bundle of the own CA.
+func (o SecretOptions) readers(all []Known, trust []byte, members map[string]string) ([]byte, error) {
+	cas, err := certs.ParseBundle(trust)
+	if err != nil {
+		return nil, err
+	}
 	files := map[string][]byte{}
 	for _, k := range all {
 		more, ok := members[k.Cluster]
+		ca := ownCA
 		if !ok {
-			var err error
-			if more, err = o.stays(k); err != nil {
+			copied, err := o.copied(k, cas)
+			if err != nil {
 				return nil, err
 			}
+			if more, err = o.stays(k, copied); err != nil {
+				return nil, err
+			}
+			if copied {
+				ca = caText(trust)
+			}
 		}
-		files[peerFile(k.Cluster)] = readerFile(k, more)
+		files[peerFile(k.Cluster)] = readerFile(k, more, ca)
 	}
 	return secret(o.peersName(), o.Namespace, files), nil
 }

@@ -64,15 +64,18 @@ func (p Peer) Files(mount string) map[string][]byte {
 // peerFile is the name of a peer's file in the directory of peers.
 func peerFile(cluster string) string { return cluster + ".yaml" }
 
+// ownCA names our own CA, whatever that is by then: a copy would outlive it.
+const ownCA = "ca: own\n"
+
 // readerFile is the content of that file. Its certificates are issued here, so
-// its CA is our own, whatever that is by then: a copy of it would outlive it. Names
-// tell the peers of that CA apart. more are the members that joining does not
-// decide: those of [plain] or [kept].
-func readerFile(k Known, more string) []byte {
+// its CA is our own. Names tell the peers of that CA apart. more are the members
+// that joining does not decide: those of [plain] or [kept]. ca is [ownCA], or its
+// text where that is there already.
+func readerFile(k Known, more, ca string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Cluster %s with id %d; it joined with clustermesh join.\n", k.Cluster, k.ID)
 	fmt.Fprintf(&b, "identity:\n  common-name: %s\n", certs.Role{Kind: certs.Remote, Cluster: k.Cluster}.CommonName())
 	b.WriteString(more)
-	b.WriteString("ca: own\n")
+	b.WriteString(ca)
 	return []byte(b.String())
 }

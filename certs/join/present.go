@@ -1,6 +1,7 @@
 package join
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -124,18 +125,48 @@ func (o SecretOptions) present(cluster string) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep what %s restricts: %w; correct or remove it first", peerFile(cluster), err)
 	}
+	f.ca = []byte(f.text("ca"))
+	if at := f.text("ca-file"); at != "" {
+		f.ca = o.Present[at] // in the same Secret, or out of reach from here
+	}
 	return f, nil
 }
 
+// copied reports whether the file of a cluster that is in place holds one of the
+// own CAs as text. It goes on to do so, with all that are the own ones now: an
+// apiserver that is older than this command knows nothing else, and another
+// cluster that comes or goes must not shut this one out.
+func (o SecretOptions) copied(k Known, own []*x509.Certificate) (bool, error) {
+	f, err := o.present(k.Cluster)
+	if err != nil || f == nil {
+		return false, err
+	}
+	return string(f.ca) != "own" && f.trusts(own), nil
+}
+
+// caText is the member of a peer's file with a bundle in PEM.
+func caText(bundle []byte) string {
+	var b strings.Builder
+	b.WriteString("ca: |\n")
+	for line := range strings.Lines(string(bundle)) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}
+
 // stays is what [plain] is for a peer that is printed again because another one
-// comes or goes: nothing that somebody wrote into its file is lost.
-func (o SecretOptions) stays(k Known) (string, error) {
+// comes or goes: nothing that somebody wrote into its file is lost. Peers with a
+// copy of the same CA have to say that they share it.
+func (o SecretOptions) stays(k Known, copied bool) (string, error) {
 	f, err := o.present(k.Cluster)
 	if err != nil || f == nil {
 		return plain(k), err
 	}
 	return merged(f.root(), k, func(name string) bool {
-		return !slices.Contains([]string{"identity", "shares-ca-with", "ca", "ca-file", "revoked-certificates"}, name)
+		if name == "shares-ca-with" {
+			return copied
+		}
+		return !slices.Contains([]string{"identity", "ca", "ca-file", "revoked-certificates"}, name)
 	})
 }
 

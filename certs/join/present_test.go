@@ -2,6 +2,7 @@ package join
 
 import (
 	"bytes"
+	"crypto/x509"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -136,6 +137,82 @@ func TestSecretKeepsWhatItsOperatorWrote(t *testing.T) {
 	wantReason(t, err, NameTaken)
 }
 
+// withCopy makes a peer's file one of an older version, with the text of the own
+// CA and who shares it.
+func withCopy(t *testing.T, dir, cluster, shares string, ca []byte) {
+	t.Helper()
+	text := "shares-ca-with: [" + shares + "]\nca: |\n"
+	for line := range strings.Lines(string(ca)) {
+		text += "  " + line
+	}
+	rewrite(t, filepath.Join(dir, cluster+".yaml"), "ca: own\n", text)
+}
+
+// TestSecretLeavesCopiesReadable: an apiserver that is older than this command
+// knows the text of a CA alone. Who comes or goes must not shut out the others.
+func TestSecretLeavesCopiesReadable(t *testing.T) {
+	east, west, south, north := newSide(t, "east", nil), newSide(t, "west", nil), newSide(t, "south", nil), newSide(t, "north", nil)
+	_, err := joinPrinting(t, west, east, SecretOptions{})
+	must(t, err)
+	manifest, err := joinPrinting(t, south, east, SecretOptions{})
+	must(t, err)
+	now := applied(t, manifest)
+	before, err := os.ReadFile(filepath.Join(east.Dir, "ca.crt"))
+	must(t, err)
+	withCopy(t, now, "west", "south", before)
+	withCopy(t, now, "south", "west", before)
+	_, err = certs.PrepareCA(east.Dir, certs.RotateOptions{})
+	must(t, err)
+	bundle, err := os.ReadFile(filepath.Join(east.Dir, "ca.crt"))
+	must(t, err)
+	var o SecretOptions
+	o.Present, err = ReadPeers(now)
+	must(t, err)
+	manifest, err = joinPrinting(t, north, east, o)
+	must(t, err)
+	printed, err := east.PeersSecret(o)
+	must(t, err)
+	want, err := certs.ParseBundle(bundle)
+	must(t, err)
+	for when, manifest := range map[string][]byte{"joined": manifest, "printed": printed} {
+		tab := table(t, applied(t, manifest), east.Dir)
+		for _, name := range []string{"west", "south"} {
+			if p := peerOf(t, tab, name); p.Own != nil || len(p.CAs) != 2 || !slices.EqualFunc(p.CAs, want, (*x509.Certificate).Equal) {
+				t.Errorf("%s: %s has the own CA %v and %d CAs, want the text of both", when, name, p.Own != nil, len(p.CAs))
+			}
+		}
+		if when == "joined" && peerOf(t, tab, "north").Own == nil {
+			t.Error("who joins is given a copy")
+		}
+	}
+}
+
+// TestSecretTakesNoOthersCopy: a CA that is not ours, or not any more, does not
+// stay; and a file that the Secret does not carry on is taken in.
+func TestSecretTakesNoOthersCopy(t *testing.T) {
+	east, west := newSide(t, "east", nil), newSide(t, "west", nil)
+	manifest, err := joinPrinting(t, west, east, SecretOptions{})
+	must(t, err)
+	for name, row := range map[string]struct {
+		dir  string
+		copy bool
+	}{"the own CA": {east.Dir, true}, "another CA": {west.Dir, false}} {
+		ca, err := os.ReadFile(filepath.Join(row.dir, "ca.crt"))
+		must(t, err)
+		now := applied(t, manifest)
+		rewrite(t, filepath.Join(now, "west.yaml"), "ca: own\n", "ca-file: mesh.crt\n")
+		var o SecretOptions
+		o.Present, err = ReadPeers(now)
+		must(t, err)
+		o.Present["mesh.crt"] = ca
+		printed, err := east.PeersSecret(o)
+		must(t, err)
+		if p := peerOf(t, table(t, applied(t, printed), east.Dir), "west"); (p.Own == nil) != row.copy {
+			t.Errorf("%s: a copy is kept: %v", name, p.Own == nil)
+		}
+	}
+}
+
 // TestSecretHoldsWhatWasRevokedSince: revoking a certificate reaches the Secret
 // when it is printed next, for whatever cluster.
 func TestSecretHoldsWhatWasRevokedSince(t *testing.T) {
@@ -181,7 +258,9 @@ func TestReadPeersRefuses(t *testing.T) {
 		t.Error("a large file was read")
 	}
 	o := SecretOptions{Present: map[string][]byte{"west.yaml": []byte("identity: [")}}
-	if _, err := o.readers([]Known{{Cluster: "west"}}, nil); err == nil || !strings.Contains(err.Error(), "west.yaml") {
+	ca, err := os.ReadFile(filepath.Join(newSite(t, "east").Dir, "ca.crt"))
+	must(t, err)
+	if _, err := o.readers([]Known{{Cluster: "west"}}, ca, nil); err == nil || !strings.Contains(err.Error(), "west.yaml") {
 		t.Errorf("a broken file was dropped: %v", err)
 	}
 }
