@@ -49,9 +49,10 @@ type follower struct {
 func (f *follower) parse(contents [][]byte) (anchors, error) {
 	now, err := parseAnchors(f.ca, contents[0], f.crl, slices.Concat(contents[1:]...))
 	if err == nil {
-		err = now.keeps(f.last)
-	}
-	if err != nil {
+		if old := now.keep(f.last); old != nil {
+			f.log.Warn("kept the revocation list before, and took the CAs that are new", "err", old)
+		}
+	} else {
 		var withdrawn bool
 		if now, withdrawn = f.last.without(f.ca, contents[0]); !withdrawn {
 			return anchors{}, err
@@ -101,24 +102,33 @@ func (a anchors) without(path string, bundle []byte) (anchors, bool) {
 	return out, true
 }
 
-// keeps wants a list of each CA that stays and had one, and none that is older
-// than one that was in force: it would forget what was revoked since.
-func (a anchors) keeps(before anchors) error {
+// keep leaves in force the list of each CA that had one and now has none, or an
+// older one, which would forget what was revoked since. The error says which;
+// it is no reason to shut out whom a CA that is new has signed for.
+func (a anchors) keep(before anchors) error {
+	var errs []error
 	for _, c := range a.cas {
 		key := string(c.RawSubjectPublicKeyInfo)
-		if before.revoked[key] != nil && a.revoked[key] == nil {
-			return fmt.Errorf("the revocation list of %q is gone; %s", c.Subject.CommonName, crlRemedy)
+		now, was := a.lists[key], before.lists[key]
+		switch {
+		case before.revoked[key] == nil:
+			continue
+		case a.revoked[key] == nil:
+			errs = append(errs, fmt.Errorf("the revocation list of %q is gone; %s", c.Subject.CommonName, crlRemedy))
+		case now.olderThan(was):
+			errs = append(errs, fmt.Errorf("the revocation list of %q, %s, is older than %s, which was in force before; put the newest ca.crl of the CA's directory in its place, or write one with: clustermesh certs revoke --dir DIR; where the newest was written with a clock that was ahead, and is lost, restart this process, which then takes the list as it is",
+				c.Subject.CommonName, now, was))
+		default:
+			continue
 		}
-		if now, was := a.lists[key], before.lists[key]; a.revoked[key] != nil && now.olderThan(was) {
-			return fmt.Errorf("the revocation list of %q, %s, is older than %s, which was in force before; put the newest ca.crl of the CA's directory in its place, or write one with: clustermesh certs revoke --dir DIR",
-				c.Subject.CommonName, now, was)
-		}
+		a.revoked[key], a.lists[key] = before.revoked[key], was
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // after adds what is remembered of the state before: which CAs were in the
-// bundle, by their keys, and the newest list of each.
+// bundle, by their keys, and the newest list of each: one that comes back does
+// so with what it had revoked.
 func (a anchors) after(before anchors) anchors {
 	for _, c := range slices.Concat(before.gone, before.cas) {
 		same := func(o *x509.Certificate) bool {
@@ -128,12 +138,12 @@ func (a anchors) after(before anchors) anchors {
 			a.gone = append(a.gone, c)
 		}
 	}
-	lists := maps.Clone(before.lists)
-	if lists == nil {
-		lists = editions{}
-	}
+	lists, gone := editions{}, revoked{}
+	maps.Copy(lists, before.lists)
 	maps.Copy(lists, a.lists)
-	a.lists = lists
+	maps.Copy(gone, before.revoked)
+	maps.Copy(gone, a.revoked)
+	a.lists, a.revoked = lists, gone
 	return a
 }
 
@@ -213,8 +223,9 @@ func (t *Trust) Chains(certificates []*x509.Certificate, now time.Time) ([][]*x5
 // Revoked returns an error if a CA of the bundle has taken back one of these
 // certificates, which wraps [ErrRevoked], or if it comes from a CA that was in
 // the bundle while this process ran and is not any more, whoever else may
-// believe it: with such a CA its revocation list is gone, too. Certificates of
-// other CAs are none of its business.
+// believe it: with such a CA its revocation list is gone, too. That a CA which is
+// gone has signed for one of the bundle, for a rotation, says nothing against
+// that. Certificates of other CAs are none of its business.
 func (t *Trust) Revoked(certificates []*x509.Certificate) error {
 	now := t.live.get()
 	for _, c := range certificates {
@@ -224,13 +235,19 @@ func (t *Trust) Revoked(certificates []*x509.Certificate) error {
 			}
 		}
 		for _, ca := range now.gone {
-			if bytes.Equal(c.RawIssuer, ca.RawSubject) && c.CheckSignatureFrom(ca) == nil {
-				return fmt.Errorf("certificate %q with serial %s: its CA %q has been taken out of the own bundle: %w",
+			if bytes.Equal(c.RawIssuer, ca.RawSubject) && c.CheckSignatureFrom(ca) == nil && !now.believes(certificates) {
+				return fmt.Errorf("certificate %q with serial %s: its CA %q has been taken out of the own bundle (if it is the peer's own CA, restart the apiserver): %w",
 					c.Subject.CommonName, serialOf(c), ca.Subject.CommonName, x509.UnknownAuthorityError{Cert: c})
 			}
 		}
 	}
 	return nil
+}
+
+// believes reports whether a client's certificates lead to a CA of the bundle.
+func (a anchors) believes(certificates []*x509.Certificate) bool {
+	chains, err := a.chains(certificates, time.Now())
+	return err == nil && a.revoked.check(chains) == nil
 }
 
 // ErrRevoked is wrapped by the error of a handshake with a peer whose

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,98 @@ func TestWithdrawnCAIsRemembered(t *testing.T) {
 	check("its CA is withdrawn too", true, stranger)
 	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, own))
 	check("its CA is back", false, west)
+}
+
+// TestStaleListHoldsUpNoCA: a rotation hands out ca.crt with the new CA, and the
+// ca.crl beside it may be one of the day before. Whoever has been renewed gets in,
+// and what was revoked stays revoked.
+func TestStaleListHoldsUpNoCA(t *testing.T) {
+	b := withCRL(t, newBench(t))
+	served := b.server
+	served.ClientCA, served.CRL = copyTo(t, b.server.ClientCA, filepath.Join(t.TempDir(), "ca.crt")), copyTo(t, b.server.CRL, filepath.Join(t.TempDir(), "ca.crl"))
+	stale := read1(t, b.server.CRL)
+	_, err := Revoke(b.dir, RevokeRequest{Names: []string{"remote-west"}})
+	must(t, err)
+	copyTo(t, b.server.CRL, served.CRL)
+	logs := &syncBuffer{}
+	trust, err := NewTrust(served, slog.New(slog.NewTextHandler(logs, nil)))
+	must(t, err)
+	west := tls.ConnectionState{PeerCertificates: mustCerts(t, b.client.Cert)}
+	_, err = PrepareCA(b.dir, RotateOptions{})
+	must(t, err)
+	_, err = ActivateCA(b.dir, RotateOptions{Force: true})
+	must(t, err)
+	_, err = Issue(b.dir, IssueRequest{Kind: Remote, Cluster: "north"})
+	must(t, err)
+	north := tls.ConnectionState{PeerCertificates: mustCerts(t, filepath.Join(b.dir, "remote-north.crt"))}
+	for _, row := range []struct {
+		name string
+		list []byte
+	}{{"stale", stale}, {"of somebody else", read1(t, withCRL(t, newBench(t)).server.CRL)}, {"stale again", stale}} {
+		must(t, disk.Replace(served.CRL, disk.CertMode, row.list))
+		copyTo(t, b.server.ClientCA, served.ClientCA)
+		if err := trust.CheckClient(north); err != nil {
+			t.Errorf("the list is %s: the new CA is not trusted: %v", row.name, err)
+		}
+		if err := trust.CheckClient(west); !errors.Is(err, ErrRevoked) {
+			t.Errorf("the list is %s: %v", row.name, err)
+		}
+	}
+	if !strings.Contains(logs.String(), "which was in force before") || !strings.Contains(logs.String(), "restart") {
+		t.Errorf("it is not said, or not with all that helps:\n%s", logs)
+	}
+	copyTo(t, b.server.CRL, served.CRL)
+	if err := trust.CheckClient(west); !errors.Is(err, ErrRevoked) {
+		t.Errorf("the list is right: %v", err)
+	}
+}
+
+// TestCAThatIsBackKeepsItsList: it was out of the bundle for a while, and comes
+// with a list of before that, or with none.
+func TestCAThatIsBackKeepsItsList(t *testing.T) {
+	b, other := withCRL(t, newBench(t)), withCRL(t, newBench(t))
+	own, theirs := read1(t, b.server.ClientCA), read1(t, other.server.ClientCA)
+	empty, ofOther := read1(t, b.server.CRL), read1(t, other.server.CRL)
+	_, err := Revoke(b.dir, RevokeRequest{Names: []string{"remote-west"}})
+	must(t, err)
+	trust, err := NewTrust(b.server, nil)
+	must(t, err)
+	for name, list := range map[string][]byte{"an older list": slices.Concat(empty, ofOther), "no list": ofOther} {
+		must(t, disk.Replace(b.server.CRL, disk.CertMode, ofOther))
+		must(t, disk.Replace(b.server.ClientCA, disk.CertMode, theirs))
+		must(t, trust.CheckClient(tls.ConnectionState{PeerCertificates: mustCerts(t, other.client.Cert)}))
+		must(t, disk.Replace(b.server.CRL, disk.CertMode, list))
+		must(t, disk.Replace(b.server.ClientCA, disk.CertMode, slices.Concat(own, theirs)))
+		if err := trust.CheckClient(tls.ConnectionState{PeerCertificates: mustCerts(t, b.client.Cert)}); !errors.Is(err, ErrRevoked) {
+			t.Errorf("back with %s: %v", name, err)
+		}
+	}
+}
+
+// TestCrossSignedCAOutlivesTheOneThatSignedIt: the old CA's signature of the new
+// one, which some send along, says nothing against the new one.
+func TestCrossSignedCAOutlivesTheOneThatSignedIt(t *testing.T) {
+	b := newBench(t)
+	old, err := pairIssuer(filepath.Join(b.dir, caCertFile), filepath.Join(b.dir, caKeyFile))
+	must(t, err)
+	next := newBench(t)
+	root := mustCerts(t, next.server.ClientCA)[0]
+	cross := *root
+	cross.SerialNumber, cross.Raw, cross.AuthorityKeyId = big.NewInt(77), nil, nil
+	der, err := x509.CreateCertificate(rand.Reader, &cross, old.cert, root.PublicKey, old.key)
+	must(t, err)
+	bridge, err := x509.ParseCertificate(der)
+	must(t, err)
+	trust, err := NewTrust(b.server, nil)
+	must(t, err)
+	sent := []*x509.Certificate{mustCerts(t, next.client.Cert)[0], bridge}
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, read1(t, next.server.ClientCA)))
+	if err := trust.Revoked(sent); err != nil {
+		t.Errorf("a certificate of a CA that is trusted: %v", err)
+	}
+	third := newBench(t)
+	must(t, disk.Replace(b.server.ClientCA, disk.CertMode, read1(t, third.server.ClientCA)))
+	if err := trust.Revoked(sent); err == nil || !strings.Contains(err.Error(), "restart") {
+		t.Errorf("a certificate that leads to withdrawn CAs alone: %v", err)
+	}
 }
