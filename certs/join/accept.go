@@ -137,6 +137,7 @@ func (s Site) acceptConfirmation(c Confirmation, now time.Time, install func(Pee
 	if err := certs.CheckSigned([]byte(c.Certificate), key, []byte(from.CA), role); err != nil {
 		return err
 	}
+	s.until = known.Until // who is at the other end of an invitation reads what is refused
 	if known.Replace = known.Replace || s.replaces(from.Cluster); !known.Replace {
 		if err := s.checkBook(from.Cluster, c.Request); err != nil {
 			return err

@@ -113,6 +113,15 @@ func (s Site) admit(own, p Party) error {
 // replaces reports whether a cluster may take the place of one of its name.
 func (s Site) replaces(cluster string) bool { return s.Replace && s.For == cluster && cluster != "" }
 
+// allowing says how a cluster is allowed to take that place. Whoever uses an
+// invitation reads it on the other side, where it is not his to allow.
+func (s Site) allowing(cluster string) string {
+	if s.until.IsZero() {
+		return "allow it with --replace --for " + cluster
+	}
+	return fmt.Sprintf("in cluster %q, which invited it, make an invitation with --for %s", s.Cluster, cluster)
+}
+
 // checkBook refuses the name of a peer that another exchange made: the newcomer
 // would pass for him.
 func (s Site) checkBook(cluster, exchange string) error {
@@ -125,7 +134,7 @@ func (s Site) checkBook(cluster, exchange string) error {
 	}
 	for _, k := range peers {
 		if k.Cluster == cluster && k.Exchange != exchange {
-			return refuse(NameTaken, "cluster %q is a peer since %s; allow it with --replace --for %s, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), cluster, cluster)
+			return refuse(NameTaken, "cluster %q is a peer since %s; %s, or end that first: clustermesh disconnect %s", cluster, stamp(k.Since), s.allowing(cluster), cluster)
 		}
 	}
 	return nil
@@ -144,7 +153,7 @@ func (s Site) checkIssued(cluster, exchange string) error {
 	want := certs.Role{Kind: certs.Remote, Cluster: cluster}.CommonName()
 	for _, i := range list {
 		if i.Name == want && !i.Revoked {
-			return refuse(NameTaken, "cluster %q has a certificate that is valid until %s; allow it with --replace --for %s, or revoke it first: clustermesh certs revoke %s", cluster, stamp(i.NotAfter), cluster, want)
+			return refuse(NameTaken, "cluster %q has a certificate that is valid until %s; %s, or revoke it first: clustermesh certs revoke %s", cluster, stamp(i.NotAfter), s.allowing(cluster), want)
 		}
 	}
 	return nil

@@ -42,7 +42,7 @@ func (h Home) Check(cluster string, replace bool) error {
 	for _, path := range h.paths(cluster)[:2] {
 		if path != "" && exists(path) {
 			// Not the whole path: the other side may be told.
-			return refuse(NameTaken, "cluster %q: its file %s is there already; allow it with --replace --for %s, or end that first: clustermesh disconnect %s", cluster, filepath.Base(path), cluster, cluster)
+			return refuse(NameTaken, "cluster %q: its file %s is there already; allow it with --replace --for %s, or where it is invited with --for %s alone, or end that first: clustermesh disconnect %s", cluster, filepath.Base(path), cluster, cluster, cluster)
 		}
 	}
 	return nil
