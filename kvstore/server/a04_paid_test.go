@@ -71,7 +71,7 @@ func TestA04_WhatIsLookedAtIsPaid(t *testing.T) {
 			done := make(chan struct{})
 			go func() { // a debtor is not answered: it is not waited for
 				defer close(done)
-				for range 100 {
+				for range 10_000 { // at a few hundred each it is in debt
 					if test.ask(ctx, conn) != nil {
 						return
 					}
