@@ -27,6 +27,9 @@ func ReadPeers(path string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the present peers: %w", err)
 	}
+	if !info.IsDir() && !info.Mode().IsRegular() { // it is read before and after the other side has answered
+		return nil, fmt.Errorf("read the present peers: %s is no regular file; write them to one first", path)
+	}
 	var files map[string][]byte
 	if info.IsDir() {
 		files, err = peersIn(path)

@@ -250,6 +250,9 @@ func TestReadPeersRefuses(t *testing.T) {
 			t.Errorf("%s: read as %q", name, files)
 		}
 	}
+	if _, err := ReadPeers(os.DevNull); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("what can be read once only: %v", err)
+	}
 	if _, err := ReadPeers(filepath.Join(dir, "missing")); err == nil {
 		t.Error("what is missing was read")
 	}
