@@ -41,6 +41,11 @@ const (
 	mostPerRecord = time.Microsecond
 )
 
+// readingCost is what reading so many changes of so many bytes takes.
+func readingCost(n, bytes int) time.Duration {
+	return time.Duration(n)*changeCost + time.Duration(bytes)*byteCost
+}
+
 func newFlow(cfg Config, cluster string) *flow {
 	f := &flow{piece: firstPiece}
 	if cluster != cfg.ClusterName {

@@ -89,7 +89,7 @@ func (b *inbox) take(ctx context.Context) (updates []kvstore.Update, took time.D
 func (b *inbox) empty() (updates []kvstore.Update, took time.Duration, closed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	updates, took = b.updates, time.Duration(b.changes)*changeCost+time.Duration(b.bytes)*byteCost
+	updates, took = b.updates, readingCost(b.changes, b.bytes)
 	b.updates, b.changes, b.bytes = nil, 0, 0
 	return updates, took, b.closed
 }

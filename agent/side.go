@@ -53,5 +53,5 @@ func (r sideReader) Watch(ctx context.Context, start, end string, revision int64
 
 // paySide waits until a reply is paid for.
 func (f *flow) paySide(ctx context.Context, n, bytes int) error {
-	return f.await(ctx, f.side.Take(replyCost+time.Duration(n)*changeCost+time.Duration(bytes)*byteCost))
+	return f.await(ctx, f.side.Take(replyCost+readingCost(n, bytes)))
 }

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -14,11 +15,11 @@ import (
 // is rare, as it takes two ports of a service that lead to one of the pod.
 const maxPortNames = 64
 
-// anyNames is the bound on what our own cluster says: none.
-const anyNames = int(^uint(0) >> 1)
+// anyNames is no bound: for what our own cluster says, and what the kernel had.
+const anyNames = math.MaxInt
 
-// limits are what may be kept of one cluster; ofService is what may be of one
-// of its services' ports, of each address family.
+// limits are what may be kept of one cluster; ofService is how many backends one
+// port of a service may have, of each address family.
 type limits struct{ services, slices, backends, ofService int }
 
 func (m *Mesh) limitsOf(c *cluster) limits {
@@ -66,8 +67,8 @@ func addNames(names, list []string) (_ []string, cut bool) {
 }
 
 // curb bounds what a remote cluster says of one service, so that its part can
-// neither fill the kernel's tables nor keep what others say from them. The first
-// in order stay: it does not depend on how they came. key is what is refused in
+// neither fill the kernel's tables nor keep what others say from them. Those
+// that can be used, and of these the first in order, stay: it does not depend on how they came. key is what is refused in
 // part, and cut counts the records that lost names.
 func (m *Mesh) curb(p *part, name lb.ServiceName, key string, records []record, cut int) []record {
 	p.curbed = false

@@ -13,14 +13,9 @@ import (
 // the own cluster does meanwhile, neither pulls the brake nor keeps it on.
 func TestBrakeIsFairToHonestClusters(t *testing.T) {
 	others := []string{"10.1.9.0", "10.1.9.1", "10.1.9.2", "10.1.9.3", "10.1.9.4", "10.1.9.5", "10.1.9.6", "10.1.9.7", "10.1.9.8", "10.1.9.9"}
-	list := func(m *mesh.Mesh, all ...mesh.Change) {
-		m.Relist(remote)
-		m.Apply(remote, all)
-		m.Synced(remote)
-	}
 	t.Run("replacements after their predecessors", func(t *testing.T) {
 		for name, say := range map[string]func(*mesh.Mesh, ...mesh.Change){
-			"list": list, "change": func(m *mesh.Mesh, all ...mesh.Change) { m.Apply(remote, all) },
+			"list": listWest, "change": func(m *mesh.Mesh, all ...mesh.Change) { m.Apply(remote, all) },
 		} {
 			m := braking(t)
 			m.Apply(remote, []mesh.Change{farTen(0)})
@@ -49,47 +44,8 @@ func TestBrakeIsFairToHonestClusters(t *testing.T) {
 		m.Apply(remote, []mesh.Change{far(remote, "cart", others...)})
 		wantWest(t, m, 0, others...)
 	})
-	t.Run("losses that a list takes back", func(t *testing.T) {
-		for name, had := range map[string]mesh.Change{"some": farTen(6), "none": farTen(5), "gone": {Key: keyOf(remote, svc("cart")), Deleted: true}} {
-			m := braking(t)
-			web := far(remote, "web", "10.1.1.1", "10.1.1.2", "10.1.1.3", "10.1.1.4", "10.1.1.5", "10.1.1.6", "10.1.1.7", "10.1.1.8", "10.1.1.9", "10.1.1.10", "10.1.1.11")
-			m.Apply(own, []mesh.Change{local("web")})
-			m.Apply(remote, []mesh.Change{web})
-			m.EndWindow(remote)
-			m.Apply(remote, []mesh.Change{had})
-			list(m, farTen(10), web)
-			wantWest(t, m, 0, tenOf(10)...)
-			m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1")}) // 10 of 21
-			if s := status(m, remote); s.Braked {
-				t.Errorf("%s: %d are held", name, s.Held)
-			}
-			m.Apply(remote, []mesh.Change{farTen(9)})
-			if s := status(m, remote); s.Held != 11 {
-				t.Errorf("%s: %d are held, want 11", name, s.Held)
-			}
-		}
-	})
-	t.Run("a service that is ours no more", func(t *testing.T) {
-		m := braking(t)
-		m.Apply(own, []mesh.Change{local("web")})
-		m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1", "10.1.1.2")})
-		m.EndWindow(remote)
-		m.Apply(remote, []mesh.Change{{Key: keyOf(remote, svc("cart")), Deleted: true}})
-		wantWest(t, m, 10, tenOf(10)...)
-		m.Apply(own, []mesh.Change{{Key: keyOf(own, svc("cart")), Deleted: true}})
-		if b := m.Brake(remote); b != (mesh.BrakeState{}) {
-			t.Errorf("the brake is %+v", b)
-		}
-		m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1")})
-		if got := backends(m, svc("web")); !slices.Equal(got, []string{"east:10.0.0.1", "west:10.1.1.1"}) {
-			t.Errorf("web has %v", got)
-		}
-		m.Apply(own, []mesh.Change{local("cart")})
-		wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
-		if err := m.Audit(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Run("losses that a list takes back", lossesTakenBack)
+	t.Run("a service that is ours no more", oursNoMore)
 	t.Run("losses of a service that is ours no more", func(t *testing.T) {
 		m := braking(t)
 		m.Apply(own, []mesh.Change{local("web")})
@@ -100,6 +56,51 @@ func TestBrakeIsFairToHonestClusters(t *testing.T) {
 		m.Apply(remote, []mesh.Change{farTen(9)})
 		wantWest(t, m, 0, tenOf(9)...)
 	})
+}
+
+// lossesTakenBack: what a list says again is not lost, whatever came before it.
+func lossesTakenBack(t *testing.T) {
+	for name, had := range map[string]mesh.Change{"some": farTen(6), "none": farTen(5), "gone": {Key: keyOf(remote, svc("cart")), Deleted: true}} {
+		m := braking(t)
+		web := far(remote, "web", "10.1.1.1", "10.1.1.2", "10.1.1.3", "10.1.1.4", "10.1.1.5", "10.1.1.6", "10.1.1.7", "10.1.1.8", "10.1.1.9", "10.1.1.10", "10.1.1.11")
+		m.Apply(own, []mesh.Change{local("web")})
+		m.Apply(remote, []mesh.Change{web})
+		m.EndWindow(remote)
+		m.Apply(remote, []mesh.Change{had})
+		listWest(m, farTen(10), web)
+		wantWest(t, m, 0, tenOf(10)...)
+		m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1")}) // 10 of 21
+		if s := status(m, remote); s.Braked {
+			t.Errorf("%s: %d are held", name, s.Held)
+		}
+		m.Apply(remote, []mesh.Change{farTen(9)})
+		if s := status(m, remote); s.Held != 11 {
+			t.Errorf("%s: %d are held, want 11", name, s.Held)
+		}
+	}
+}
+
+// oursNoMore: what is held of a service goes when our own cluster has it no more.
+func oursNoMore(t *testing.T) {
+	m := braking(t)
+	m.Apply(own, []mesh.Change{local("web")})
+	m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1", "10.1.1.2")})
+	m.EndWindow(remote)
+	m.Apply(remote, []mesh.Change{{Key: keyOf(remote, svc("cart")), Deleted: true}})
+	wantWest(t, m, 10, tenOf(10)...)
+	m.Apply(own, []mesh.Change{{Key: keyOf(own, svc("cart")), Deleted: true}})
+	if b := m.Brake(remote); b != (mesh.BrakeState{}) {
+		t.Errorf("the brake is %+v", b)
+	}
+	m.Apply(remote, []mesh.Change{far(remote, "web", "10.1.1.1")})
+	if got := backends(m, svc("web")); !slices.Equal(got, []string{"east:10.0.0.1", "west:10.1.1.1"}) {
+		t.Errorf("web has %v", got)
+	}
+	m.Apply(own, []mesh.Change{local("cart")})
+	wantBackends(t, m, "east:10.0.0.1", "north:10.3.0.1")
+	if err := m.Audit(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestReleaseLetsAClusterChangeItsID: once, and only to the id that was refused.
@@ -149,4 +150,11 @@ func TestReleaseLetsAClusterChangeItsID(t *testing.T) {
 	}
 	wantWest(t, m, 0)
 	wantHeld(m, 0)
+}
+
+// listWest is a new list of all that west says.
+func listWest(m *mesh.Mesh, all ...mesh.Change) {
+	m.Relist(remote)
+	m.Apply(remote, all)
+	m.Synced(remote)
 }

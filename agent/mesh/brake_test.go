@@ -250,56 +250,62 @@ func TestBrakeIsNotEvaded(t *testing.T) {
 		m.Synced(remote)
 		wantWest(t, m, 9, tenOf(10)...)
 	})
-	t.Run("junk takes no room", func(t *testing.T) {
-		for _, relist := range []bool{false, true} {
-			cfg := config()
-			cfg.MaxBackends = 20
-			m := joined(t, cfg)
-			m.AddCluster("north", mesh.Policy{})
-			m.Connected("north", announce("north"))
-			m.Apply("north", []mesh.Change{far("north", "cart", "10.3.0.1")})
-			m.AddCluster(remote, mesh.Policy{Brake: 50})
-			m.Connected(remote, announce(remote))
-			m.Apply(own, []mesh.Change{local("web")})
-			m.Apply(remote, []mesh.Change{farTen(10), far(remote, "web", "10.1.7.1")})
-			m.Synced(remote)
-			for i := range 20 {
-				junk := []string{fmt.Sprintf("10.1.5.%d", i), fmt.Sprintf("10.1.6.%d", i)}
-				m.Apply(remote, []mesh.Change{far(remote, "web", junk...), far(remote, "cart", append(junk, tenOf(10)...)...)})
+	t.Run("junk takes no room", junkTakesNoRoom)
+	t.Run("another id", anotherIDIsRefused)
+}
+
+// junkTakesNoRoom: what comes and goes in a window uses up nothing of what may be held.
+func junkTakesNoRoom(t *testing.T) {
+	for _, relist := range []bool{false, true} {
+		cfg := config()
+		cfg.MaxBackends = 20
+		m := joined(t, cfg)
+		m.AddCluster("north", mesh.Policy{})
+		m.Connected("north", announce("north"))
+		m.Apply("north", []mesh.Change{far("north", "cart", "10.3.0.1")})
+		m.AddCluster(remote, mesh.Policy{Brake: 50})
+		m.Connected(remote, announce(remote))
+		m.Apply(own, []mesh.Change{local("web")})
+		m.Apply(remote, []mesh.Change{farTen(10), far(remote, "web", "10.1.7.1")})
+		m.Synced(remote)
+		for i := range 20 {
+			junk := []string{fmt.Sprintf("10.1.5.%d", i), fmt.Sprintf("10.1.6.%d", i)}
+			m.Apply(remote, []mesh.Change{far(remote, "web", junk...), far(remote, "cart", append(junk, tenOf(10)...)...)})
+			m.Apply(remote, []mesh.Change{far(remote, "web"), farTen(10)})
+			if i > 10 && relist {
+				m.Relist(remote)
 				m.Apply(remote, []mesh.Change{far(remote, "web"), farTen(10)})
-				if i > 10 && relist {
-					m.Relist(remote)
-					m.Apply(remote, []mesh.Change{far(remote, "web"), farTen(10)})
-					m.Synced(remote)
-				}
-			}
-			m.Apply(remote, []mesh.Change{farTen(0)})
-			for _, a := range tenOf(10) {
-				if !slices.Contains(backends(m, svc("cart")), "west:"+a) {
-					t.Errorf("relist %v: %s is not held: %v", relist, a, backends(m, svc("cart")))
-				}
-			}
-			if n := len(m.Held(svc("cart"))) + len(m.Held(svc("web"))); n > 12 {
-				t.Errorf("relist %v: %d are held", relist, n)
-			}
-			if err := m.Audit(); err != nil {
-				t.Error(err)
+				m.Synced(remote)
 			}
 		}
-	})
-	t.Run("another id", func(t *testing.T) {
-		m := braking(t)
-		_, err := m.Connected(remote, schema.ClusterConfig{ID: 9})
-		if err == nil || !strings.Contains(err.Error(), "cluster-id: 9") || status(m, remote).State != mesh.Refused {
-			t.Errorf("got %v, state %v", err, status(m, remote).State)
+		m.Apply(remote, []mesh.Change{farTen(0)})
+		for _, a := range tenOf(10) {
+			if !slices.Contains(backends(m, svc("cart")), "west:"+a) {
+				t.Errorf("relist %v: %s is not held: %v", relist, a, backends(m, svc("cart")))
+			}
 		}
-		wantWest(t, m, 0, tenOf(10)...)
-		m.SetPolicy(remote, mesh.Policy{Brake: 50, ID: 9})
-		if _, err := m.Connected(remote, schema.ClusterConfig{ID: 9}); err != nil {
+		if n := len(m.Held(svc("cart"))) + len(m.Held(svc("web"))); n > 12 {
+			t.Errorf("relist %v: %d are held", relist, n)
+		}
+		if err := m.Audit(); err != nil {
 			t.Error(err)
 		}
-		wantWest(t, m, 0)
-	})
+	}
+}
+
+// anotherIDIsRefused: an id that changes would drain everything; the operator may allow it.
+func anotherIDIsRefused(t *testing.T) {
+	m := braking(t)
+	_, err := m.Connected(remote, schema.ClusterConfig{ID: 9})
+	if err == nil || !strings.Contains(err.Error(), "cluster-id: 9") || status(m, remote).State != mesh.Refused {
+		t.Errorf("got %v, state %v", err, status(m, remote).State)
+	}
+	wantWest(t, m, 0, tenOf(10)...)
+	m.SetPolicy(remote, mesh.Policy{Brake: 50, ID: 9})
+	if _, err := m.Connected(remote, schema.ClusterConfig{ID: 9}); err != nil {
+		t.Error(err)
+	}
+	wantWest(t, m, 0)
 }
 
 // TestHeldIsBounded: a cluster that replaces its backends for ever while they

@@ -31,8 +31,8 @@ type Config struct {
 	MaxServices, MaxSlices, MaxBackends int
 	// MaxServiceBackends bounds what one remote cluster adds to one port of a
 	// service, of each address family; 0 means 10,000, twice as many as Kubernetes
-	// supports. Of more the first in order are used, and the rest is refused
-	// with reason "limit": a service that one cluster bloats stays one that the
+	// supports. Of more those that can be used come first, then the first in order
+	// of address; the rest is refused with reason "limit": a service that one cluster bloats stays one that the
 	// kernel's tables can hold, for the sake of the others' backends.
 	MaxServiceBackends int
 	// ProtectedNamespaces and ProtectedServices never take remote backends; nil

@@ -86,32 +86,20 @@ func TestPinnedID(t *testing.T) {
 func TestPinnedIDIsKeptForItsCluster(t *testing.T) {
 	pinned := mesh.Policy{ID: ids["north"]}
 	claim := schema.ClusterConfig{ID: ids["north"]}
-	stolen := func() *mesh.Mesh {
-		m := joined(t, config())
-		m.AddCluster(remote, mesh.Policy{})
-		m.Connected(remote, claim)
-		s := schema.Service{Cluster: remote, ClusterID: claim.ID, Namespace: "shop", Name: "cart", Shared: true, IncludeExternal: true,
-			Backends: map[netip.Addr]schema.PortMap{netip.MustParseAddr("10.1.0.1"): {"http": {Protocol: schema.TCP, Port: 8080}}}}
-		m.Apply(remote, []mesh.Change{{Key: keyOf(remote, svc("cart")), Value: s.Encode()}})
-		m.Synced(remote)
-		wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.1")
-		m.Dirty()
-		return m
-	}
 	for name, begin := range map[string]func() (*mesh.Mesh, []string){
 		"from the start": func() (*mesh.Mesh, []string) {
 			m := joined(t, config())
 			m.AddCluster(remote, mesh.Policy{})
 			return m, m.AddCluster("north", pinned)
 		},
-		"cluster added": func() (*mesh.Mesh, []string) { m := stolen(); return m, m.AddCluster("north", pinned) },
+		"cluster added": func() (*mesh.Mesh, []string) { m := stolen(t, claim); return m, m.AddCluster("north", pinned) },
 		"policy set": func() (*mesh.Mesh, []string) {
-			m := stolen()
+			m := stolen(t, claim)
 			m.AddCluster("north", mesh.Policy{})
 			return m, m.SetPolicy("north", pinned)
 		},
 		"restart": func() (*mesh.Mesh, []string) {
-			old, k := stolen(), kernel{}
+			old, k := stolen(t, claim), kernel{}
 			k.set(old, svc("cart"))
 			m := mesh.New(config())
 			m.Restore(k.restored())
@@ -145,6 +133,21 @@ func TestPinnedIDIsKeptForItsCluster(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stolen is a mesh in which west has the id that it claims.
+func stolen(t *testing.T, claim schema.ClusterConfig) *mesh.Mesh {
+	t.Helper()
+	m := joined(t, config())
+	m.AddCluster(remote, mesh.Policy{})
+	m.Connected(remote, claim)
+	s := schema.Service{Cluster: remote, ClusterID: claim.ID, Namespace: "shop", Name: "cart", Shared: true, IncludeExternal: true,
+		Backends: map[netip.Addr]schema.PortMap{netip.MustParseAddr("10.1.0.1"): {"http": {Protocol: schema.TCP, Port: 8080}}}}
+	m.Apply(remote, []mesh.Change{{Key: keyOf(remote, svc("cart")), Value: s.Encode()}})
+	m.Synced(remote)
+	wantBackends(t, m, "east:10.0.0.1", "west:10.1.0.1")
+	m.Dirty()
+	return m
 }
 
 // TestARefusingPolicy: a cluster whose policy is not known is not listened to,

@@ -41,7 +41,7 @@ func (r Reason) Remedy() string {
 		"the cluster speaks for another one; check its name and id there, and do not trust it before that is clear",
 		"allow the namespace for that cluster in its peer file, or let the cluster not share the service",
 		"if the address is a pod of that cluster, add its pod CIDR to its peer file, or correct ranges of ours that overlap; else ask its operator why it is published",
-		"raise the cluster's quota in its peer file, or let it share fewer services (max-backends, and max-service-backends for one service)",
+		"raise the cluster's quota in its peer file (max-backends, or max-service-backends for one service), or let it share fewer services",
 	}[r]
 }
 

@@ -143,7 +143,7 @@ func (s Site) acceptConfirmation(c Confirmation, now time.Time, install func(Pee
 			return err
 		}
 	}
-	if !s.View.empty() {
+	if !s.View.Empty() {
 		known.View = s.View
 	}
 	if err := s.install(known.peer(c.Certificate, key), c.Request, install); err != nil {

@@ -176,7 +176,7 @@ func (s Site) install(p Peer, exchange string, fn func(Peer) error) error {
 		if isPeer && old.Cluster == p.Cluster && now.Exchange != exchange {
 			k.Former = &now
 		}
-		if old.Cluster == p.Cluster && p.View.empty() {
+		if old.Cluster == p.Cluster && p.View.Empty() {
 			p.Again, p.View = true, old.View // to join again is no way to see more
 			if isPeer {
 				p.View = now.View

@@ -198,7 +198,7 @@ func checkID(id string) error {
 // validate checks what a party says of itself. A party that others connect to
 // needs a CA.
 func (p Party) validate(reached bool) error {
-	errs := []error{checkPeerName(p.Cluster), p.checkID()}
+	errs := []error{CheckName(p.Cluster), p.checkID()}
 	if len(p.Endpoints) > maxEndpoints {
 		errs = append(errs, fmt.Errorf("%d endpoints, at most %d are taken", len(p.Endpoints), maxEndpoints))
 	}
@@ -212,12 +212,9 @@ func (p Party) validate(reached bool) error {
 	return errors.Join(errs...)
 }
 
-// CheckName returns what is wrong with the name of a cluster that joins.
-func CheckName(cluster string) error { return checkPeerName(cluster) }
-
-// checkPeerName refuses, beside what is no name, those that mean something else
-// to Cilium, or in metrics.
-func checkPeerName(name string) error {
+// CheckName refuses, beside what is no name, those that mean something else to
+// Cilium, or in metrics.
+func CheckName(name string) error {
 	if slices.Contains([]string{"default", "local", "other"}, name) {
 		return fmt.Errorf("cluster name %q has a meaning of its own; give the cluster another one", name)
 	}

@@ -55,7 +55,7 @@ func TestInvitationIsUsedOnItsOwnTerms(t *testing.T) {
 	list, err := east.Invitations()
 	must(t, err)
 	for _, i := range list {
-		if i.View.empty() == (i.ID != plain.Secret.ID()) || (i.Used != nil) != (i.ID == used.Secret.ID()) {
+		if i.View.Empty() == (i.ID != plain.Secret.ID()) || (i.Used != nil) != (i.ID == used.Secret.ID()) {
 			t.Errorf("invitation %+v", i)
 		}
 	}

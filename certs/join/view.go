@@ -18,7 +18,7 @@ type View struct {
 
 func viewKinds() []string { return []string{"nodes", "identities", "addresses"} }
 
-func (v View) empty() bool { return len(v.Namespaces)+len(v.Services)+len(v.Kinds) == 0 }
+func (v View) Empty() bool { return len(v.Namespaces)+len(v.Services)+len(v.Kinds) == 0 }
 
 // label is what Kubernetes calls namespaces and services (RFC 1123).
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
@@ -53,7 +53,7 @@ func (v View) Validate() error {
 
 // sees is the member of a peer's file.
 func (v View) sees() string {
-	if v.empty() {
+	if v.Empty() {
 		return "sees: all\n"
 	}
 	var b strings.Builder

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -60,7 +59,7 @@ func (s sink) check() error {
 
 // checkView refuses to show something where it would reach nobody's file.
 func (s sink) checkView(v join.View) error {
-	if s.dryRun || s.home.Peers != "" || len(v.Namespaces)+len(v.Services)+len(v.Kinds) == 0 {
+	if s.dryRun || s.home.Peers != "" || v.Empty() {
 		return nil
 	}
 	return errors.New("--show-namespace, --show-service, --show-kind: they go into the peer's file, and none is written; give --peers DIR as well, the directory that the own apiserver follows")
@@ -89,7 +88,7 @@ func (s sink) printed(a *app, o join.SecretOptions, peers []join.Known, gone str
 	}
 	for _, name := range o.Strays(peers) {
 		if name != gone+".yaml" {
-			fmt.Fprintf(a.stderr, "warning: --peers-from has %s, which is of no peer of the CA directory and not in this output\n", strconv.Quote(name))
+			fmt.Fprintf(a.stderr, "warning: --peers-from has %q, which is of no peer of the CA directory and not in this output\n", name)
 		}
 	}
 }

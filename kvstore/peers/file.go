@@ -103,7 +103,7 @@ func parseFile(raw []byte) (*file, error) {
 		err = doc.Decode(f)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("parse YAML: %w; compare with the format in the documentation of peers", err)
+		return nil, fmt.Errorf("parse YAML: %w; compare with the members that docs/install.md lists", err)
 	}
 	if (f.CA == "") == (f.CAFile == "") {
 		return nil, errors.New("ca, ca-file: set exactly one of them")

@@ -39,12 +39,7 @@ func TestA04_WhatIsLookedAtIsPaid(t *testing.T) {
 	}
 	all := rangeOf("cilium/state/", "cilium/state0")
 	counted := &pb.RangeRequest{Key: all.Key, RangeEnd: all.RangeEnd, CountOnly: true}
-	for _, test := range []struct {
-		name, prefix string
-		keys, atOnce int
-		peer         string
-		ask          func(ctx context.Context, conn *grpc.ClientConn) error
-	}{
+	for _, test := range []paidTest{
 		{"counts", "cilium/state/ip/v1/default/", 50_000, 1000, "west", list(counted)},
 		{"counts at an old revision", "cilium/state/ip/v1/default/", 50_000, 1000, "west",
 			list(&pb.RangeRequest{Key: all.Key, RangeEnd: all.RangeEnd, CountOnly: true, Revision: 2})},
@@ -56,42 +51,53 @@ func TestA04_WhatIsLookedAtIsPaid(t *testing.T) {
 		{"counts of hidden slices", "cilium/state/endpointslices/v1/east/web/other-", 20_000, 1000, "north", list(counted)},
 		{"history of hidden slices", "cilium/state/endpointslices/v1/east/web/other-", 25_600, 128, "north", replay},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			west, north := westGuest(t), northGuest(t)
-			w, _ := startPeers(t, []guest{west, north}, generous, func(c *Config) {
-				// Nearly nothing comes in: only what is taken counts.
-				c.Log, c.Limits.Peer.Share, c.Limits.Peer.Burst = nil, 1e-9, 150*time.Millisecond
-			})
-			w.put("cilium/state/first=1")
-			putMany(t, w, test.prefix, test.keys, test.atOnce)
-			conn := w.dialAs(map[string]guest{"west": west, "north": north}[test.peer])
-			ctx, cancel := context.WithCancel(w.ctx())
-			defer cancel()
-			done := make(chan struct{})
-			go func() { // a debtor is not answered: it is not waited for
-				defer close(done)
-				for range 10_000 { // at a few hundred each it is in debt
-					if test.ask(ctx, conn) != nil {
-						return
-					}
-				}
-			}()
-			eventually(t, "the peer has used up what it may take, or is through", func() bool {
-				select {
-				case <-done:
-					return true
-				default:
-				}
-				if w.accountOf(test.peer).purses.Take(0) > 0 { // it is counted when more is asked for
-					go func() { _, _ = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}) }()
-				}
-				return w.peerMetric(test.peer, string(refusedProcessor)) > 0
-			})
-			if w.peerMetric(test.peer, string(refusedProcessor)) == 0 && w.accountOf(test.peer).purses.Take(0) == 0 {
-				t.Error("it was all for nothing: the peer owes nothing")
+		t.Run(test.name, test.usesUp)
+	}
+}
+
+// paidTest is a peer that asks for the same over and over, of a store with many
+// keys of a prefix.
+type paidTest struct {
+	name, prefix string
+	keys, atOnce int
+	peer         string
+	ask          func(ctx context.Context, conn *grpc.ClientConn) error
+}
+
+func (test paidTest) usesUp(t *testing.T) {
+	t.Parallel()
+	west, north := westGuest(t), northGuest(t)
+	w, _ := startPeers(t, []guest{west, north}, generous, func(c *Config) {
+		// Nearly nothing comes in: only what is taken counts.
+		c.Log, c.Limits.Peer.Share, c.Limits.Peer.Burst = nil, 1e-9, 150*time.Millisecond
+	})
+	w.put("cilium/state/first=1")
+	putMany(t, w, test.prefix, test.keys, test.atOnce)
+	conn := w.dialAs(map[string]guest{"west": west, "north": north}[test.peer])
+	ctx, cancel := context.WithCancel(w.ctx())
+	defer cancel()
+	done := make(chan struct{})
+	go func() { // a debtor is not answered: it is not waited for
+		defer close(done)
+		for range 10_000 { // at a few hundred each it is in debt
+			if test.ask(ctx, conn) != nil {
+				return
 			}
-		})
+		}
+	}()
+	eventually(t, "the peer has used up what it may take, or is through", func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+		}
+		if w.accountOf(test.peer).purses.Take(0) > 0 { // it is counted when more is asked for
+			go func() { _, _ = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}) }()
+		}
+		return w.peerMetric(test.peer, string(refusedProcessor)) > 0
+	})
+	if w.peerMetric(test.peer, string(refusedProcessor)) == 0 && w.accountOf(test.peer).purses.Take(0) == 0 {
+		t.Error("it was all for nothing: the peer owes nothing")
 	}
 }
 

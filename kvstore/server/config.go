@@ -68,8 +68,8 @@ type Config struct {
 }
 
 // Reports takes reports of own agents; an error is told to the agent. All agents
-// have the same certificate; disputed says that another open connection, which
-// had taken over from this one, reports for the node too.
+// have the same certificate; disputed says that another connection, which had
+// taken over from this one, has reported for the node too.
 type Reports interface {
 	Report(r *report.NodeReport, disputed bool) error
 }

@@ -453,7 +453,7 @@ func (s *connSet) which(match func(*conn) bool) []*conn {
 }
 
 // guard closes, until ctx ends, the connections of readers that have lost their
-// access and of those that leave listings unread.
+// access and of those that do not take what is sent to them.
 func (s *connSet) guard(ctx context.Context, trust *certs.Trust) {
 	tick := time.NewTicker(min(s.limits.SendTimeout/4+1, time.Second))
 	defer tick.Stop()

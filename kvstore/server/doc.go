@@ -15,7 +15,8 @@
 // # The gateway
 //
 // The gateway speaks the part of the etcd v3 API that a reader needs: Range,
-// Watch, Status and the gRPC health service. Nothing else is registered; an
+// Watch, Status and the gRPC health service. Nothing else is registered but
+// own agents' reports; an
 // etcd that is reached through access control instead still lets a reader make
 // leases and transactions. A request is never passed on: it is parsed into one
 // key range, which must lie wholly inside a range that the peer's certificate

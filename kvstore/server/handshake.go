@@ -157,7 +157,7 @@ func (h *handshaker) secure(c *conn) (net.Conn, error) {
 // shake does the TLS handshake.
 func (h *handshaker) shake(c *conn) (who admission, tc *tls.Conn, err error) {
 	deadline := time.Now().Add(h.cfg.Limits.HandshakeTimeout)
-	g := &gate{c: c, slots: h.conns.slots}
+	g := &gate{c: c}
 	if err = g.await(deadline); err == nil {
 		err = g.afford(deadline)
 	}

@@ -147,7 +147,6 @@ func (s *connSet) wasEvicted(c *conn) bool {
 type gate struct {
 	c     *conn
 	ctx   context.Context
-	slots chan struct{}
 	held  bool
 	since time.Time     // it holds a slot
 	spent time.Duration // while it held one
@@ -214,7 +213,7 @@ func (g *gate) acquire() error {
 		return nil
 	}
 	select {
-	case g.slots <- struct{}{}:
+	case g.c.set.slots <- struct{}{}:
 		g.held, g.since = true, time.Now()
 		return nil
 	case <-g.ctx.Done():
@@ -225,7 +224,7 @@ func (g *gate) acquire() error {
 
 func (g *gate) release() {
 	if g.held {
-		<-g.slots
+		<-g.c.set.slots
 		g.held = false
 		g.spent += time.Since(g.since)
 	}

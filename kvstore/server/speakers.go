@@ -16,10 +16,9 @@ type speakers struct {
 
 func newSpeakers() *speakers { return &speakers{last: map[string]*conn{}} }
 
-// speak notes that a connection reports for a node, and names the one that
-// reported last if this one had been replaced by it and goes on all the same: one
-// more report of it may come late. A connection speaks for one
-// node only.
+// speak notes that a connection reports for a node; it speaks for one only. It
+// names the one that took over from it if it goes on all the same. One report may
+// come late.
 func (s *speakers) speak(c *conn, node string) (rival string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
