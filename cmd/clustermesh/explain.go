@@ -70,7 +70,8 @@ func newRelease(a *app) *cobra.Command {
 		Short: "Let go of backends that a cluster withdrew all at once",
 		Long: `release ends the hold on backends that a remote cluster withdrew all at once
 (see --withdrawal-brake-percent of clustermesh-agent). They leave this node's
-maps now. clustermesh status says what is held.`,
+maps now. clustermesh status says what is held. A cluster that is refused because
+it announces another id than before is let in with that, once.`,
 		Example: "  clustermesh release west",
 		Args:    cobra.ExactArgs(1),
 	}

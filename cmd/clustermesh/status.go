@@ -29,12 +29,7 @@ type statusFlags struct {
 	stamps     []string
 }
 
-func newStatusCommand(a *app) *cobra.Command {
-	o := &statusFlags{}
-	c := &cobra.Command{
-		Use:   "status",
-		Short: "Show how nodes see each cluster, or wait until changes are in their maps",
-		Long: `status shows how this node sees each cluster and its own data path. With
+const statusHelp = `status shows how this node sees each cluster and its own data path. With
 --apiserver-socket it asks a cluster's apiserver instead and shows every node of
 that cluster; the flag may be repeated.
 
@@ -44,6 +39,9 @@ its backends go), removed. AGE is the time since the newest stamp of the cluster
 of which everything is in the node's maps, LAG the time from a stamp to that, half
 and 99 of 100 times at most. SERVICES and BACKENDS are what the cluster says now,
 PROVISIONAL backends known from before a restart or reconnect, until it is synced.
+
+States of a node: reporting, silent (for 12 s, it did before), missing (exported,
+never reported), disputed (two connections report for it).
 
 With --wait it returns once changes are in the maps:
 
@@ -56,7 +54,14 @@ With --wait it returns once changes are in the maps:
 
 Stamps are printed; --for waits for one that was made elsewhere. In the pod of an
 apiserver the flag is set: kubectl exec deploy/clustermesh-apiserver -- clustermesh
-status --wait.`,
+status --wait.`
+
+func newStatusCommand(a *app) *cobra.Command {
+	o := &statusFlags{}
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show how nodes see each cluster, or wait until changes are in their maps",
+		Long:  statusHelp,
 		Example: `  clustermesh status
   clustermesh status --watch
   clustermesh status --wait

@@ -51,7 +51,7 @@ func bounds() map[string]string {
 		"map":            "names of pinned maps; a fixed list",
 		"protocol":       "`tcp` or `udp`",
 		"op":             "`put` or `delete`",
-		"peer":           "configured peers, at most 511, and `local` and `other`",
+		"peer":           "configured peers, at most 512, and `local` and `other`",
 		"reason":         "a fixed list of reasons",
 		"result":         "a fixed list of outcomes",
 		"revision":       "the commit of the build, empty for one outside a checkout",
